@@ -1,0 +1,34 @@
+"""What every command shares: one-line errors and a progress bar that is quiet in a pipe."""
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from click._termui_impl import ProgressBar
+
+
+class Command(click.Command):
+    """A click command that turns bad input and failed file operations into one line and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; raise `click.ClickException` for `InputError` and `OSError`."""
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            raise click.ClickException(str(error)) from error
+        except OSError as error:
+            where = f": {error.filename}" if error.filename else ""
+            raise click.ClickException(f"{error.strerror or error}{where}") from error
+
+
+def progress_bar(label: str, length: int, show: Callable[[Any], str | None] | None = None) -> "ProgressBar[Any]":
+    """A bar of `length` steps with rate and time left on standard error; hidden where that is no terminal."""
+    hidden = not sys.stderr.isatty()
+    return click.progressbar(
+        length=length, label=label, show_pos=True, item_show_func=show, file=sys.stderr, hidden=hidden
+    )
