@@ -1,0 +1,138 @@
+"""The index and the manifest: where every byte of a shard directory is, and what it must hash to."""
+
+import hashlib
+import io
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.depth import ENCODINGS, NEAR
+from pipeline.errors import InputError
+from pipeline.files import atomic_file
+from pipeline.layouts import PARTS
+
+FORMAT = "fgbg-shards"
+VERSION = 1
+MANIFEST, INDEX, BACKGROUNDS = "manifest.json", "index.npy", "backgrounds.tar"
+
+
+def row_type(key_length: int) -> np.dtype[np.void]:
+    """One set: its key and ids, its shard, and where each part (in the order of PARTS) lies in it."""
+    return np.dtype(
+        [
+            ("key", f"S{key_length}"),
+            ("bg", "<i4"),
+            ("fg", "<i4"),
+            ("shard", "<i4"),
+            ("offset", "<i8", (len(PARTS),)),
+            ("size", "<i4", (len(PARTS),)),
+            ("crc32", "<u4", (len(PARTS),)),
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """One tar of sets."""
+
+    name: str
+    sets: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Background:
+    """One member of backgrounds.tar: bytes [offset, offset + size)."""
+
+    id: int
+    offset: int
+    size: int
+    crc32: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What manifest.json says. No clock and no paths: the same data and flags give the same bytes."""
+
+    sets: int
+    """Number of sets, the rows of index.npy."""
+    foregrounds: int
+    """Number of distinct foreground ids."""
+    depth_encoding: str
+    """How depth pictures map to numbers: one of `depth.ENCODINGS`."""
+    depth_near: str
+    """The near end of the encoded scalar: "bright" or "dark"."""
+    sizes: dict[str, dict[str, list[int]]]
+    """For each part the smallest and the largest picture: {"min": [height, width], "max": [height, width]}."""
+    shards: list[ShardInfo]
+    backgrounds: list[Background]
+    backgrounds_sha256: str
+    index_sha256: str
+    codec: str = "jpeg"
+    """How pictures are stored: "jpeg" means as they came (JPEG or PNG)."""
+    format: str = FORMAT
+    version: int = VERSION
+    sha256: str = field(default="", compare=False)
+    """Hash of manifest.json itself, which names the data set; filled when it is loaded."""
+
+    def to_json(self) -> str:
+        """The text of manifest.json."""
+        content = {name: value for name, value in asdict(self).items() if name != "sha256"}
+        return json.dumps(content, indent=1, sort_keys=True) + "\n"
+
+    def save(self, shards: Path) -> None:
+        """Write manifest.json: from now on the directory is a data set."""
+        with atomic_file(shards / MANIFEST) as file:
+            file.write(self.to_json().encode())
+
+    @classmethod
+    def load(cls, shards: Path) -> "Manifest":
+        """Read manifest.json; raise `InputError` if there is none, or if it is of another format or version."""
+        path = shards / MANIFEST
+        try:
+            text = path.read_bytes()
+        except FileNotFoundError:
+            remedy = "make them with fgbg-pack SOURCE --shards DIR (an unfinished packing has no manifest)"
+            raise InputError(f"no shards in {shards}: {MANIFEST} is missing; {remedy}") from None
+        try:
+            content: dict[str, Any] = json.loads(text)
+            found = (content.get("format"), content.get("version"))
+            if found != (FORMAT, VERSION):
+                raise InputError(f"{path} is {found[0]} version {found[1]}; this fgbg reads {FORMAT} version {VERSION}")
+            content["shards"] = [ShardInfo(**shard) for shard in content["shards"]]
+            content["backgrounds"] = [Background(**background) for background in content["backgrounds"]]
+            manifest = cls(**content, sha256=hashlib.sha256(text).hexdigest())
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            raise InputError(f"{path} is damaged ({error}): pack again") from error
+        if manifest.depth_encoding not in ENCODINGS or manifest.depth_near not in NEAR or manifest.codec != "jpeg":
+            stored = f"codec {manifest.codec}, depth {manifest.depth_encoding} with near {manifest.depth_near}"
+            raise InputError(f"{path} has {stored}: this fgbg cannot read that; update it, or pack again")
+        return manifest
+
+
+def save_index(shards: Path, rows: NDArray[np.void]) -> str:
+    """Write index.npy; return its sha256."""
+    content = io.BytesIO()
+    np.save(content, rows)
+    with atomic_file(shards / INDEX) as file:
+        file.write(content.getbuffer())
+    return hashlib.sha256(content.getbuffer()).hexdigest()
+
+
+def load_index(shards: Path, manifest: Manifest) -> NDArray[np.void]:
+    """Map index.npy, [sets] of `row_type`; raise `InputError` unless it is the one the manifest was written with."""
+    path = shards / INDEX
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: copy it again, or pack again") from None
+    if digest != manifest.index_sha256:
+        raise InputError(f"{path} does not belong to the manifest beside it (its hash differs): copy or pack again")
+    rows: NDArray[np.void] = np.load(path, mmap_mode="r")
+    return rows

@@ -1,0 +1,39 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.pack import PackOptions, pack
+from tests.samples import S15, write_sets
+
+# 10 x 10 ids: the split puts 64 sets in train, 1 in val, 1 in test.
+IDS = 10
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """100 loose image sets; read only."""
+    return write_sets(tmp_path_factory.mktemp("source"), IDS, IDS)
+
+
+@pytest.fixture(scope="session")
+def packed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same sets as shards of 16; read only."""
+    shards = tmp_path_factory.mktemp("packed") / "shards"
+    pack(source, shards, PackOptions(sets_per_shard=16, workers=1))
+    return shards
+
+
+@pytest.fixture(scope="session")
+def s15() -> Path:
+    """The original's own 4 sets."""
+    if not S15.is_dir():
+        pytest.skip("the original's pictures (shared/data/s15) are not on this machine")
+    return S15

@@ -1,0 +1,47 @@
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.images import BadImage, check_image, decode_gray, decode_rgb
+from tests.samples import jpeg, smooth_picture
+
+
+def png(picture: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_good_pictures() -> None:
+    wide = np.ascontiguousarray(smooth_picture(0)[:20])
+    assert check_image(jpeg(wide)) == ("jpg", 20, 48)
+    assert check_image(png(wide)) == ("png", 20, 48)
+    assert np.array_equal(decode_rgb(png(wide)), wide)
+    assert np.array_equal(decode_gray(png(np.ascontiguousarray(wide[..., 0]))), wide[..., 0])
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "empty file"),
+        (b"GIF89a......", "neither JPEG nor PNG: starts with b'GIF89a..'"),
+        (b"<html></html>", "neither JPEG nor PNG"),
+        (jpeg(smooth_picture(0))[:-300], "JPEG does not decode"),
+        (jpeg(smooth_picture(0))[:20], "JPEG does not decode"),
+        (png(smooth_picture(0))[:-40], "PNG does not decode"),
+        (png(smooth_picture(0))[:60] + b"\0" * 100, "PNG does not decode"),
+    ],
+)
+def test_bad_pictures_say_why(content: bytes, why: str) -> None:
+    with pytest.raises(BadImage, match=why):
+        check_image(content)
+
+
+def test_the_check_needs_no_torch() -> None:
+    # Packing starts a fresh interpreter for each worker: it must stay light.
+    code = "import sys, pipeline.pack; sys.exit(bool({'torch', 'nvidia', 'matplotlib.pyplot'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
