@@ -1,0 +1,34 @@
+"""The bank: every background, decoded once and resident on the device; batches gather theirs by position."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.decode import DecodeOptions, Decoder, Encoded
+from pipeline.store import Store
+
+
+class Bank:
+    """All backgrounds of a shard directory."""
+
+    pictures: torch.Tensor
+    """uint8 [backgrounds, 1, size, size] on the device."""
+
+    def __init__(self, store: Store, set_backgrounds: NDArray[np.int32], options: DecodeOptions) -> None:
+        """Read backgrounds.tar and decode it through the loader's graph.
+
+        `set_backgrounds` [sets] is the index's bg column. Raises `InputError` for a damaged background.
+        """
+        backgrounds = sorted(store.manifest.backgrounds, key=lambda background: background.id)
+        self._set_backgrounds = set_backgrounds
+        self._ids = np.array([background.id for background in backgrounds])
+        encoded = [store.read_background(background) for background in backgrounds]
+        self.any_encoded = encoded[0]
+        starts = range(0, len(encoded), options.batch_size)
+        batches: list[Encoded] = [[encoded[start : start + options.batch_size]] for start in starts]
+        decoded = Decoder({"bg": None}, options).decode(iter(batches))
+        self.pictures = torch.cat([pictures["bg"] for pictures in decoded])
+
+    def positions(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where in `pictures` the backgrounds of these rows of the index are, int64 [N]."""
+        return np.searchsorted(self._ids, self._set_backgrounds[rows])

@@ -1,0 +1,178 @@
+"""The loader: joins order, store, decoder and bank; yields batches on the device and remembers where it is."""
+
+import logging
+import os
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.bank import Bank
+from pipeline.decode import DecodeOptions, Decoder, Encoded, torch_device
+from pipeline.depth import depth_table
+from pipeline.errors import InputError
+from pipeline.index import Manifest, load_index
+from pipeline.layouts import PARTS
+from pipeline.order import Order
+from pipeline.split import split_rows
+from pipeline.store import Damaged, Store
+
+log = logging.getLogger(__name__)
+STATE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """N sets on the device, as they were stored but for size, gray and depth table: nothing is scaled to float yet."""
+
+    bg: torch.Tensor
+    """uint8 [N, 1, H, W]."""
+    fg_bg: torch.Tensor
+    """uint8 [N, 1, H, W]."""
+    mask: torch.Tensor
+    """uint8 [N, 1, H, W], 255 where the foreground is, soft at its edge."""
+    depth: torch.Tensor
+    """uint8 [N, 1, H, W], 255 near."""
+    index: torch.Tensor
+    """int64 [N], rows of index.npy."""
+
+
+class Loader:
+    """Iterate it for the rest of the current epoch; iterate again for the next. Every set comes once an epoch.
+
+    Batches depend on (data, split, seed, epoch, position) alone. `batch_size` is the global batch, of which each of
+    `world` ranks gets its share (which may be empty in the last batch of an epoch). A set whose bytes are not those
+    that were packed is left out, named in `quarantined` and logged.
+    """
+
+    def __init__(
+        self,
+        shards: Path,
+        split: str = "train",
+        batch_size: int = 64,
+        size: int = 128,
+        device: str = "cpu",
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        *,
+        shuffle: bool = True,
+        threads: int | None = None,
+        prefetch: int = 2,
+        max_bad_share: float = 0.01,
+    ) -> None:
+        """Open shards for reading; `size` in pixels, `device` "gpu" or "cpu".
+
+        `threads` are DALI's (default: one a core); when more than `max_bad_share` of the split's sets are damaged the
+        run stops. Raises `InputError` for a directory that is no shard directory or does not belong together, a split
+        without sets, settings out of range, and a missing device.
+        """
+        if not (batch_size >= world > rank >= 0 and size > 0 and prefetch > 0):
+            got = f"batch size {batch_size}, rank {rank} of {world}, size {size}, prefetch {prefetch}"
+            raise InputError(f"{got}: expected 0 <= rank < world <= batch size, and the others above 0")
+        self.manifest = Manifest.load(shards)
+        self._device = torch_device(device)
+        index = load_index(shards, self.manifest)
+        self._rows = split_rows(index["bg"], index["fg"], split)
+        if not len(self._rows):
+            have = f"{self.manifest.sets:,} sets on {len(self.manifest.backgrounds)} backgrounds"
+            raise InputError(
+                f"no set of {shards} is in the split {split} ({have}): more backgrounds and foregrounds needed"
+            )
+        self._split, self._seed, self._rank, self._world = split, seed, rank, world
+        self._order = Order(len(self._rows), batch_size, f"{self.manifest.sha256}/{split}/{seed}", shuffle)
+        self._store = Store(shards, self.manifest, index)
+        self._max_bad_share = max_bad_share
+        self._bad: dict[int, str] = {}
+        threads = threads or len(os.sched_getaffinity(0))
+        options = DecodeOptions(-(-batch_size // world), size, device, threads, prefetch)
+        self._bank = Bank(self._store, index["bg"], options)
+        table = depth_table(self.manifest.depth_encoding, self.manifest.depth_near)
+        self._decoder = Decoder({"fg_bg": None, "mask": None, "depth": table}, options)
+        self.epoch = 0
+        self._position = 0
+
+    @property
+    def sets(self) -> int:
+        """Sets in this split."""
+        return len(self._rows)
+
+    @property
+    def quarantined(self) -> list[str]:
+        """What is wrong with each set that was left out so far, its key first."""
+        return list(self._bad.values())
+
+    def __len__(self) -> int:
+        """Global batches in an epoch."""
+        return self._order.batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the rest of the current epoch; raise `InputError` when too many sets are damaged."""
+        in_flight: deque[NDArray[np.int64]] = deque()
+        for pictures in self._decoder.decode(self._read_ahead(in_flight)):
+            rows = in_flight.popleft()
+            # One copy to the device for both; pageable memory, so the host waits for a few microseconds.
+            index, background = torch.from_numpy(np.stack([rows, self._bank.positions(rows)])).to(self._device)
+            fg_bg, mask, depth = (pictures[part][: len(rows)] for part in PARTS)
+            self._position += 1
+            if self._position == len(self):
+                self.epoch, self._position = self.epoch + 1, 0
+            yield Batch(self._bank.pictures[background], fg_bg, mask, depth, index)
+
+    def _read_ahead(self, in_flight: deque[NDArray[np.int64]]) -> Iterator[Encoded]:
+        """Read the shares of the epoch's remaining batches, telling in `in_flight` which rows each of them holds."""
+        epoch = self.epoch
+        for number in range(self._position, len(self)):
+            rows, encoded = list[int](), Encoded([] for _ in PARTS)
+            for row in self._rows[self._order.batch(epoch, number, self._rank, self._world)].tolist():
+                try:
+                    parts = self._store.read(row)
+                except Damaged as damage:
+                    self._quarantine(row, damage)
+                    continue
+                rows.append(row)
+                for part, content in zip(encoded, parts, strict=True):
+                    part.append(content)
+            in_flight.append(np.array(rows, dtype=np.int64))
+            # DALI knows no empty batch: a picture stands in, which __iter__ cuts off again.
+            yield encoded if rows else [[self._bank.any_encoded] for _ in PARTS]
+
+    def _quarantine(self, row: int, damage: Damaged) -> None:
+        if row not in self._bad:
+            self._bad[row] = str(damage)
+            log.warning("left out %s", damage)
+        if len(self._bad) > self._max_bad_share * len(self._rows):
+            shards = [self._store.shard_name(bad) for bad in self._bad]
+            worst = max(sorted(set(shards)), key=shards.count)
+            raise InputError(
+                f"{len(self._bad)} of {len(self._rows):,} sets are damaged, at most {self._max_bad_share:.1%} may be; "
+                f"{shards.count(worst)} of them in {worst} (the last: {damage}): copy it again, or allow more"
+            )
+
+    def state_dict(self) -> dict[str, int | str]:
+        """Where the loader is: batches handed out, not those read ahead. Plain values, safe to store as JSON."""
+        return {**self._identity(), "epoch": self.epoch, "position": self._position}
+
+    def load_state_dict(self, state: dict[str, int | str]) -> None:
+        """Go on where another loader was, on any number of ranks.
+
+        Raises `InputError` if that one had other data, another split, seed or batch size.
+        """
+        expected = self._identity()
+        for name, value in expected.items():
+            if state.get(name) != value:
+                raise InputError(f"loader state has {name} {state.get(name)!r}, this loader {value!r}: use the same")
+        self.epoch, self._position = int(state["epoch"]), int(state["position"])
+
+    def _identity(self) -> dict[str, int | str]:
+        return {
+            "version": STATE_VERSION,
+            "manifest": self.manifest.sha256,
+            "split": self._split,
+            "seed": self._seed,
+            "batch_size": self._order.batch_size,
+        }

@@ -1,0 +1,124 @@
+import io
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.decode import DecodeOptions, Decoder, Encoded, torch_device
+from pipeline.depth import colour_map, depth_table
+from pipeline.errors import InputError
+from tests.samples import jpeg, smooth_picture
+
+OPTIONS = DecodeOptions(batch_size=4, size=32, device="cpu", threads=1, prefetch=2)
+DEVICES = ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)]
+
+
+def encoded(*pictures: bytes) -> Encoded:
+    return [[np.frombuffer(picture, np.uint8) for picture in pictures]]
+
+
+def png(picture: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def decode(*pictures: bytes, table: np.ndarray | None = None, device: str = "cpu", size: int = 32) -> torch.Tensor:
+    options = DecodeOptions(batch_size=8, size=size, device=device, threads=1, prefetch=2)
+    [batch] = Decoder({"x": table}, options).decode(iter([encoded(*pictures)]))
+    return batch["x"]
+
+
+def by_pillow(data: bytes, size: int = 32) -> np.ndarray:
+    gray = Image.open(io.BytesIO(data)).convert("L")
+    return np.asarray(gray.resize((size, size), Image.Resampling.BILINEAR), dtype=int)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_gray_decode_and_antialiased_resize_equal_pillows(device: str) -> None:
+    pictures = [
+        smooth_picture(0, 3, 224),
+        smooth_picture(1, 1, 100),
+        smooth_picture(2, 3, 33)[:30],
+        smooth_picture(3, 3, 20),
+    ]
+    files = [jpeg(pictures[0]), jpeg(pictures[1]), jpeg(np.ascontiguousarray(pictures[2])), png(pictures[3])]
+    batch = decode(*files, device=device).cpu()
+    assert batch.dtype == torch.uint8
+    assert batch.shape == (4, 1, 32, 32)
+    for picture, data in zip(batch.numpy(), files, strict=True):
+        # Both convert with BT.601 and filter with a triangle; decoders and rounding may differ by a level each.
+        assert np.abs(picture[0].astype(int) - by_pillow(data)).max() <= 3
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_depth_table_comes_before_the_resize(device: str) -> None:
+    # Stripes of scalar 0 and 255: after magma, the mean of codes is far from the code of the mean.
+    scalar = np.zeros((64, 64), np.uint8)
+    scalar[:, 1::2] = 255
+    stripes = png(np.rint(colour_map("magma")[scalar]).astype(np.uint8))
+    mean = decode(stripes, table=depth_table("magma", "bright"), device=device).float().mean()
+    assert abs(float(mean) - 127.5) < 2
+    without = decode(stripes, device=device).float().mean()
+    assert abs(float(without) - 127.5) > 5
+
+
+def test_the_table_is_exact() -> None:
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    table = np.random.default_rng(0).integers(0, 256, 256).astype(np.uint8)
+    assert np.array_equal(decode(png(ramp), table=table, size=16).numpy()[0, 0].ravel(), table)
+
+
+def test_batches_of_any_size_keep_their_own_memory_and_order() -> None:
+    pictures = [jpeg(np.full((32, 32, 1), level, np.uint8)) for level in range(0, 200, 20)]
+    batches = [encoded(*pictures[start:end]) for start, end in [(0, 4), (4, 5), (5, 9), (9, 10)]]
+    decoder = Decoder({"x": None}, OPTIONS)
+    for _ in range(3):  # epochs through one graph
+        levels = torch.cat([batch["x"] for batch in list(decoder.decode(iter(batches)))])[:, 0, 0, 0]
+        assert levels.tolist() == list(range(0, 200, 20))
+
+
+def test_a_run_left_before_its_end_leaves_nothing_for_the_next() -> None:
+    decoder = Decoder({"x": None}, OPTIONS)
+    first = decoder.decode(encoded(jpeg(np.full((32, 32, 1), 10, np.uint8))) for _ in range(100))
+    assert set(next(first)["x"].flatten().tolist()) == {10}
+    first.close()  # type: ignore[attr-defined]
+    [second] = decoder.decode(iter([encoded(jpeg(np.full((32, 32, 1), 90, np.uint8)))]))
+    assert set(second["x"].flatten().tolist()) == {90}
+    assert list(decoder.decode(iter([]))) == []
+
+
+def test_batches_are_taken_only_a_few_ahead() -> None:
+    taken = 0
+
+    def batches() -> Iterator[Encoded]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield encoded(jpeg(np.zeros((8, 8, 1), np.uint8)))
+
+    results = Decoder({"x": None}, OPTIONS).decode(batches())
+    for _ in range(10):
+        next(results)
+    assert taken <= 10 + OPTIONS.prefetch
+
+
+def test_what_the_source_raises_comes_through() -> None:
+    def batches() -> Iterator[Encoded]:
+        yield encoded(jpeg(np.zeros((8, 8, 1), np.uint8)))
+        raise InputError("the disk is gone")
+
+    decoder = Decoder({"x": None}, OPTIONS)
+    with pytest.raises(InputError, match="the disk is gone"):
+        list(decoder.decode(batches()))
+    assert len(list(decoder.decode(iter([encoded(jpeg(np.zeros((8, 8, 1), np.uint8)))])))) == 1
+
+
+def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="no device called 'tpu': expected one of gpu, cpu"):
+        torch_device("tpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="no usable GPU"):
+        torch_device("gpu")

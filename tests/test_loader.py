@@ -1,0 +1,199 @@
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib import colormaps
+from PIL import Image
+
+from pipeline.errors import InputError
+from pipeline.index import Manifest, load_index
+from pipeline.loader import Batch, Loader
+from pipeline.pack import PackOptions, pack
+from tests.samples import set_paths
+from tests.test_store import flip_bit
+
+BATCH, SIZE = 10, 16
+
+
+def load(shards: Path, split: str = "train", **settings: Any) -> Loader:
+    return Loader(shards, split, **({"batch_size": BATCH, "size": SIZE, "threads": 1} | settings))
+
+
+def rows(loader: Loader) -> list[list[int]]:
+    return [batch.index.tolist() for batch in loader]
+
+
+def equal(one: Batch, other: Batch) -> bool:
+    names = ("bg", "fg_bg", "mask", "depth", "index")
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names)
+
+
+@pytest.fixture
+def copy(packed: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(packed, tmp_path / "shards"))
+
+
+def test_batches_hold_the_pictures_of_their_sets(source: Path, packed: Path) -> None:
+    index = load_index(packed, Manifest.load(packed))
+    loader = load(packed, "all")
+    for batch in loader:
+        for position, row in enumerate(batch.index.tolist()):
+            bg, fg = int(index["bg"][row]), int(index["fg"][row])
+            files = [f"bg/bg_{bg:03}.jpg", *set_paths(bg, fg, bg * 10 + fg)]
+            for name, path in zip(("bg", "fg_bg", "mask", "depth"), files, strict=True):
+                picture = getattr(batch, name)[position]
+                assert (picture.dtype, picture.shape) == (torch.uint8, (1, SIZE, SIZE))
+                gray = Image.open(source / path).convert("L").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+                difference = np.abs(picture[0].numpy().astype(int) - np.asarray(gray))
+                # At the border DALI's antialiasing filter repeats the edge, Pillow's leaves the outside out.
+                assert difference[1:-1, 1:-1].max() <= 3
+                assert difference.max() <= 6
+
+
+def test_every_set_comes_once_an_epoch_in_another_order(packed: Path) -> None:
+    loader = load(packed)
+    assert (loader.sets, len(loader)) == (64, 7)
+    first, second = rows(loader), rows(loader)
+    assert [len(batch) for batch in first] == [10, 10, 10, 10, 10, 10, 4]
+    flat = [sum(epoch, []) for epoch in (first, second)]
+    assert sorted(flat[0]) == sorted(flat[1])
+    assert len(set(flat[0])) == 64
+    assert flat[0] != flat[1] != sorted(flat[1])
+    assert loader.epoch == 2
+    assert rows(load(packed)) == first
+    assert rows(load(packed, seed=1)) != first
+    assert sum(rows(load(packed, shuffle=False)), []) == sorted(flat[0])
+
+
+@pytest.mark.parametrize("worlds", [(1, 1), (2, 2), (3, 3), (4, 4), (1, 3), (4, 2)])
+def test_resuming_at_any_step_on_any_ranks_equals_not_stopping(worlds: tuple[int, int], packed: Path) -> None:
+    undisturbed = load(packed)
+    expected = [*rows(undisturbed), *rows(undisturbed)]
+
+    def on_ranks(
+        world: int, state: dict[str, int | str] | None, steps: int
+    ) -> tuple[list[list[int]], dict[str, int | str]]:
+        shares, states = [], []
+        for rank in range(world):
+            loader = load(packed, rank=rank, world=world)
+            if state is not None:
+                loader.load_state_dict(state)
+            share: list[list[int]] = []
+            while len(share) < steps:
+                for batch in loader:
+                    share.append(batch.index.tolist())
+                    if len(share) == steps:
+                        break
+            shares.append(share)
+            states.append(loader.state_dict())
+        assert states == [states[0]] * world
+        return [sum(parts, []) for parts in zip(*shares, strict=True)], states[0]
+
+    for step in range(1, len(expected)):
+        before, state = on_ranks(worlds[0], None, step)
+        after, _ = on_ranks(worlds[1], state, len(expected) - step)
+        assert before + after == expected
+
+
+def test_pictures_after_resuming_are_the_same_bits(packed: Path) -> None:
+    batches = list(load(packed))
+    loader = load(packed)
+    loader.load_state_dict({**loader.state_dict(), "position": 3})
+    assert all(equal(one, other) for one, other in zip(loader, batches[3:], strict=True))
+
+
+def test_ranks_without_a_share_get_an_empty_batch(packed: Path) -> None:
+    last = [list(load(packed, rank=rank, world=9))[-1] for rank in range(9)]
+    assert sorted(len(batch.index) for batch in last) == [0] * 5 + [1] * 4
+    for batch in last:
+        assert batch.bg.shape == batch.depth.shape == (len(batch.index), 1, SIZE, SIZE)
+
+
+def test_a_damaged_set_is_left_out_by_name(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
+    index = load_index(copy, Manifest.load(copy))
+    flip_bit(copy / "sets-000003.tar", int(index["offset"][50][1]) + 30)
+    loader = load(copy, "all", max_bad_share=0.01)
+    with caplog.at_level(logging.WARNING):
+        seen = [sum(rows(loader), []), sum(rows(loader), [])]
+    assert [sorted(epoch) for epoch in seen] == [[row for row in range(100) if row != 50]] * 2
+    key = index["key"][50].decode()
+    assert loader.quarantined == [f"{key}: mask in sets-000003.tar is damaged (CRC differs)"]
+    assert len(caplog.records) == 1  # once, not once an epoch
+    undamaged = load(copy, "all")
+    assert equal(next(iter(undamaged)), next(iter(load(copy, "all"))))
+
+
+def test_a_batch_that_is_all_damaged_is_empty(copy: Path) -> None:
+    index = load_index(copy, Manifest.load(copy))
+    for row in range(10, 20):
+        flip_bit(copy / f"sets-{index['shard'][row]:06}.tar", int(index["offset"][row][0]) + 30)
+    sizes = [len(batch.index) for batch in load(copy, "all", shuffle=False, max_bad_share=0.5)]
+    assert sizes == [10, 0, *[10] * 8]
+
+
+def test_too_much_damage_stops_the_run_and_names_the_worst_shard(copy: Path) -> None:
+    os.truncate(copy / "sets-000002.tar", 3000)
+    with pytest.raises(
+        InputError, match=r"^2 of 100 sets are damaged, at most 1\.0% may be; 2 of them in sets-000002\.tar"
+    ):
+        rows(load(copy, "all"))
+
+
+def test_state_of_something_else_is_refused(packed: Path, copy: Path) -> None:
+    state = load(packed).state_dict()
+    for other, name in [
+        (load(packed, "val"), "split 'train', this loader 'val'"),
+        (load(packed, seed=3), "seed 0, this loader 3"),
+        (load(packed, batch_size=9), "batch_size 10, this loader 9"),
+    ]:
+        with pytest.raises(InputError, match=f"loader state has {name}"):
+            other.load_state_dict(state)
+    with pytest.raises(InputError, match="loader state has manifest 'x'"):
+        load(packed).load_state_dict({**state, "manifest": "x"})
+    with pytest.raises(InputError, match="loader state has version None"):
+        load(packed).load_state_dict({})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 0}, "batch size 0, rank 0 of 1"),
+        ({"world": 11}, "rank 0 of 11"),
+        ({"rank": 1}, "rank 1 of 1"),
+        ({"size": 0}, "size 0"),
+        ({"split": "nope"}, "no split called 'nope'"),
+        ({"device": "npu"}, "no device called 'npu'"),
+    ],
+)
+def test_settings_out_of_range(settings: dict[str, Any], message: str, packed: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        load(packed, **settings)
+
+
+def test_an_empty_split_says_so(s15: Path, tmp_path: Path) -> None:
+    pack(s15, tmp_path / "shards", PackOptions(workers=1))
+    with pytest.raises(InputError, match=r"no set of .* is in the split test \(4 sets on 10 backgrounds\)"):
+        load(tmp_path / "shards", "test")
+
+
+def test_magma_depth_comes_out_linear_with_the_near_road_bright(s15: Path, tmp_path: Path) -> None:
+    pack(s15, tmp_path / "shards", PackOptions(workers=1))
+    loader = load(tmp_path / "shards", "all", size=256, shuffle=False)
+    [batch] = loader
+    index = load_index(tmp_path / "shards", Manifest.load(tmp_path / "shards"))
+    magma = colormaps["magma"](np.arange(256))[:, :3] * 255
+    for position, row in enumerate(batch.index.tolist()):
+        depth = batch.depth[position, 0].numpy()
+        assert depth[-20:].mean() > 240 > 120 > depth[:128].mean()
+        bg, fg = int(index["bg"][row]), int(index["fg"][row])
+        [path] = (s15 / f"fg_bg/bg_{bg:03}").glob(f"fg_{fg:03}*_disp.jpeg")
+        colours = np.asarray(Image.open(path).convert("RGB"), dtype=float)
+        nearest = ((colours[:, :, None] - magma) ** 2).sum(axis=3).argmin(axis=2)  # matplotlib's map, inverted slowly
+        error = (depth - nearest) / 255
+        assert np.sqrt((error**2).mean()) < 0.015
+        assert abs(error.mean()) < 0.005
