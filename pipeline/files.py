@@ -25,21 +25,28 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
-@contextmanager
-def empty_folder(folder: Path) -> Iterator[Path]:
-    """Make `folder`, or take it if it is empty but for hidden files; on failure leave it as it was.
+def require_unused(folder: Path, *, hidden_files: bool = False) -> None:
+    """Raise `InputError` unless `folder` is not there yet, or empty (but for hidden files, if those may be there)."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise InputError(f"{folder} is a file: give a new or an empty folder")
+    names = sorted(entry.name for entry in folder.iterdir())
+    if found := next((name for name in names if not (hidden_files and name.startswith("."))), None):
+        raise InputError(f"{folder} is not empty (it holds {found}): give a new or an empty folder, or remove it")
 
-    Raises `InputError` if it is something else, or holds anything.
+
+@contextmanager
+def filled_folder(folder: Path) -> Iterator[None]:
+    """Fill an unused folder in place, beside hidden files; on failure leave it as it was.
+
+    Raises `InputError` if it is in use.
     """
+    require_unused(folder, hidden_files=True)
     existed = folder.exists()
-    if existed:
-        if not folder.is_dir():
-            raise InputError(f"{folder} is a file: give a new or an empty folder")
-        if found := next((entry.name for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")), None):
-            raise InputError(f"{folder} is not empty (it holds {found}): give a new or an empty folder, or remove it")
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        yield folder
+        yield
     except BaseException:
         for entry in folder.iterdir():
             if not existed or not entry.name.startswith("."):
@@ -47,3 +54,20 @@ def empty_folder(folder: Path) -> Iterator[Path]:
         if not existed:
             folder.rmdir()
         raise
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A hidden folder beside `folder` to fill; on success it becomes `folder`, else it is removed.
+
+    For what tells no one when it is complete. Raises `InputError` if `folder` is in use.
+    """
+    require_unused(folder)
+    folder = folder.resolve()
+    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

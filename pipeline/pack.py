@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline.depth import ENCODINGS, NEAR, depth_table, recognise_encoding
 from pipeline.errors import InputError
-from pipeline.files import atomic_file, empty_folder
+from pipeline.files import atomic_file, filled_folder
 from pipeline.images import VERIFY, BadImage, check_image, decode_gray, decode_rgb
 from pipeline.index import BACKGROUNDS, Background, Manifest, ShardInfo, load_index, row_type, save_index
 from pipeline.layouts import PARTS, SEED_DEPTH_RUN, set_key
@@ -85,7 +85,7 @@ def pack(source: Path, shards: Path, options: PackOptions, progress: Progress | 
     """
     start, progress = time.monotonic(), progress or Progress()
     sets = find_sets(source, SEED_DEPTH_RUN, progress.files_found)
-    with empty_folder(shards):
+    with filled_folder(shards):
         bank = _write_backgrounds(source, shards, sets)
         _require(len(sets), source, sets)
         encoding = options.depth_encoding

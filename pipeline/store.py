@@ -30,6 +30,7 @@ class Store:
         """`rows` is the index, [sets] of `index.row_type`."""
         self.shards = shards
         self.manifest = manifest
+        rows = rows.view(np.ndarray)  # still mapped, without the cost of `np.memmap` at every access
         self._key, self._shard = rows["key"], rows["shard"]
         self._offset, self._size, self._crc32 = rows["offset"], rows["size"], rows["crc32"]
         self._open_files: OrderedDict[str, int] = OrderedDict()

@@ -4,8 +4,11 @@ import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import TypeVar
+
+from pipeline.errors import InputError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -15,7 +18,8 @@ def map_in_order(function: Callable[[Job], Result], jobs: Iterable[Job], workers
     """Yield `function(job)` for each job, computed in `workers` processes (in this one if that is 1).
 
     Jobs are taken a few ahead of the results. Closing the generator drops jobs not begun and waits for the others, so
-    that nothing is written afterwards; close it (`contextlib.closing`) before cleaning up.
+    that nothing is written afterwards; close it (`contextlib.closing`) before cleaning up. Raises what `function`
+    raises, and `InputError` if a worker is killed.
     """
     if workers == 1:
         yield from map(function, jobs)
@@ -30,6 +34,8 @@ def map_in_order(function: Callable[[Job], Result], jobs: Iterable[Job], workers
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
+    except BrokenProcessPool as error:
+        raise InputError("a worker process was killed; is memory short? try fewer --workers") from error
     finally:
         pool.shutdown(cancel_futures=True)
 
