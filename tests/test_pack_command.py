@@ -61,7 +61,16 @@ def test_a_target_that_cannot_be_written(source: Path, tmp_path: Path) -> None:
 
 
 def test_interrupting_it_with_workers_leaves_nothing_behind(source: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tools.pack", str(source), "--shards", str(tmp_path / "shards"), "--sets-per-shard", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "tools.pack",
+        str(source),
+        "--shards",
+        str(tmp_path / "shards"),
+        "--sets-per-shard",
+        "1",
+    ]
     process = subprocess.Popen([*command, "--workers", "2"], stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("shards/sets-*.tar")) and time.monotonic() < deadline:

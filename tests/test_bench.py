@@ -1,0 +1,111 @@
+import functools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import tools.peers
+from pipeline.index import Manifest
+from pipeline.loader import Loader
+from tools.bench import main
+from tools.measure import first_shards, spread
+from tools.peers import Loaded, LoadOptions, ours
+
+
+def run(*arguments: object) -> Result:
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves the closing of files to the collector
+def test_all_loaders_give_the_same_pictures_and_are_timed(packed: Path) -> None:
+    result = run("--shards", packed, "--rounds", 2, "--batch-size", 32, "--size", 16, "--workers", 1)
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.output.splitlines()[-1])
+    assert set(report["loaders"]) == {"ours", "dali-reader", "seed", "webdataset"}
+    assert report["sets"] == 100
+    assert report["machine"]["gpu"] == "none"
+    for row in report["loaders"].values():
+        assert row["sets_per_sec"]["q1"] <= row["sets_per_sec"]["median"] <= row["sets_per_sec"]["q3"]
+        assert row["difference"]["mean"] <= 0.6
+    assert report["loaders"]["seed"]["ratio"] == {"median": 1.0, "q1": 1.0, "q3": 1.0}
+    assert "x seed (quartiles)" in result.output
+
+
+class Wrong:
+    """Our loader with a fault."""
+
+    fault = ""
+
+    def __init__(self, shards: Path, options: LoadOptions) -> None:
+        self._batches = ours(shards, options)
+
+    def __iter__(self) -> Iterator[Loaded]:
+        for batch in self._batches:
+            masks, keys = batch.pictures["mask"], batch.keys()
+            if self.fault == "paired by position":
+                yield batch._replace(pictures={**batch.pictures, "mask": masks.roll(1, 0)})
+            elif self.fault == "one set twice":
+                yield batch._replace(keys=functools.partial(list, [keys[0], *keys[:-1]]))
+            else:
+                yield batch._replace(pictures={**batch.pictures, "depth": 255 - batch.pictures["depth"]})
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("paired by position", "loader wrong: the pictures differ by"),
+        ("one set twice", "loader wrong: an epoch gave 100 sets, 96 of them different; the shards hold 100"),
+        ("depth upside down", "loader wrong: the pictures differ by"),
+    ],
+)
+def test_a_loader_that_is_wrong_is_not_timed(
+    fault: str, message: str, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Wrong, "fault", fault)
+    monkeypatch.setitem(tools.peers.LOADERS, "wrong", Wrong)
+    result = run("--shards", packed, "--loader", "wrong", "--batch-size", 32, "--size", 16, "--workers", 1)
+    assert result.exit_code == 1
+    assert message in result.output
+
+
+def test_part_of_the_shards_is_a_data_set_of_its_own(packed: Path) -> None:
+    with first_shards(packed, 20) as folder:
+        assert Manifest.load(folder).sets == 32  # two shards of 16
+        rows = [row for batch in Loader(folder, "all", 8, 16, threads=1) for row in batch.index.tolist()]
+    assert sorted(rows) == list(range(32))
+    assert not folder.exists()
+
+
+def test_packing_beside_shard_writer(source: Path) -> None:
+    result = run("--packing", source, "--rounds", 2, "--workers", 1)
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.output.splitlines()[-1])
+    assert set(report["packing"]) == {"ours (verify header)", "ours (verify decode)", "webdataset.ShardWriter"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "give either --shards DIR (loaders) or --packing SOURCE (packing tools)"),
+        (["--shards", "nowhere", "--loader", "ours,magic"], 2, "no loader called magic: expected some of ours, dali-"),
+        (["--shards", "nowhere"], 1, "no shards in nowhere: manifest.json is missing"),
+        (["--shards", "nowhere", "--device", "gpu"], 1, "no usable GPU"),
+        (["--packing", "nowhere"], 1, "no such folder: nowhere"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    arguments: list[str], code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    result = run(*arguments)
+    assert result.exit_code == code
+    assert message in result.output
+
+
+def test_spread_is_median_and_quartiles() -> None:
+    assert spread([1.0, 2.0, 3.0, 4.0, 100.0]) == {"q1": 2.0, "median": 3.0, "q3": 4.0}

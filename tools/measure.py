@@ -1,0 +1,165 @@
+"""Measurements for fgbg-bench: are the pictures the same, how fast do they come, on what machine."""
+
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import nvidia.dali
+import psutil
+import torch
+from PIL import Image
+
+from pipeline.depth import depth_table
+from pipeline.errors import InputError
+from pipeline.images import decode_gray
+from pipeline.index import BACKGROUNDS, Manifest, load_index, save_index
+from pipeline.layouts import PARTS
+from pipeline.store import Store
+from tools.peers import Loaded
+
+COMPARED_SETS = 256
+# Levels of 255, against Pillow's gray decode and antialiased resize. Decoders round differently, and at the border
+# DALI's filter repeats the edge where Pillow's leaves the outside out; a wrong picture, a missing antialiasing or a
+# resize before the depth table are far outside.
+MEAN_TOLERANCE, P999_TOLERANCE = 0.6, 8
+
+
+class Difference(NamedTuple):
+    """How far a loader's pictures are from the reference, in levels of 255."""
+
+    mean: float
+    p999: float
+    max: float
+
+
+class Pass(NamedTuple):
+    """One timed pass over the data."""
+
+    sets_per_sec: float
+    cpu_sec_per_1000_sets: float
+    """Of this process and its children."""
+
+
+@contextmanager
+def first_shards(shards: Path, sets: int) -> Iterator[Path]:
+    """A temporary shard directory of links to the first shards, as many as it takes to hold `sets` sets."""
+    manifest = Manifest.load(shards)
+    index = load_index(shards, manifest)
+    totals = np.cumsum([shard.sets for shard in manifest.shards])
+    taken = min(int(np.searchsorted(totals, sets)) + 1, len(totals))
+    with tempfile.TemporaryDirectory(prefix="fgbg-bench-") as name:
+        folder = Path(name)
+        kept = manifest.shards[:taken]
+        indexes = [Path(shard.name).with_suffix(".idx").name for shard in kept]
+        for file in (BACKGROUNDS, *(shard.name for shard in kept), *indexes):
+            (folder / file).symlink_to((shards / file).resolve())
+        rows = np.array(index[: totals[taken - 1]])
+        replace(manifest, sets=len(rows), shards=kept, index_sha256=save_index(folder, rows)).save(folder)
+        yield folder
+
+
+class Reference:
+    """The slow, obvious loader: Pillow decodes to gray, looks depth up in the table and resizes."""
+
+    def __init__(self, shards: Path, size: int) -> None:
+        self._manifest = Manifest.load(shards)
+        self._index = load_index(shards, self._manifest)
+        self._store = Store(shards, self._manifest, self._index)
+        self._rows = {key.decode(): row for row, key in enumerate(self._index["key"].tolist())}
+        self._backgrounds = {background.id: background for background in self._manifest.backgrounds}
+        self._table = depth_table(self._manifest.depth_encoding, self._manifest.depth_near)
+        self._size = size
+
+    @property
+    def sets(self) -> int:
+        """Sets in an epoch."""
+        return len(self._rows)
+
+    def compare(self, batches: Iterable[Loaded]) -> Difference:
+        """Check a whole epoch: every key once, and the pictures of the first sets; raise `InputError` if not."""
+        keys, differences = list[str](), list[np.ndarray]()
+        for loaded in batches:
+            batch_keys = loaded.keys()
+            for sample, key in enumerate(batch_keys[: max(0, COMPARED_SETS - len(keys))]):
+                expected = self._pictures(key)
+                for part, pictures in loaded.pictures.items():
+                    found = torch.as_tensor(pictures[sample, 0]).cpu().float()
+                    found = found * 255 if pictures.dtype == torch.float32 else found
+                    differences.append(np.abs(found.numpy() - expected[part]).ravel())
+            keys += batch_keys
+        if sorted(keys) != sorted(self._rows):
+            raise InputError(f"an epoch gave {len(keys):,} sets, {len(set(keys)):,} of them different; the shards hold "
+                             f"{len(self._rows):,}")  # fmt: skip
+        levels = np.concatenate(differences)
+        difference = Difference(float(levels.mean()), float(np.quantile(levels, 0.999)), float(levels.max()))
+        if difference.mean > MEAN_TOLERANCE or difference.p999 > P999_TOLERANCE:
+            raise InputError(f"the pictures differ by {difference} levels: more than {MEAN_TOLERANCE} in the mean or "
+                             f"{P999_TOLERANCE} in 99.9 % of the pixels")  # fmt: skip
+        return difference
+
+    def _pictures(self, key: str) -> dict[str, np.ndarray]:
+        row = self._rows[key]
+        background = self._store.read_background(self._backgrounds[int(self._index["bg"][row])])
+        grays = [decode_gray(data.tobytes()) for data in (background, *self._store.read(row))]
+        grays[3] = self._table[grays[3]]
+        resized = [Image.fromarray(gray).resize((self._size,) * 2, Image.Resampling.BILINEAR) for gray in grays]
+        return dict(zip(("bg", *PARTS), (np.asarray(picture, dtype=np.float32) for picture in resized), strict=True))
+
+
+def timed_pass(batches: Iterable[Loaded]) -> Pass:
+    """Time one epoch of a loader, its worker processes' CPU time included."""
+    cpu_before, start, sets = cpu_sec(), time.perf_counter(), 0
+    for loaded in batches:
+        sets += loaded.sets
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()  # the clock stops when the last batch is there, not when it is promised
+    wall_sec = time.perf_counter() - start
+    return Pass(sets / wall_sec, (cpu_sec() - cpu_before) / sets * 1000)
+
+
+def cpu_sec() -> float:
+    """CPU time of this process and its children, those that have ended included."""
+    this = psutil.Process()
+    alive = [process.cpu_times() for process in (this, *this.children(recursive=True))]
+    ended = alive[0].children_user + alive[0].children_system
+    return float(sum(times.user + times.system for times in alive) + ended)
+
+
+def in_turn(runs: Mapping[str, Callable[[], Pass]], rounds: int, tick: Callable[[], None]) -> dict[str, list[Pass]]:
+    """Call each of `runs` `rounds` times, one after the other, so that drift of the machine hits all alike."""
+    results: dict[str, list[Pass]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            results[name].append(run())
+            tick()
+    return results
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return {"median": middle, "q1": low, "q3": high}
+
+
+def machine() -> dict[str, str | int]:
+    """What the figures were measured on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": model[0] if model else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "numpy", "pillow", "webdataset", "simplejpeg")},
+        "dali": nvidia.dali.__version__,
+    }
