@@ -64,7 +64,7 @@ class PackOptions:
 class Progress(NamedTuple):
     """Whom a packing tells how far it is."""
 
-    files_found: Callable[[int], None] = lambda more: None
+    files_found: Callable[[int], None] = lambda total: None
     sets_found: Callable[[int], None] = lambda total: None
     sets_packed: Callable[[int], None] = lambda more: None
 

@@ -100,7 +100,7 @@ def walk_files(source: Path) -> Iterator[str]:
 
 
 def find_sets(source: Path, layout: Layout, tick: Callable[[int], None] = lambda files: None) -> Sets:
-    """Scan a folder and join its files into sets; `tick` is told now and then how many more files were seen.
+    """Scan a folder and join its files into sets; `tick` is told now and then how many files were seen.
 
     Raises `InputError` if the folder is missing or nothing in it fits the layout.
     """
@@ -118,9 +118,9 @@ def find_sets(source: Path, layout: Layout, tick: Callable[[int], None] = lambda
             problems.append(Problem(path, "unknown", f"fits no part of the layout {layout.name}"))
         elif match[0]:
             files.add(codes[match[0]], match[1], path)
-        if seen % 1000 == 0:
-            tick(1000)
-    tick(seen % 1000)
+        if seen % 5000 == 0:
+            tick(seen)
+    tick(seen)
     if not len(files.columns()):
         expected = ", ".join(f"{template.text}.jpg" for template in layout.parts.values())
         found = f"none of its {seen:,} files fits" if seen else "the folder is empty"

@@ -197,3 +197,16 @@ def test_magma_depth_comes_out_linear_with_the_near_road_bright(s15: Path, tmp_p
         error = (depth - nearest) / 255
         assert np.sqrt((error**2).mean()) < 0.015
         assert abs(error.mean()) < 0.005
+
+
+@pytest.mark.gpu
+def test_the_gpu_gives_what_the_cpu_gives(packed: Path) -> None:
+    on_gpu, on_cpu = load(packed, device="gpu"), load(packed)
+    for one, other in zip(on_gpu, on_cpu, strict=True):
+        assert torch.equal(one.index.cpu(), other.index)
+        for name in ("bg", "fg_bg", "mask", "depth"):
+            picture = getattr(one, name)
+            assert picture.is_cuda
+            difference = (picture.cpu().int() - getattr(other, name).int()).abs()
+            assert difference.max() <= 3  # decoders and resize kernels round differently
+            assert difference.float().mean() < 0.5

@@ -159,9 +159,10 @@ def test_whatever_stops_it_leaves_nothing_behind(
 
 
 def test_progress_adds_up(source: Path, tmp_path: Path) -> None:
-    found, packed = list[int](), list[int]()
-    progress = Progress(sets_found=found.append, sets_packed=packed.append)
+    files, found, packed = list[int](), list[int](), list[int]()
+    progress = Progress(files.append, found.append, packed.append)
     pack(source, tmp_path / "shards", PackOptions(sets_per_shard=30, workers=1), progress)
+    assert files == [310]
     assert found == [100]
     assert packed == [30, 30, 30, 10]
 

@@ -45,12 +45,16 @@ def main(
     What is incomplete or does not decode is left out and listed in problems.csv.
     """
     options = PackOptions(seed, sets_per_shard, depth_encoding, depth_near, verify, workers)
-    with progress_bar("packing", 1) as bar:
+    with progress_bar("scanning", 1) as bar:
 
-        def total(sets: int) -> None:
-            bar.length = sets
+        def files_found(total: int) -> None:
+            bar.label = f"scanning: {total:,} files"
+            bar.render_progress()
 
-        summary = pack(source, shards, options, Progress(sets_found=total, sets_packed=bar.update))
+        def sets_found(total: int) -> None:
+            bar.label, bar.length = "packing", total
+
+        summary = pack(source, shards, options, Progress(files_found, sets_found, bar.update))
     click.echo(describe(summary, shards))
 
 
