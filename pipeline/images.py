@@ -1,6 +1,7 @@
 """Encoded pictures: what format the bytes really are, and whether they decode."""
 
 import io
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -64,3 +65,24 @@ def decode_gray(data: bytes) -> NDArray[np.uint8]:
     """Decode a picture that `check_image` accepts to uint8 [H, W] (BT.601 luma, as JPEG and DALI define it)."""
     with Image.open(io.BytesIO(data)) as image:
         return np.asarray(image.convert("L"))
+
+
+class Picture(NamedTuple):
+    """An encoded picture that was checked."""
+
+    extension: str
+    """What its bytes are, whatever the file is called: "jpg" or "png"."""
+    content: bytes
+    size: tuple[int, int]
+    """Height and width, pixels."""
+
+
+def read_picture(path: str, verify: str = "decode") -> Picture:
+    """Read a file and check it (see `check_image`); raise `BadImage` if either fails."""
+    try:
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - four times as fast as Path.read_bytes
+            content = file.read()
+    except OSError as error:
+        raise BadImage(f"cannot be read ({error.strerror})") from error
+    extension, height, width = check_image(content, verify)
+    return Picture(extension, content, (height, width))

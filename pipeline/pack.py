@@ -6,7 +6,6 @@ the way; what is bad is left out by name. The manifest is written last: without 
 
 import csv
 import io
-import json
 import os
 import time
 from collections import Counter
@@ -19,20 +18,20 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.depth import ENCODINGS, NEAR, depth_table, recognise_encoding
+from pipeline.depth import ENCODINGS, NEAR, recognise_encoding
 from pipeline.errors import InputError
 from pipeline.files import atomic_file, filled_folder
-from pipeline.images import VERIFY, BadImage, check_image, decode_gray, decode_rgb
-from pipeline.index import BACKGROUNDS, Background, Manifest, ShardInfo, load_index, row_type, save_index
+from pipeline.images import VERIFY, BadImage, decode_rgb, read_picture
+from pipeline.index import BACKGROUNDS, Background, Manifest, save_index
 from pipeline.layouts import PARTS, SEED_DEPTH_RUN, set_key
 from pipeline.order import Permutation
-from pipeline.preview import contact_sheet
-from pipeline.sets import Problem, SetFiles, Sets, find_sets
-from pipeline.shards import ShardWriter
-from pipeline.store import Store
+from pipeline.preview import write_preview
+from pipeline.sets import Problem, Sets, find_sets
+from pipeline.shards import Shard, ShardJob, write_shard
+from pipeline.tar import TarWriter
 from pipeline.workers import map_in_order
 
-DEPTH_SAMPLE, PREVIEW_ROWS = 16, 8
+DEPTH_SAMPLE = 16
 
 
 @dataclass(frozen=True)
@@ -92,9 +91,9 @@ def pack(source: Path, shards: Path, options: PackOptions, progress: Progress | 
         if encoding == "auto":
             encoding = recognise_encoding(_sample_depth(source, sets))
         progress.sets_found(len(sets))
-        done: list[_Shard] = []
+        done: list[Shard] = []
         jobs = _jobs(source, shards, sets, options)
-        with closing(map_in_order(_write_shard, jobs, options.workers)) as results:
+        with closing(map_in_order(write_shard, jobs, options.workers)) as results:
             for result in results:
                 progress.sets_packed(len(result.rows) + result.left_out.total())
                 sets.problems += result.problems
@@ -116,22 +115,16 @@ def pack(source: Path, shards: Path, options: PackOptions, progress: Progress | 
             index_sha256=save_index(shards, rows),
         )
         _write_problems(shards / "problems.csv", sets.problems)
-        _write_preview(shards, manifest)
+        write_preview(shards, manifest)
         manifest.save(shards)
     return Summary(manifest, sets.left_out, len(sets.problems), time.monotonic() - start)
 
 
 def _require(count: int, source: Path, sets: Sets) -> None:
     if not count:
-        example = min(sets.problems)
         kinds = ", ".join(f"{number:,} {kind}" for kind, number in (+sets.left_out).items()) or "no overlay at all"
-        raise InputError(f"no usable set in {source}: {kinds}; the first problem is {example.path}: {example.why}")
-
-
-class _Picture(NamedTuple):
-    extension: str
-    content: bytes
-    size: tuple[int, int]  # height, width
+        example = f"; the first problem is {min(sets.problems).path}: {min(sets.problems).why}" if sets.problems else ""
+        raise InputError(f"no usable set in {source}: {kinds}{example}")
 
 
 class _Bank(NamedTuple):
@@ -143,10 +136,10 @@ class _Bank(NamedTuple):
 def _write_backgrounds(source: Path, shards: Path, sets: Sets) -> _Bank:
     """Write backgrounds.tar; a background that is no picture is dropped from `sets`, with every set on it."""
     backgrounds, sizes = [], []
-    with ShardWriter(shards / BACKGROUNDS, index=False) as writer:
+    with TarWriter(shards / BACKGROUNDS, index=False) as writer:
         for bg, path in list(sets.backgrounds.items()):
             try:
-                picture = _read_picture(str(source), path)
+                picture = read_picture(f"{source}/{path}")
             except BadImage as error:
                 sets.drop_background(bg, "undecodable", str(error))
                 continue
@@ -156,23 +149,12 @@ def _write_backgrounds(source: Path, shards: Path, sets: Sets) -> _Bank:
     return _Bank(backgrounds, writer.sha256, np.array(sizes).reshape(-1, 2))
 
 
-def _read_picture(source: str, path: str, verify: str = "decode") -> _Picture:
-    """Read and check a picture; raise `BadImage` if that fails."""
-    try:
-        with open(f"{source}/{path}", "rb", buffering=0) as file:  # noqa: PTH123 - four times as fast as Path.read_bytes
-            content = file.read()
-    except OSError as error:
-        raise BadImage(f"cannot be read ({error.strerror})") from error
-    extension, height, width = check_image(content, verify)
-    return _Picture(extension, content, (height, width))
-
-
 def _sample_depth(source: Path, sets: Sets) -> list[tuple[str, NDArray[np.uint8]]]:
     pictures = []
     for position in np.unique(np.linspace(0, len(sets) - 1, DEPTH_SAMPLE).astype(np.int64)):
         path = sets[position].paths[PARTS.index("depth")]
         try:
-            pictures.append((path, decode_rgb(_read_picture(str(source), path).content)))
+            pictures.append((path, decode_rgb(read_picture(f"{source}/{path}").content)))
         except BadImage as error:
             unreadable = f"{path}: {error}"
     if not pictures:
@@ -180,76 +162,14 @@ def _sample_depth(source: Path, sets: Sets) -> list[tuple[str, NDArray[np.uint8]
     return pictures
 
 
-class _Job(NamedTuple):
-    """The sets of one shard; they go to a worker as paths and come back as index rows."""
-
-    source: str
-    path: Path
-    key_length: int
-    verify: str
-    sets: list[SetFiles]
-
-
-class _Shard(NamedTuple):
-    info: ShardInfo
-    rows: NDArray[np.void]
-    sizes: NDArray[np.int64]  # [2, parts, 2]: smallest and largest (height, width)
-    left_out: Counter[str]
-    problems: list[Problem]
-
-
-def _jobs(source: Path, shards: Path, sets: Sets, options: PackOptions) -> Iterator[_Job]:
+def _jobs(source: Path, shards: Path, sets: Sets, options: PackOptions) -> Iterator[ShardJob]:
     """Deal the sets out to shards in shuffled order."""
     order = Permutation(len(sets), f"pack/{options.seed}")(np.arange(len(sets)))
     bg, fg, number = (int(value) for value in sets.ids.max(axis=0))
     key_length = len(set_key(fg, bg, number))
     for shard, first in enumerate(range(0, len(order), options.sets_per_shard)):
         chosen = [sets[position] for position in order[first : first + options.sets_per_shard]]
-        yield _Job(str(source), shards / f"sets-{shard:06}.tar", key_length, options.verify, chosen)
-
-
-def _write_shard(job: _Job) -> _Shard:
-    """Write one tar and its .idx. Sets with a bad picture are left out; if none is left, so is the shard."""
-    rows = np.zeros(len(job.sets), row_type(job.key_length))
-    sizes = np.zeros((len(job.sets), len(PARTS), 2), np.int64)
-    left_out, problems, written = Counter[str](), list[Problem](), 0
-    with ShardWriter(job.path) as writer:
-        for files in job.sets:
-            pictures, bad = _read_set(job.source, files, job.verify)
-            if bad:
-                problems += bad
-                left_out[bad[0].kind] += 1
-                continue
-            note = json.dumps({"bg": files.bg, "fg": files.fg, "id": files.number}).encode()
-            images = [
-                (f"{part}.{picture.extension}", picture.content) for part, picture in zip(PARTS, pictures, strict=True)
-            ]
-            members = writer.add(files.key, [*images, ("json", note)])
-            places = zip(*((member.offset, member.size, member.crc32) for member in members[: len(PARTS)]), strict=True)
-            rows[written] = (files.key.encode(), files.bg, files.fg, 0, *places)
-            sizes[written] = [picture.size for picture in pictures]
-            written += 1
-    if not written:
-        job.path.unlink()
-        job.path.with_suffix(".idx").unlink()
-    info = ShardInfo(job.path.name, written, writer.bytes, writer.sha256)
-    sizes = sizes[:written]
-    ranges = np.stack([sizes.min(axis=0), sizes.max(axis=0)]) if written else sizes
-    return _Shard(info, rows[:written], ranges, left_out, problems)
-
-
-def _read_set(source: str, files: SetFiles, verify: str) -> tuple[list[_Picture], list[Problem]]:
-    """The pictures of a set, in the order of PARTS, and what is wrong with them."""
-    pictures, problems = [], []
-    for path in files.paths:
-        try:
-            pictures.append(_read_picture(source, path, verify))
-        except BadImage as error:
-            problems.append(Problem(path, "undecodable", str(error)))
-    if not problems and pictures[0].size != pictures[1].size:
-        (overlay, mask) = (f"{width} x {height}" for height, width in (pictures[0].size, pictures[1].size))
-        problems.append(Problem(files.paths[1], "mismatch", f"mask is {mask}, its overlay {overlay} pixels"))
-    return pictures, problems
+        yield ShardJob(str(source), shards / f"sets-{shard:06}.tar", key_length, options.verify, chosen)
 
 
 def _size_ranges(backgrounds: NDArray[np.int64], sets: list[NDArray[np.int64]]) -> dict[str, dict[str, list[int]]]:
@@ -266,19 +186,3 @@ def _write_problems(path: Path, problems: list[Problem]) -> None:
     table.writerows(sorted(problems))
     with atomic_file(path) as file:
         file.write(text.getvalue().encode(errors="surrogateescape"))
-
-
-def _write_preview(shards: Path, manifest: Manifest) -> None:
-    """Draw the first sets as they lie in the shards, read back through the index; depth as nearness."""
-    index = load_index(shards, manifest)
-    store, table = Store(shards, manifest, index), depth_table(manifest.depth_encoding, manifest.depth_near)
-    backgrounds = {background.id: background for background in manifest.backgrounds}
-    rows = []
-    for row in range(min(PREVIEW_ROWS, manifest.sets)):
-        bg = store.read_background(backgrounds[int(index["bg"][row])])
-        fg_bg, mask, depth = (bytes(part) for part in store.read(row))
-        pictures = [decode_rgb(bytes(bg)), decode_rgb(fg_bg), decode_rgb(mask), table[decode_gray(depth)]]
-        rows.append((store.key(row), pictures))
-    store.close()
-    with atomic_file(shards / "preview.jpg") as file:
-        contact_sheet(("bg", "fg_bg", "mask", "depth (near = bright)"), rows).save(file, "JPEG", quality=90)

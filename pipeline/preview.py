@@ -1,12 +1,20 @@
 """Contact sheets: pictures of the data that a person can check at a glance."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from pipeline.depth import depth_table
+from pipeline.files import atomic_file
+from pipeline.images import decode_gray, decode_rgb
+from pipeline.index import Manifest, load_index
+from pipeline.store import Store
+
 TILE, GAP, TITLE = 160, 4, 16  # pixels
+PREVIEW_ROWS = 8
 
 
 def contact_sheet(titles: Sequence[str], rows: Sequence[tuple[str, Sequence[NDArray[np.uint8]]]]) -> Image.Image:
@@ -23,3 +31,19 @@ def contact_sheet(titles: Sequence[str], rows: Sequence[tuple[str, Sequence[NDAr
             sheet.paste(tile, (GAP + column * (TILE + GAP), top))
         draw.text((GAP, top + TILE + 1), label, fill="gray")
     return sheet
+
+
+def write_preview(shards: Path, manifest: Manifest) -> None:
+    """Write preview.jpg: the first sets as they lie in the shards, read back through the index; depth as nearness."""
+    index = load_index(shards, manifest)
+    store, table = Store(shards, manifest, index), depth_table(manifest.depth_encoding, manifest.depth_near)
+    backgrounds = {background.id: background for background in manifest.backgrounds}
+    rows = []
+    for row in range(min(PREVIEW_ROWS, manifest.sets)):
+        bg = store.read_background(backgrounds[int(index["bg"][row])])
+        fg_bg, mask, depth = (bytes(part) for part in store.read(row))
+        pictures = [decode_rgb(bytes(bg)), decode_rgb(fg_bg), decode_rgb(mask), table[decode_gray(depth)]]
+        rows.append((store.key(row), pictures))
+    store.close()
+    with atomic_file(shards / "preview.jpg") as file:
+        contact_sheet(("bg", "fg_bg", "mask", "depth (near = bright)"), rows).save(file, "JPEG", quality=90)

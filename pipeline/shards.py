@@ -1,91 +1,79 @@
-"""Shards: plain USTAR files whose bytes depend on their members alone, and the index that DALI's own reader takes."""
+"""Shards: the sets of one job, read, checked and written as one tar. Jobs know nothing of each other."""
 
-import hashlib
-import zlib
+import json
+from collections import Counter
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
 
-from pipeline.errors import InputError
-from pipeline.files import atomic_file
+import numpy as np
+from numpy.typing import NDArray
 
-BLOCK = 512
-ZEROS = bytes(2 * BLOCK)  # padding, and the end of an archive
-
-OWNER, TIME = b"0000000\0" * 2, b"00000000000\0"
-REST = (b"0".ljust(101, b"\0") + b"ustar\x0000").ljust(BLOCK - 156, b"\0")
-SUM_OF_THE_REST = sum(b" " * 8 + REST)  # the checksum counts its own field as blanks
-
-
-class Member(NamedTuple):
-    """Where a member's bytes lie in its tar."""
-
-    name: str
-    offset: int
-    size: int
-    crc32: int
+from pipeline.images import BadImage, Picture, read_picture
+from pipeline.index import ShardInfo, row_type
+from pipeline.layouts import PARTS
+from pipeline.sets import Problem, SetFiles
+from pipeline.tar import TarWriter
 
 
-def tar_header(name: str, size: int) -> bytes:
-    """The 512-byte USTAR header (POSIX.1-1988) of a regular file: mode 0644, owner 0, time 0.
+class ShardJob(NamedTuple):
+    """The sets of one shard; they go to a worker as paths and come back as index rows."""
 
-    Raises `InputError` for a name of more than 100 bytes.
-    """
-    encoded = name.encode()
-    if len(encoded) > 100:
-        raise InputError(f"name too long for a tar member ({len(encoded)} bytes, at most 100): {name}")
-    header = encoded.ljust(100, b"\0") + b"0000644\0" + OWNER + b"%011o\0" % size + TIME
-    checksum = sum(header) + SUM_OF_THE_REST
-    return header + b"%06o\0 " % checksum + REST
+    source: str
+    path: Path
+    key_length: int
+    verify: str
+    sets: list[SetFiles]
 
 
-class ShardWriter:
-    """Write one tar, and beside it the .idx of DALI's `fn.readers.webdataset`; both appear when it closes well."""
+class Shard(NamedTuple):
+    """What became of a job; `rows` are those of index.npy, but for the shard's place in the manifest."""
 
-    def __init__(self, path: Path, *, index: bool = True) -> None:
-        self.path = path
-        self.bytes = 0
-        self._index: list[str] | None = [] if index else None
-        self._hash = hashlib.sha256()
-        self._opening = atomic_file(path)
+    info: ShardInfo
+    rows: NDArray[np.void]
+    sizes: NDArray[np.int64]  # [2, parts, 2]: smallest and largest (height, width)
+    left_out: Counter[str]
+    problems: list[Problem]
 
-    def __enter__(self) -> "ShardWriter":
-        self._file = self._opening.__enter__()
-        return self
 
-    def add(self, key: str, parts: list[tuple[str, bytes]]) -> list[Member]:
-        """Append one set: (extension, bytes) of each part; return where each of them lies."""
-        members, chunks, offset = list[Member](), list[bytes](), self.bytes
-        for extension, content in parts:
-            name = f"{key}.{extension}"
-            padding = -len(content) % BLOCK
-            chunks += (tar_header(name, len(content)), content, ZEROS[:padding])
-            members.append(Member(name, offset + BLOCK, len(content), zlib.crc32(content)))
-            offset += BLOCK + len(content) + padding
-        self._append(b"".join(chunks))
-        if self._index is not None:
-            entries = zip(parts, members, strict=True)
-            self._index.append(
-                " ".join(f"{part[0]} {member.offset} {member.size} {member.name}" for part, member in entries)
-            )
-        return members
+def write_shard(job: ShardJob) -> Shard:
+    """Write one tar and its .idx. Sets with a bad picture are left out; if none is left, so is the shard."""
+    rows = np.zeros(len(job.sets), row_type(job.key_length))
+    sizes = np.zeros((len(job.sets), len(PARTS), 2), np.int64)
+    left_out, problems, written = Counter[str](), list[Problem](), 0
+    with TarWriter(job.path) as writer:
+        for files in job.sets:
+            pictures, bad = read_set(job.source, files, job.verify)
+            if bad:
+                problems += bad
+                left_out[bad[0].kind] += 1
+                continue
+            note = json.dumps({"bg": files.bg, "fg": files.fg, "id": files.number}).encode()
+            images = [
+                (f"{part}.{picture.extension}", picture.content) for part, picture in zip(PARTS, pictures, strict=True)
+            ]
+            members = writer.add(files.key, [*images, ("json", note)])
+            places = zip(*((member.offset, member.size, member.crc32) for member in members[: len(PARTS)]), strict=True)
+            rows[written] = (files.key.encode(), files.bg, files.fg, 0, *places)
+            sizes[written] = [picture.size for picture in pictures]
+            written += 1
+    if not written:
+        job.path.unlink()
+        job.path.with_suffix(".idx").unlink()
+    info = ShardInfo(job.path.name, written, writer.bytes, writer.sha256)
+    sizes = sizes[:written]
+    ranges = np.stack([sizes.min(axis=0), sizes.max(axis=0)]) if written else sizes
+    return Shard(info, rows[:written], ranges, left_out, problems)
 
-    def _append(self, record: bytes) -> None:
-        self._file.write(record)
-        self._hash.update(record)
-        self.bytes += len(record)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            self._append(ZEROS)
-        self._opening.__exit__(kind, error, trace)
-        if error is None and self._index is not None:
-            with atomic_file(self.path.with_suffix(".idx")) as file:
-                file.write("\n".join([f"v1.2 {len(self._index)}", *self._index, ""]).encode())
-
-    @property
-    def sha256(self) -> str:
-        """Hash of all that was written so far."""
-        return self._hash.hexdigest()
+def read_set(source: str, files: SetFiles, verify: str) -> tuple[list[Picture], list[Problem]]:
+    """The pictures of a set, in the order of PARTS, and what is wrong with them."""
+    pictures, problems = [], []
+    for path in files.paths:
+        try:
+            pictures.append(read_picture(f"{source}/{path}", verify))
+        except BadImage as error:
+            problems.append(Problem(path, "undecodable", str(error)))
+    if not problems and pictures[0].size != pictures[1].size:
+        (overlay, mask) = (f"{width} x {height}" for height, width in (pictures[0].size, pictures[1].size))
+        problems.append(Problem(files.paths[1], "mismatch", f"mask is {mask}, its overlay {overlay} pixels"))
+    return pictures, problems

@@ -12,8 +12,8 @@ from pipeline.errors import InputError
 from pipeline.images import decode_gray, decode_rgb
 from pipeline.index import Manifest, load_index
 from pipeline.pack import PackOptions, Progress, pack
-from pipeline.shards import ShardWriter
 from pipeline.store import Store
+from pipeline.tar import TarWriter
 from tests.samples import files_below, jpeg, set_paths, smooth_picture, write, write_sets
 
 
@@ -126,6 +126,9 @@ def test_a_source_without_a_usable_set_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no usable set in .*: 2 incomplete; .* has no depth"):
         pack(source, tmp_path / "shards", PackOptions(workers=1))
     assert not (tmp_path / "shards").exists()
+    write(tmp_path / "lonely" / "bg" / "0.jpg", jpeg(smooth_picture(0)))
+    with pytest.raises(InputError, match=r"no usable set in .*lonely: no overlay at all$"):
+        pack(tmp_path / "lonely", tmp_path / "shards", PackOptions(workers=1))
 
 
 @pytest.mark.parametrize("found", ["notes.txt", "manifest.json"])
@@ -144,15 +147,15 @@ def test_whatever_stops_it_leaves_nothing_behind(
 ) -> None:
     write(tmp_path / ".gitkeep", b"")
     calls = []
-    add = ShardWriter.add
+    add = TarWriter.add
 
-    def fail_later(self: ShardWriter, key: str, parts: list[tuple[str, bytes]]) -> object:
+    def fail_later(self: TarWriter, key: str, parts: list[tuple[str, bytes]]) -> object:
         calls.append(key)
         if len(calls) == 60:
             raise failure
         return add(self, key, parts)
 
-    monkeypatch.setattr(ShardWriter, "add", fail_later)
+    monkeypatch.setattr(TarWriter, "add", fail_later)
     with pytest.raises(type(failure)):
         pack(source, tmp_path, PackOptions(sets_per_shard=16, workers=1))
     assert files_below(tmp_path) == {".gitkeep": b""}

@@ -5,16 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import webdataset
 from nvidia.dali import Pipeline, fn
 from PIL import Image
 
-from pipeline.errors import InputError
 from pipeline.images import decode_rgb
 from pipeline.index import Manifest, load_index
 from pipeline.layouts import PARTS
-from pipeline.shards import ShardWriter, tar_header
 from pipeline.store import Store
 
 
@@ -22,32 +19,6 @@ def tars(shards: Path) -> list[Path]:
     found = sorted(shards.glob("sets-*.tar"))
     assert len(found) == 7  # 100 sets, 16 each
     return found
-
-
-def test_headers_are_those_of_the_standard_library() -> None:
-    for name, size in [("a.jpg", 0), ("fg_000_bg_005_000003.fg_bg.jpg", 123_456_789), ("x" * 100, 8**11 - 1)]:
-        info = tarfile.TarInfo(name)
-        info.size = size
-        ours = tarfile.TarInfo.frombuf(tar_header(name, size), "utf-8", "strict")
-        assert (ours.name, ours.size, ours.mode, ours.mtime, ours.uid, ours.gid) == (name, size, 0o644, 0, 0, 0)
-        assert tar_header(name, size) == info.tobuf(tarfile.USTAR_FORMAT)
-
-
-def test_a_name_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(InputError, match="name too long for a tar member \\(101 bytes"):
-        tar_header("x" * 101, 1)
-
-
-def test_nothing_appears_before_it_is_complete(tmp_path: Path) -> None:
-    def fail_half_way() -> None:
-        with ShardWriter(tmp_path / "a.tar") as writer:
-            writer.add("k", [("txt", b"1")])
-            assert not (tmp_path / "a.tar").exists()
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fail_half_way()
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_tar_and_tarfile_read_every_shard(packed: Path) -> None:
