@@ -1,6 +1,5 @@
 """Shards: the sets of one job, read, checked and written as one tar. Jobs know nothing of each other."""
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +11,7 @@ from pipeline.images import BadImage, Picture, read_picture
 from pipeline.index import ShardInfo, row_type
 from pipeline.layouts import PARTS
 from pipeline.sets import Problem, SetFiles
-from pipeline.tar import TarWriter
+from pipeline.tar import Member, TarWriter
 
 
 class ShardJob(NamedTuple):
@@ -30,16 +29,15 @@ class Shard(NamedTuple):
 
     info: ShardInfo
     rows: NDArray[np.void]
-    sizes: NDArray[np.int64]  # [2, parts, 2]: smallest and largest (height, width)
+    sizes: NDArray[np.int64]  # [2, parts, 2]: smallest and largest (height, width); empty without sets
     left_out: Counter[str]
     problems: list[Problem]
 
 
 def write_shard(job: ShardJob) -> Shard:
     """Write one tar and its .idx. Sets with a bad picture are left out; if none is left, so is the shard."""
-    rows = np.zeros(len(job.sets), row_type(job.key_length))
-    sizes = np.zeros((len(job.sets), len(PARTS), 2), np.int64)
-    left_out, problems, written = Counter[str](), list[Problem](), 0
+    written, places, sizes = list[SetFiles](), list[Member](), list[tuple[int, int]]()
+    left_out, problems = Counter[str](), list[Problem]()
     with TarWriter(job.path) as writer:
         for files in job.sets:
             pictures, bad = read_set(job.source, files, job.verify)
@@ -47,22 +45,31 @@ def write_shard(job: ShardJob) -> Shard:
                 problems += bad
                 left_out[bad[0].kind] += 1
                 continue
-            note = json.dumps({"bg": files.bg, "fg": files.fg, "id": files.number}).encode()
-            images = [
+            note = b'{"bg": %d, "fg": %d, "id": %d}' % (files.bg, files.fg, files.number)
+            parts = [
                 (f"{part}.{picture.extension}", picture.content) for part, picture in zip(PARTS, pictures, strict=True)
             ]
-            members = writer.add(files.key, [*images, ("json", note)])
-            places = zip(*((member.offset, member.size, member.crc32) for member in members[: len(PARTS)]), strict=True)
-            rows[written] = (files.key.encode(), files.bg, files.fg, 0, *places)
-            sizes[written] = [picture.size for picture in pictures]
-            written += 1
+            places += writer.add(files.key, [*parts, ("json", note)])[: len(PARTS)]
+            sizes += [picture.size for picture in pictures]
+            written.append(files)
     if not written:
         job.path.unlink()
         job.path.with_suffix(".idx").unlink()
-    info = ShardInfo(job.path.name, written, writer.bytes, writer.sha256)
-    sizes = sizes[:written]
-    ranges = np.stack([sizes.min(axis=0), sizes.max(axis=0)]) if written else sizes
-    return Shard(info, rows[:written], ranges, left_out, problems)
+    info = ShardInfo(job.path.name, len(written), writer.bytes, writer.sha256)
+    size_of = np.array(sizes).reshape(-1, len(PARTS), 2)
+    ranges = np.stack([size_of.min(axis=0), size_of.max(axis=0)]) if written else size_of
+    return Shard(info, index_rows(written, places, job.key_length), ranges, left_out, problems)
+
+
+def index_rows(sets: list[SetFiles], places: list[Member], key_length: int) -> NDArray[np.void]:
+    """The rows of index.npy for the sets of one shard; `places` has one entry a part."""
+    rows = np.zeros(len(sets), row_type(key_length))
+    rows["key"] = [files.key.encode() for files in sets]
+    rows["bg"] = [files.bg for files in sets]
+    rows["fg"] = [files.fg for files in sets]
+    for name in ("offset", "size", "crc32"):
+        rows[name] = np.array([getattr(place, name) for place in places]).reshape(-1, len(PARTS))
+    return rows
 
 
 def read_set(source: str, files: SetFiles, verify: str) -> tuple[list[Picture], list[Problem]]:

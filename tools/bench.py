@@ -4,6 +4,7 @@ import functools
 import json
 import shlex
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -16,8 +17,9 @@ import click
 
 from pipeline.decode import DEVICES, torch_device
 from pipeline.errors import InputError
+from pipeline.index import Manifest
 from pipeline.layouts import SEED_DEPTH_RUN
-from pipeline.pack import PackOptions, pack
+from pipeline.pack import PackOptions
 from pipeline.sets import find_sets
 from tools.cli import Command, progress_bar
 from tools.measure import Pass, Reference, cpu_sec, first_shards, in_turn, machine, spread, timed_pass
@@ -108,13 +110,17 @@ def bench_packing(source: Path, rounds: int, workers: int) -> dict[str, Any]:
             return Pass(sets / wall_sec, (cpu_sec() - cpu_before) / sets * 1000)
 
     def with_pack(verify: str, folder: Path) -> int:
-        return pack(source, folder, PackOptions(workers=workers, verify=verify)).manifest.sets
+        # The command, start-up and all: its workers would import this program, were they started from here.
+        command = [sys.executable, "-m", "tools.pack", source, "--shards", folder, "--verify", verify]
+        subprocess.run([*command, "--workers", str(workers)], check=True, stdout=subprocess.DEVNULL)
+        return Manifest.load(folder).sets
 
     def with_shard_writer(folder: Path) -> int:
         sets = find_sets(source, SEED_DEPTH_RUN)
         pack_with_shard_writer(source, folder, sets)
         return len(sets)
 
+    find_sets(source, SEED_DEPTH_RUN)  # a wrong source ends here, in one line
     writers: dict[str, Callable[[Path], int]] = {
         "ours (verify header)": functools.partial(with_pack, "header"),
         "ours (verify decode)": functools.partial(with_pack, "decode"),
