@@ -5,10 +5,15 @@ ENV := .venv/.installed
 
 .PHONY: demo test check fix bench clean
 
-demo: $(ENV)  ## synthetic sets -> shards -> a trained network, with pictures
-	$(BIN)/fgbg-compose data/demo --synthetic --sets 4000 --seed 0
+demo: shards/demo/manifest.json  ## synthetic sets -> shards -> a trained network, with pictures
+	$(BIN)/fgbg-train --shards shards/demo --out runs/demo --epochs 6 --width 16 --batch-size 32 --lr 3e-3 \
+		$(if $(wildcard runs/demo/last.pt),--resume)
+
+data/demo: | $(ENV)
+	$(BIN)/fgbg-compose $@ --synthetic --sets 4000 --seed 0
+
+shards/demo/manifest.json: data/demo
 	$(BIN)/fgbg-pack data/demo --shards shards/demo
-	$(BIN)/fgbg-train --shards shards/demo --out runs/demo
 
 test check: $(ENV)  ## every check: style, types, tests
 	$(BIN)/ruff format --check .
@@ -20,9 +25,9 @@ fix: $(ENV)  ## format the code and mend what can be mended by itself
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(ENV)  ## loader throughput beside its peers
-	test -d shards/demo || ($(BIN)/fgbg-compose data/demo --synthetic --sets 4000 --seed 0 && $(BIN)/fgbg-pack data/demo --shards shards/demo)
+bench: shards/demo/manifest.json  ## loaders and packers beside their peers
 	$(BIN)/fgbg-bench --shards shards/demo
+	$(BIN)/fgbg-bench --packing data/demo
 
 clean:  ## remove what the commands above made, the environment too
 	rm -rf .venv data/demo shards/demo runs/demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -23,6 +23,11 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    folder = os.open(path.parent, os.O_RDONLY)  # the new name, too, must outlive a power failure
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def require_unused(folder: Path, *, hidden_files: bool = False) -> None:

@@ -111,7 +111,7 @@ def bench_packing(source: Path, rounds: int, workers: int) -> dict[str, Any]:
 
     def with_pack(verify: str, folder: Path) -> int:
         # The command, start-up and all: its workers would import this program, were they started from here.
-        command = [sys.executable, "-m", "tools.pack", source, "--shards", folder, "--verify", verify]
+        command = [sys.executable, "-m", "tools.pack", str(source), "--shards", str(folder), "--verify", verify]
         subprocess.run([*command, "--workers", str(workers)], check=True, stdout=subprocess.DEVNULL)
         return Manifest.load(folder).sets
 

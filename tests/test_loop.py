@@ -1,0 +1,278 @@
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+
+from pipeline.errors import InputError
+from pipeline.loader import Loader
+from pipeline.pack import PackOptions, pack
+from train.checkpoint import load
+from train.config import Config
+from train.loop import Interrupted, Trainer, choose_device
+from train.losses import Losses
+from train.metrics import difference, iou
+from train.validation import best_threshold
+
+TIMES = ("sets_per_sec", "stall_share")  # what differs between two runs that are the same
+STEPS = 8  # 2 epochs of 64 sets, 16 at a time
+
+
+class CrashError(Exception):
+    pass
+
+
+def configuration(shards: Path, out: Path, **changes: Any) -> Config:
+    values: dict[str, Any] = {
+        "epochs": 2, "batch_size": 16, "size": 32, "width": 4, "device": "cpu", "log_every": 3, "checkpoint_every": 3,
+    }  # fmt: skip
+    return Config(shards, out, **(values | changes))
+
+
+def fit(trainer: Trainer, after_step: Callable[[int], None] = lambda step: None) -> Trainer:
+    try:
+        trainer.fit(lambda status: after_step(trainer.step))
+    finally:
+        trainer.log.close()
+    return trainer
+
+
+def crash_at(step: int) -> Callable[[int], None]:
+    def after_step(now: int) -> None:
+        if now == step:
+            raise CrashError
+
+    return after_step
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    read = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in read]
+
+
+def assert_equal_runs(out: Path, expected: Path) -> None:
+    """Weights, moments, loader state and everything that was logged, to the bit."""
+    a, b = load(out / "last.pt"), load(expected / "last.pt")
+    assert a.state == b.state
+    assert all(torch.equal(a.network[name], b.network[name]) for name in b.network)
+    for number, moments in b.optimizer["state"].items():
+        assert all(torch.equal(a.optimizer["state"][number][name], moments[name]) for name in moments)
+
+
+@pytest.fixture(scope="module")
+def whole(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was never stopped."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    fit(Trainer(configuration(packed, out)))
+    return out
+
+
+@pytest.mark.parametrize("step", range(1, STEPS + 1))
+def test_a_run_that_crashes_at_any_step_and_resumes_ends_in_the_same_bits(
+    packed: Path, tmp_path: Path, whole: Path, step: int
+) -> None:
+    config = configuration(packed, tmp_path)
+    with pytest.raises(CrashError):
+        fit(Trainer(configuration(packed, tmp_path, checkpoint_every=1)), crash_at(step))
+    if step == 1:
+        assert load(tmp_path / "last.pt").state["step"] == 1
+    fit(Trainer(config, resume=True))
+    assert_equal_runs(tmp_path, whole)
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 6])
+def test_ctrl_c_keeps_the_run_and_resuming_ends_in_the_same_bits(
+    packed: Path, tmp_path: Path, whole: Path, step: int
+) -> None:
+    def press_ctrl_c(now: int) -> None:
+        if now == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    former = signal.getsignal(signal.SIGINT)
+    stopped = step if step == 4 else step + 1  # at the end of an epoch what is due is done first
+    with pytest.raises(Interrupted, match=rf"stopped after step {stopped} of 8; continue with: .* --resume") as stop:
+        fit(Trainer(configuration(packed, tmp_path)), press_ctrl_c)
+    assert signal.getsignal(signal.SIGINT) is former
+    assert str(tmp_path) in str(stop.value)
+    fit(Trainer(configuration(packed, tmp_path), resume=True))
+    assert_equal_runs(tmp_path, whole)
+
+
+def test_a_resumed_run_logs_every_step_once(packed: Path, tmp_path: Path, whole: Path) -> None:
+    with pytest.raises(CrashError):
+        fit(Trainer(configuration(packed, tmp_path, checkpoint_every=5, log_every=1)), crash_at(7))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "st')  # the write that the crash cut short
+    fit(Trainer(configuration(packed, tmp_path, log_every=1), resume=True))
+    trained = [line["step"] for line in lines(tmp_path) if line["kind"] == "train"]
+    assert trained == list(range(1, STEPS + 1))
+    assert [line for line in lines(tmp_path) if line["kind"] == "val"] == [
+        line for line in lines(whole) if line["kind"] == "val"
+    ]
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in board.Scalars("mask_loss/train")] == trained
+    assert [event.step for event in board.Scalars("mask_iou/val")] == [4, 8]
+
+
+def test_the_run_leaves_numbers_pictures_curves_and_checkpoints(whole: Path) -> None:
+    read = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["kind"], line["step"], line["epoch"]) for line in read] == [
+        ("train", 3, 1), ("train", 4, 1), ("val", 4, 1), ("train", 6, 2), ("train", 8, 2), ("val", 8, 2),
+    ]  # fmt: skip
+    for line in read:
+        assert line["loss"] == pytest.approx(2 * line["mask_loss"] + line["depth_loss"], rel=1e-5)
+        if line["kind"] == "train":
+            assert line["sets_seen"] == 16 * line["step"]
+            assert 0 <= line["stall_share"] <= 1
+            assert line["sets_per_sec"] > 0
+        else:
+            assert {"mask_iou", "depth_ssim", "depth_rmse", "baseline_iou"} <= line.keys()
+    for epoch in (1, 2):
+        picture = np.asarray(Image.open(whole / "pictures" / f"epoch_{epoch:04}.png"))
+        assert picture.shape[1] > 6 * 128
+        assert picture[:26].min() < 100  # titles
+    assert np.asarray(Image.open(whole / "curves.png")).shape[1] > 600
+    assert (whole / "best.pt").exists()
+    board = EventAccumulator(str(whole / "tensorboard")).Reload()
+    assert [event.step for event in board.Images("predictions")] == [4, 8]
+
+
+def test_logged_losses_are_means_over_the_sets_since_the_last_line(packed: Path, tmp_path: Path) -> None:
+    seen: list[tuple[Losses, int]] = []
+    trainer = Trainer(configuration(packed, tmp_path, epochs=1, batch_size=24, log_every=100))
+    add = trainer.meter.add
+
+    def remember(losses: Losses, sets: int, wait_sec: float) -> None:
+        seen.append((losses, sets))
+        add(losses, sets, wait_sec)
+
+    trainer.meter.add = remember  # type: ignore[method-assign]
+    fit(trainer)
+    assert [sets for _, sets in seen] == [24, 24, 16]
+    (line,) = [line for line in lines(tmp_path) if line["kind"] == "train"]
+    assert line["mask_loss"] == pytest.approx(sum(losses.mask.item() * sets for losses, sets in seen) / 64, rel=1e-5)
+    assert line["depth_loss"] == pytest.approx(sum(losses.depth.item() * sets for losses, sets in seen) / 64, rel=1e-5)
+
+
+def test_the_trainings_loader_starts_at_its_first_batch(packed: Path, tmp_path: Path) -> None:
+    trainer = Trainer(configuration(packed, tmp_path))
+    trainer.log.close()
+    fresh = Loader(packed, "train", 16, 32, "cpu", 0)
+    assert trainer.loader.state_dict() == fresh.state_dict()
+    assert torch.equal(next(iter(trainer.loader)).index, next(iter(fresh)).index)
+
+
+def test_the_baselines_threshold_is_the_best_of_the_grid(packed: Path) -> None:
+    grid = range(0, 200, 20)
+    means = []
+    for threshold in grid:
+        scores = [iou(difference(b.bg, b.fg_bg) > threshold, b.mask) for b in Loader(packed, "train", 16, 32)]
+        means.append(torch.cat(scores).mean().item())
+    assert best_threshold(Loader(packed, "train", 16, 32), grid) == grid[means.index(max(means))]
+
+
+def test_too_few_sets_for_validation_train_without(s15: Path, tmp_path: Path) -> None:
+    pack(s15, tmp_path / "shards", PackOptions(workers=1))
+    said: list[str] = []
+    config = configuration(tmp_path / "shards", tmp_path / "run", epochs=1)
+    trainer = fit(Trainer(config, say=said.append))
+    assert any(line.startswith("training without validation: no set of") for line in said)
+    assert not any(line["kind"] == "val" for line in lines(tmp_path / "run"))
+    assert (tmp_path / "run" / "pictures" / "epoch_0001.png").exists()
+    assert (tmp_path / "run" / "last.pt").exists()
+    assert "validation" not in "\n".join(trainer.summary())
+
+
+def test_a_folder_in_use_is_refused_untouched(packed: Path, tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(InputError, match=r"not empty; --resume"):
+        Trainer(configuration(packed, tmp_path))
+    assert [p.name for p in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_resuming_nothing_is_refused(packed: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such checkpoint"):
+        Trainer(configuration(packed, tmp_path / "run"), resume=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_resumed_run_takes_its_settings_from_the_checkpoint(packed: Path, whole: Path) -> None:
+    trainer = Trainer(Config(packed, whole, epochs=99, width=64, device="cpu"), resume=True)
+    trainer.log.close()
+    assert trainer.config == configuration(packed, whole, log_every=20, checkpoint_every=1000)
+
+
+@pytest.mark.parametrize(("name", "value"), [("width", 8), ("lr", 0.5), ("epochs", 3), ("seed", 1), ("batch_size", 8)])
+def test_other_settings_are_refused_with_both_values(packed: Path, whole: Path, name: str, value: float) -> None:
+    config = configuration(packed, whole, **{name: value})
+    flag, saved = name.replace("_", "-"), getattr(configuration(packed, whole), name)
+    with pytest.raises(InputError, match=rf"--{flag} {value}: the run in .* has --{flag} {saved};"):
+        Trainer(config, resume=True, given={name})
+
+
+def test_another_data_set_is_refused_with_both_hashes(packed: Path, source: Path, whole: Path, tmp_path: Path) -> None:
+    pack(source, tmp_path / "shards", PackOptions(sets_per_shard=16, workers=1, seed=1))
+    hashes = [Loader(shards, "train", 16, 32).manifest.sha256 for shards in (packed, tmp_path / "shards")]
+    with pytest.raises(InputError, match=rf"the data set is {hashes[0]}, but here it is {hashes[1]}"):
+        Trainer(configuration(tmp_path / "shards", whole), resume=True)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint(packed: Path, tmp_path: Path) -> None:
+    trainer = Trainer(configuration(packed, tmp_path, checkpoint_every=1))
+
+    def spoil(step: int) -> None:
+        if step == 2:
+            next(trainer.network.parameters()).data.fill_(float("nan"))
+
+    with pytest.raises(InputError, match=r"the loss is nan at step 3; .*last\.pt is from before"):
+        fit(trainer, spoil)
+    assert load(tmp_path / "last.pt").state["step"] == 2
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_no_step_waits_for_the_device(packed: Path, tmp_path: Path) -> None:
+    trainer = Trainer(configuration(packed, tmp_path, device="gpu"))
+    batch = next(iter(trainer.loader))
+    trainer._step(batch)  # the first allocates
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer.meter.add(trainer._step(batch), len(batch.bg), 0.0)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    trainer.log.close()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_without_a_gpu_auto_says_so_and_gpu_is_refused(packed: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    Trainer(configuration(packed, tmp_path / "run", device="auto"), say=said.append).log.close()
+    assert said == ["no GPU found: training on the CPU"]
+    with pytest.raises(InputError, match="--device gpu: no NVIDIA GPU"):
+        choose_device("gpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "--epochs 0: expected 1 or more"),
+        ({"batch_size": 0}, "--batch-size 0: expected 1"),
+        ({"size": 100}, "--size 100: expected a multiple of 16"),
+        ({"size": 16}, "--size 16: .* at least 32"),
+        ({"lr": 0.0}, "--lr 0.0: expected a number above 0"),
+        ({"lr": float("nan")}, "--lr nan"),
+        ({"weight_decay": -1.0}, "--weight-decay -1.0: expected 0 or more"),
+        ({"warmup": 1.0}, "--warmup 1.0"),
+        ({"seed": -1}, "--seed -1"),
+        ({"device": "tpu"}, "--device tpu: expected one of auto, gpu, cpu"),
+    ],
+)
+def test_settings_out_of_range_are_named_by_their_flag(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        configuration(Path("shards"), Path("run"), **changes)

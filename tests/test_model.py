@@ -1,0 +1,103 @@
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from train.losses import Criterion
+from train.model import UNet, planes
+from train.optimizer import adamw, learning_rate
+
+
+def pictures(sets: int, height: int = 32, width: int = 32, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (sets, 1, height, width), generator=generator, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (48, 32), (16, 64)])
+def test_both_heads_answer_at_the_size_of_the_input(height: int, width: int) -> None:
+    network = UNet(4).eval()
+    mask_logits, depth = network(pictures(3, height, width), pictures(3, height, width, seed=1))
+    assert mask_logits.shape == depth.shape == (3, 1, height, width)
+    assert mask_logits.dtype == depth.dtype == torch.float32
+    assert 0 <= depth.min() <= depth.max() <= 1
+
+
+def test_other_sizes_are_refused_with_both_numbers() -> None:
+    with pytest.raises(ValueError, match=r"40 x 32 pixels.*multiples of 16"):
+        UNet(4)(pictures(1, 40, 32), pictures(1, 40, 32))
+
+
+def test_the_gradient_reaches_every_parameter() -> None:
+    torch.manual_seed(0)
+    network = UNet(4)
+    prediction = network(pictures(4), pictures(4, seed=1))
+    Criterion()(prediction, pictures(4, seed=2), pictures(4, seed=3)).total.backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_every_pixel_of_both_inputs_counts_for_both_heads() -> None:
+    torch.manual_seed(0)
+    network = UNet(8).eval()
+    bg, fg_bg = pictures(1), pictures(1, seed=1)
+    before = network(bg, fg_bg)
+    for y, x in ((0, 0), (31, 31), (13, 20)):
+        for changed in (0, 1):
+            inputs = [bg.clone(), fg_bg.clone()]
+            inputs[changed][0, 0, y, x] ^= 128
+            after = network(*inputs)
+            for head in (0, 1):
+                assert (after[head] - before[head])[0, 0, y, x].abs() > 0
+
+
+def test_a_small_network_learns_one_batch_by_heart() -> None:
+    torch.manual_seed(0)
+    network, criterion = UNet(4), Criterion()
+    bg, fg_bg = pictures(2), pictures(2)
+    mask, depth = torch.zeros_like(bg), torch.zeros_like(bg)
+    fg_bg[:, :, 8:20, 6:26] = pictures(2, 12, 20, seed=1)
+    mask[:, :, 8:20, 6:26] = 255
+    depth[:] = torch.linspace(0, 255, 32).byte()[:, None]
+    optimizer = adamw(network, lr=0.01, weight_decay=0.0)
+    for _ in range(60):
+        losses = criterion(network(bg, fg_bg), mask, depth)
+        losses.total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses.mask < 0.005
+    assert losses.depth < 0.02
+
+
+def test_a_faint_difference_reaches_the_network_louder_than_noise_of_one_gray() -> None:
+    bg = torch.full((1, 1, 2, 2), 100, dtype=torch.uint8)
+    noise, faint, strong = (planes(bg, bg + change)[0, 2, 0, 0].item() for change in (1, 8, 100))
+    assert 0 < noise < 0.15 < 0.8 < faint < strong <= 2
+    assert torch.equal(planes(bg, bg)[:, 2:], torch.zeros(1, 1, 2, 2))
+    assert planes(pictures(2), pictures(2, seed=1)).abs().max() <= 2
+
+
+def test_width_sets_the_size() -> None:
+    sizes = [sum(p.numel() for p in UNet(width).parameters()) for width in (4, 8, 16)]
+    assert 3 < sizes[1] / sizes[0] < 4.2
+    assert 3 < sizes[2] / sizes[1] < 4.2
+
+
+def test_norms_and_biases_do_not_decay() -> None:
+    network = UNet(4)
+    decayed, free = adamw(network, lr=1.0, weight_decay=0.1).param_groups
+    assert decayed["weight_decay"] == 0.1
+    assert free["weight_decay"] == 0
+    assert {id(p) for p in decayed["params"]} == {id(p) for n, p in network.named_parameters() if p.ndim == 4}
+    assert len(decayed["params"]) + len(free["params"]) == len(list(network.parameters()))
+
+
+def test_the_learning_rate_rises_then_falls_to_nothing() -> None:
+    rates = [learning_rate(step, 100, highest=2.0, warmup=0.1) for step in range(101)]
+    assert all(0 < a < b for a, b in pairwise(rates[:11]))
+    assert all(a > b for a, b in pairwise(rates[10:]))
+    assert max(rates) == rates[10] == 2.0
+    assert rates[55] == pytest.approx(1.0)
+    assert rates[100] == 0
+    assert learning_rate(0, 1, highest=2.0, warmup=0.0) == 2.0

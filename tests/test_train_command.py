@@ -1,0 +1,117 @@
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+import train.loop
+from tools.train import main
+from train.log import read_lines
+
+SMALL = ["--epochs", "1", "--batch-size", "16", "--size", "32", "--width", "4", "--device", "cpu"]
+
+
+def run(shards: Path, out: Path, *flags: str) -> Result:
+    return CliRunner().invoke(main, ["--shards", str(shards), "--out", str(out), *flags])
+
+
+def one_line_error(result: Result) -> str:
+    assert result.exit_code == 1, result.output
+    assert result.output.count("\n") == 1
+    assert result.output.startswith("Error: ")
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def finished(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run's folder and what it printed."""
+    out = tmp_path_factory.mktemp("command") / "run"
+    result = run(packed, out, *SMALL)
+    assert result.exit_code == 0, result.output
+    return out, result.output
+
+
+def test_a_run_ends_in_a_summary_of_numbers_and_places(finished: tuple[Path, str]) -> None:
+    out, printed = finished
+    scores = [line for line in read_lines(out / "metrics.jsonl") if line["kind"] == "val"][-1]
+    assert f"mask IoU {scores['mask_iou']:.3f}, depth SSIM {scores['depth_ssim']:.3f}" in printed
+    assert f"mask IoU {scores['baseline_iou']:.3f}" in printed
+    assert "baseline |fg_bg - bg| > " in printed
+    summary = printed[printed.index("trained 1 epochs, 4 steps, 64 sets") :]
+    for place in ("pictures", "curves.png", "metrics.jsonl", "last.pt", "best.pt"):
+        assert str(out / place) in summary
+        assert (out / place).exists()
+
+
+def test_in_a_pipe_there_is_no_progress_bar(finished: tuple[Path, str]) -> None:
+    assert "\r" not in finished[1]
+    assert "%" not in finished[1]
+
+
+def test_a_finished_run_resumes_to_its_summary(packed: Path, finished: tuple[Path, str]) -> None:
+    out, printed = finished
+    before = (out / "last.pt").read_bytes()
+    result = run(packed, out, "--resume")
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines()[-5:] == printed.splitlines()[-5:]
+    assert (out / "last.pt").read_bytes() == before
+
+
+def test_a_second_run_in_the_same_folder_is_refused(packed: Path, finished: tuple[Path, str]) -> None:
+    assert "not empty; --resume continues" in one_line_error(run(packed, finished[0], *SMALL))
+
+
+def test_another_width_is_refused_with_both(packed: Path, finished: tuple[Path, str]) -> None:
+    message = one_line_error(run(packed, finished[0], "--resume", "--width", "8", "--device", "cpu"))
+    assert "--width 8: the run in" in message
+    assert "has --width 4" in message
+
+
+def test_resuming_without_a_checkpoint_is_refused(packed: Path, tmp_path: Path) -> None:
+    assert "last.pt: no such checkpoint" in one_line_error(run(packed, tmp_path / "run", "--resume"))
+
+
+def test_a_checkpoint_cut_short_is_named(packed: Path, finished: tuple[Path, str], tmp_path: Path) -> None:
+    whole = (finished[0] / "last.pt").read_bytes()
+    (tmp_path / "last.pt").write_bytes(whole[: len(whole) // 2])
+    assert f"{tmp_path / 'last.pt'}: not a whole checkpoint" in one_line_error(run(packed, tmp_path, "--resume"))
+
+
+def test_missing_shards_are_one_line_and_leave_nothing(tmp_path: Path) -> None:
+    one_line_error(run(tmp_path / "nothing", tmp_path / "run", *SMALL))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_gpu_that_is_not_there_is_one_line_and_leaves_nothing(packed: Path, tmp_path: Path) -> None:
+    assert "no NVIDIA GPU" in one_line_error(run(packed, tmp_path / "run", "--device", "gpu"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_size_that_the_network_cannot_take_is_one_line(packed: Path, tmp_path: Path) -> None:
+    assert "--size 100: expected a multiple of 16" in one_line_error(run(packed, tmp_path / "run", "--size", "100"))
+
+
+def test_ctrl_c_prints_how_to_continue_and_exits_130(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train.loop.Interruption, "__enter__", pressed)
+    result = run(packed, tmp_path / "run", *SMALL)
+    assert result.exit_code == 130
+    assert "stopped after step 1 of 4; continue with: fgbg-train --shards" in result.output
+    assert "Traceback" not in result.output
+    monkeypatch.undo()
+    result = run(packed, tmp_path / "run", "--resume")
+    assert result.exit_code == 0, result.output
+    assert "trained 1 epochs, 4 steps, 64 sets" in result.output
+
+
+def pressed(interruption: train.loop.Interruption) -> train.loop.Interruption:
+    interruption.requested = True
+    return interruption
+
+
+def test_help_names_the_defaults() -> None:
+    result = CliRunner().invoke(main, ["--help"])
+    assert result.exit_code == 0
+    assert "[default: 128]" in result.output

@@ -1,0 +1,92 @@
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from pipeline.errors import InputError
+
+DEVICES = ("auto", "gpu", "cpu")
+MAY_CHANGE = (
+    "shards",
+    "out",
+    "device",
+    "log_every",
+    "checkpoint_every",
+    "max_bad_share",
+)  # what a resumed run is free to set anew
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides what a training run does."""
+
+    shards: Path
+    """Folder of packed shards."""
+    out: Path
+    """Folder of the run: checkpoints, logs, pictures."""
+    epochs: int = 10
+    """How often every training set is seen."""
+    batch_size: int = 64
+    """Sets a step, over all devices."""
+    size: int = 128
+    """Height and width in pixels at which sets are trained; a multiple of 16, at least 32."""
+    lr: float = 2e-3
+    """Highest learning rate, reached after the warm-up."""
+    weight_decay: float = 0.01
+    """AdamW's decay of convolution weights; norms and biases have none."""
+    warmup: float = 0.05
+    """Share of all steps in which the learning rate rises from 0."""
+    width: int = 32
+    """Channels of the network at half resolution; sets its size: 16 is 0.6 M parameters, 32 is 2.4 M, 64 is 9.6 M."""
+    device: str = "auto"
+    """gpu, cpu, or auto: the GPU where there is one."""
+    seed: int = 0
+    """Decides the network's first weights and the order of the sets."""
+    log_every: int = 20
+    """Steps between two lines of metrics; each waits for the device once."""
+    checkpoint_every: int = 1000
+    """Steps between two checkpoints within an epoch."""
+    max_bad_share: float = 0.01
+    """Share of the training sets that may be left out as damaged before the run stops."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "width", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{flag(name)} {getattr(self, name)}: expected 1 or more")
+        if self.size < 32 or self.size % 16:
+            raise InputError(f"--size {self.size}: expected a multiple of 16 of at least 32, such as 128")
+        if not 0 < self.lr < float("inf"):
+            raise InputError(f"--lr {self.lr}: expected a number above 0, such as 0.002")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise InputError(f"--weight-decay {self.weight_decay}: expected 0 or more, such as 0.01")
+        if not 0 <= self.warmup < 1:
+            raise InputError(f"--warmup {self.warmup}: expected a share of all steps from 0 to below 1")
+        if not 0 <= self.max_bad_share <= 1:
+            raise InputError(f"--max-bad-share {self.max_bad_share}: expected a share of the sets from 0 to 1")
+        if self.seed < 0:
+            raise InputError(f"--seed {self.seed}: expected 0 or more")
+        if self.device not in DEVICES:
+            raise InputError(f"--device {self.device}: expected one of {', '.join(DEVICES)}")
+
+    def settings(self) -> dict[str, int | float]:
+        """What decides the course of the run, by name: plain numbers, kept in its checkpoints."""
+        return {name: value for name, value in asdict(self).items() if name not in MAY_CHANGE}
+
+    def resumed(self, saved: Mapping[str, int | float], given: Collection[str]) -> "Config":
+        """The configuration of a run begun with the settings `saved`, continued with ours.
+
+        Settings that the user did not give (`given` holds the names that he did) are taken from `saved`.
+        Raises `InputError` where one that he gave is another: the run would not be the one that was begun.
+        """
+        ours = self.settings()
+        for name, value in saved.items():
+            if name in given and name in ours and ours[name] != value:
+                raise InputError(
+                    f"{flag(name)} {ours[name]}: the run in {self.out} has {flag(name)} {value}; "
+                    f"leave it out to continue that run, or start another with another --out"
+                )
+        return replace(self, **{name: value for name, value in saved.items() if name in ours})  # type: ignore[arg-type]
+
+
+def flag(name: str) -> str:
+    """The command-line flag of a field."""
+    return "--" + name.replace("_", "-")

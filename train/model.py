@@ -1,0 +1,112 @@
+"""A U-Net with two heads: (background, overlay) -> (mask logits, depth).
+
+Letters in shapes: N sets, C channels, H and W pixels; h = H/2 and w = W/2 is where the network's widest level works.
+"""
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+STRIDE = 16  # the deepest level sees one position per 16 x 16 pixels: the stem halves, then three levels halve
+
+
+class Prediction(NamedTuple):
+    """What the network says about a batch; both float32 [N,1,H,W]."""
+
+    mask_logits: Tensor  # the mask before the sigmoid; above 0 is foreground
+    depth: Tensor  # in 0..1, near is bright
+
+
+def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """3 x 3 convolution, batch norm, ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+    )
+
+
+class Block(nn.Module):
+    """A residual block: two 3 x 3 convolutions around which the input passes unchanged."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = convolution(channels, channels)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N,C,h,w] -> [N,C,h,w]."""
+        return F.relu(x + self.norm(self.second(self.first(x))))
+
+
+class Up(nn.Module):
+    """One step back up: project the coarse features, double them, add the finer ones of the way down."""
+
+    def __init__(self, coarse: int, fine: int) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(coarse, fine, 1)
+        self.block = Block(fine)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """[N,coarse,h,w] and [N,fine,2h,2w] -> [N,fine,2h,2w]."""
+        return self.block(F.interpolate(self.project(x), scale_factor=2.0, mode="nearest") + skip)  # type: ignore[no-any-return]
+
+
+class Head(nn.Module):
+    """Features at half resolution -> one plane at full resolution.
+
+    It sees the input again, four pixels a position, so that the outline is drawn from the pixels themselves.
+    Its hidden layer must not go silent: with batch norm and ReLU it did so inside the foreground, which is 3 % of the
+    pixels, and the mask stayed at one half there for thousands of sets (IoU 0.00 where this form had 0.85).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.mix = nn.Sequential(nn.Conv2d(channels + 12, channels, 3, padding=1), nn.LeakyReLU(0.1))
+        self.draw = nn.Conv2d(channels, 4, 3, padding=1)
+
+    def forward(self, features: Tensor, pixels: Tensor) -> Tensor:
+        """[N,C,h,w] and [N,12,h,w] -> float32 [N,1,H,W]."""
+        quarters = self.draw(self.mix(torch.cat([features, pixels], dim=1)))
+        return F.pixel_shuffle(quarters, 2).float()
+
+
+def planes(bg: Tensor, fg_bg: Tensor) -> Tensor:
+    """Two uint8 [N,1,H,W] pictures -> the network's input, float32 [N,3,H,W]: both, and their difference, in -2..2.
+
+    The difference is stretched, so that a change of a few grays weighs as much as the street's own contrast.
+    After 3,700 sets: IoU 0.86 and SSIM 0.86, where differences in -1..1 gave 0.85 and 0.83.
+    """
+    bg, fg_bg = bg.float() / 255, fg_bg.float() / 255
+    return torch.cat([4 * bg - 2, 4 * fg_bg - 2, 2 * torch.tanh(16 * (fg_bg - bg))], dim=1)
+
+
+class UNet(nn.Module):
+    """The network; `width` is its number of channels at half resolution and sets its size."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(convolution(12, width), Block(width))
+        channels = [width, 2 * width, 4 * width, 8 * width]
+        self.down = nn.ModuleList(
+            nn.Sequential(convolution(fine, coarse, stride=2), Block(coarse)) for fine, coarse in pairwise(channels)
+        )
+        self.up = nn.ModuleList(Up(coarse, fine) for fine, coarse in reversed(list(pairwise(channels))))
+        self.mask_head = Head(width)
+        self.depth_head = Head(width)
+
+    def forward(self, bg: Tensor, fg_bg: Tensor) -> Prediction:
+        """Two uint8 [N,1,H,W] pictures -> mask logits and depth, float32 [N,1,H,W]. H and W are multiples of 16."""
+        height, width = bg.shape[-2:]
+        if height % STRIDE or width % STRIDE:
+            raise ValueError(f"a picture of {height} x {width} pixels: both must be multiples of {STRIDE}")
+        pixels = F.pixel_unshuffle(planes(bg, fg_bg), 2)  # [N,12,h,w]
+        features = [self.stem(pixels)]
+        for down in self.down:
+            features.append(down(features[-1]))
+        x = features.pop()
+        for up in self.up:
+            x = up(x, features.pop())
+        return Prediction(self.mask_head(x, pixels), torch.sigmoid(self.depth_head(x, pixels)))
