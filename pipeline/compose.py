@@ -10,7 +10,6 @@ import functools
 import io
 import math
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from pipeline.files import whole_folder
 from pipeline.synthetic.car import Car, draw_car
 from pipeline.synthetic.scene import SIZE_PX
 from pipeline.synthetic.street import Street, render_street
-from pipeline.workers import map_in_order
+from pipeline.workers import Workers
 
 U8 = NDArray[np.uint8]
 NEAR_M = 3.0  # what is this near or nearer is white
@@ -203,12 +202,11 @@ def write_sets(out: Path, recipe: Recipe, workers: int, progress: Callable[[int]
     `progress` is called with the number of sets newly made. Raises `InputError` if `out` is neither new nor an empty
     folder, `OSError` if it cannot be written.
     """
-    with whole_folder(out) as folder:
+    with whole_folder(out) as folder, Workers(workers) as pool:
         for name in ("bg", "fg", "fg_bg", "fg_bg_mask"):
             (folder / name).mkdir()
         written = 0
-        with closing(map_in_order(_run, _jobs(recipe, folder), workers)) as results:
-            for size, made in results:
-                written += size
-                progress(made)
+        for size, made in pool.map(_run, _jobs(recipe, folder)):
+            written += size
+            progress(made)
     return written

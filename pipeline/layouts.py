@@ -5,6 +5,7 @@ with itself. `*` is any run of characters within one path component. The extensi
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,31 +20,18 @@ class Template:
     text: str
     extension: str = PICTURE
 
-    @cached_property
-    def _pattern(self) -> tuple[re.Pattern[str], list[str]]:
-        fields: list[str] = []
-        pattern = ""
-        for piece in re.split(r"(\{\w+\}|\*)", self.text):
-            if piece == "*":
-                pattern += r"[^/]*?"
-            elif piece.startswith("{"):
-                fields.append(piece[1:-1])
-                pattern += r"(\d{1,9})"
-            else:
-                pattern += re.escape(piece)
-        return re.compile(pattern + self.extension, re.IGNORECASE), fields
+    @property
+    def fields(self) -> list[str]:
+        """The names of the fields, in the order in which they stand."""
+        return re.findall(r"\{(\w+)\}", self.text)
 
-    def match(self, path: str) -> dict[str, int] | None:
-        """The fields of a matching path, None for another path; raise ValueError if a field contradicts itself."""
-        pattern, names = self._pattern
-        found = pattern.fullmatch(path)
-        if found is None:
-            return None
-        fields: dict[str, int] = {}
-        for name, digits in zip(names, found.groups(), strict=True):
-            if fields.setdefault(name, int(digits)) != int(digits):
-                raise ValueError(f"{name} is both {fields[name]} and {int(digits)}")
-        return fields
+    @property
+    def pattern(self) -> str:
+        """A regular expression with one group a field."""
+        literal = re.split(r"(\{\w+\}|\*)", self.text)
+        wild = {"*": r"[^/]*?"}
+        pieces = (r"(\d{1,9})" if piece[:1] == "{" else wild.get(piece, re.escape(piece)) for piece in literal)
+        return f"{''.join(pieces)}(?i:{self.extension})"
 
 
 @dataclass(frozen=True)
@@ -54,17 +42,33 @@ class Layout:
     parts: dict[str, Template]
     not_packed: tuple[Template, ...] = ()
 
+    @cached_property
+    def _matcher(self) -> tuple[Callable[[str], re.Match[str] | None], dict[int | None, tuple[str, list[str], slice]]]:
+        """One expression for all templates, and which of them it was by the number of its last group."""
+        groups, templates = 0, dict[int | None, tuple[str, list[str], slice]]()
+        for part, template in (*self.parts.items(), *(("", template) for template in self.not_packed)):
+            first, groups = groups, groups + len(template.fields)
+            templates[groups if template.fields else None] = part, template.fields, slice(first, groups)
+        everything = (*self.parts.values(), *self.not_packed)
+        return re.compile("|".join(template.pattern for template in everything)).fullmatch, templates
+
     def match(self, path: str) -> tuple[str, dict[str, int]] | None:
         """Return (part, fields) for a path below the source; the part is "" for a known file that is not packed.
 
-        None: not in this layout. Raises ValueError if the path contradicts itself.
+        None: not in this layout. Raises ValueError if a field that stands twice contradicts itself.
         """
-        for part, template in self.parts.items():
-            if (fields := template.match(path)) is not None:
-                return part, fields
-        if any(template.match(path) is not None for template in self.not_packed):
-            return "", {}
-        return None
+        fullmatch, templates = self._matcher
+        found = fullmatch(path)
+        if found is None:
+            return None
+        part, names, groups = templates[found.lastindex]
+        numbers = list(map(int, found.groups()[groups]))
+        fields = dict(zip(names, numbers, strict=True))
+        if len(fields) < len(names):
+            for name, number in zip(names, numbers, strict=True):
+                if fields[name] != number:
+                    raise ValueError(f"{name} is both {number} and {fields[name]}")
+        return part, fields
 
 
 # The original S15 work, as its depth run left it on disk. Longest names first: `fg_bg` would match `_disp` otherwise.

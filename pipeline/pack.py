@@ -10,7 +10,6 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -29,7 +28,7 @@ from pipeline.preview import write_preview
 from pipeline.sets import Problem, Sets, find_sets
 from pipeline.shards import Shard, ShardJob, write_shard
 from pipeline.tar import TarWriter
-from pipeline.workers import map_in_order
+from pipeline.workers import Workers
 
 DEPTH_SAMPLE = 16
 
@@ -83,8 +82,8 @@ def pack(source: Path, shards: Path, options: PackOptions, progress: Progress | 
     Raises `InputError` for a source without sets and for a target in use; whatever stops it, it leaves nothing behind.
     """
     start, progress = time.monotonic(), progress or Progress()
-    sets = find_sets(source, SEED_DEPTH_RUN, progress.files_found)
-    with filled_folder(shards):
+    with filled_folder(shards), Workers(options.workers) as workers:
+        sets = find_sets(source, SEED_DEPTH_RUN, progress.files_found)
         bank = _write_backgrounds(source, shards, sets)
         _require(len(sets), source, sets)
         encoding = options.depth_encoding
@@ -92,15 +91,13 @@ def pack(source: Path, shards: Path, options: PackOptions, progress: Progress | 
             encoding = recognise_encoding(_sample_depth(source, sets))
         progress.sets_found(len(sets))
         done: list[Shard] = []
-        jobs = _jobs(source, shards, sets, options)
-        with closing(map_in_order(write_shard, jobs, options.workers)) as results:
-            for result in results:
-                progress.sets_packed(len(result.rows) + result.left_out.total())
-                sets.problems += result.problems
-                sets.left_out += result.left_out
-                if len(result.rows):
-                    result.rows["shard"] = len(done)
-                    done.append(result)
+        for result in workers.map(write_shard, _jobs(source, shards, sets, options)):
+            progress.sets_packed(len(result.rows) + result.left_out.total())
+            sets.problems += result.problems
+            sets.left_out += result.left_out
+            if len(result.rows):
+                result.rows["shard"] = len(done)
+                done.append(result)
         _require(len(done), source, sets)
         rows = np.concatenate([result.rows for result in done])
         manifest = Manifest(

@@ -12,9 +12,9 @@ from pipeline.files import atomic_file
 BLOCK = 512
 ZEROS = bytes(2 * BLOCK)  # padding, and the end of an archive
 
-OWNER, TIME = b"0000000\0" * 2, b"00000000000\0"
+MODE, TIME = b"0000644\0" + b"0000000\0" * 2, b"\0" + b"00000000000\0"  # with the owner, after the length's end
 REST = (b"0".ljust(101, b"\0") + b"ustar\x0000").ljust(BLOCK - 156, b"\0")
-SUM_OF_THE_REST = sum(b" " * 8 + REST)  # the checksum counts its own field as blanks
+SUM_OF_THE_REST = sum(MODE + TIME + b" " * 8 + REST)  # the checksum counts its own field as blanks
 
 
 class Member(NamedTuple):
@@ -34,9 +34,9 @@ def tar_header(name: str, size: int) -> bytes:
     encoded = name.encode()
     if len(encoded) > 100:
         raise InputError(f"name too long for a tar member ({len(encoded)} bytes, at most 100): {name}")
-    header = encoded.ljust(100, b"\0") + b"0000644\0" + OWNER + b"%011o\0" % size + TIME
-    checksum = sum(header) + SUM_OF_THE_REST
-    return header + b"%06o\0 " % checksum + REST
+    length = b"%011o" % size
+    checksum = sum(encoded) + sum(length) + SUM_OF_THE_REST
+    return b"".join((encoded.ljust(100, b"\0"), MODE, length, TIME, b"%06o\0 " % checksum, REST))
 
 
 class TarWriter:
@@ -55,19 +55,17 @@ class TarWriter:
 
     def add(self, key: str, parts: list[tuple[str, bytes]]) -> list[Member]:
         """Append one set: (extension, bytes) of each part; return where each of them lies."""
-        members, chunks, offset = list[Member](), list[bytes](), self.bytes
+        members, chunks, entries, end = list[Member](), list[bytes](), list[str](), self.bytes
         for extension, content in parts:
-            name = f"{key}.{extension}"
-            padding = -len(content) % BLOCK
-            chunks += (tar_header(name, len(content)), content, ZEROS[:padding])
-            members.append(Member(name, offset + BLOCK, len(content), zlib.crc32(content)))
-            offset += BLOCK + len(content) + padding
+            name, offset, size = f"{key}.{extension}", end + BLOCK, len(content)
+            padding = -size % BLOCK
+            chunks += (tar_header(name, size), content, ZEROS[:padding])
+            members.append(Member(name, offset, size, zlib.crc32(content)))
+            entries.append(f"{extension} {offset} {size} {name}")
+            end = offset + size + padding
         self._append(b"".join(chunks))
         if self._index is not None:
-            entries = zip(parts, members, strict=True)
-            self._index.append(
-                " ".join(f"{part[0]} {member.offset} {member.size} {member.name}" for part, member in entries)
-            )
+            self._index.append(" ".join(entries))
         return members
 
     def _append(self, record: bytes) -> None:

@@ -2,10 +2,11 @@
 
 import signal
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
+from types import TracebackType
 from typing import TypeVar
 
 from pipeline.errors import InputError
@@ -14,37 +15,51 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
-def map_in_order(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int) -> Generator[Result, None, None]:
-    """Yield `function(job)` for each job, computed in `workers` processes (in this one if that is 1).
+class Workers:
+    """A number of processes to work in, started at once; with one, the work is done in this process.
 
-    Jobs are taken a few ahead of the results. Closing the generator drops jobs not begun and waits for the others, so
-    that nothing is written afterwards; close it (`contextlib.closing`) before cleaning up. Raises what `function`
-    raises, and `InputError` if a worker is killed.
+    Leaving the context drops the jobs not begun and waits for the others, so that nothing is written afterwards.
     """
-    if workers == 1:
-        yield from map(function, jobs)
-        return
-    # Fresh interpreters: a fork would copy the locks of whatever threads the caller has.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"))
-    running: deque[Future[Result]] = deque()
-    try:
-        for job in jobs:
-            running.append(_submit(pool, function, job))
-            if len(running) > 2 * workers:
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __enter__(self) -> "Workers":
+        # Fresh interpreters: a fork would copy the locks of whatever threads the caller has.
+        self._pool = ProcessPoolExecutor(self._count, get_context("spawn"))
+        for _ in range(self._count if self._count > 1 else 0):
+            self._submit(int, 0)  # they start while the caller prepares its jobs
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def map(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
+        """Yield `function(job)` for each job, in their order; jobs are taken a few ahead of the results.
+
+        Raises what `function` raises, and `InputError` if a process is killed.
+        """
+        if self._count == 1:
+            yield from map(function, jobs)
+            return
+        running: deque[Future[Result]] = deque()
+        try:
+            for job in jobs:
+                running.append(self._submit(function, job))
+                if len(running) > 2 * self._count:
+                    yield running.popleft().result()
+            while running:
                 yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
-    except BrokenProcessPool as error:
-        raise InputError("a worker process was killed; is memory short? try fewer --workers") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+        except BrokenProcessPool as error:
+            raise InputError("a worker process was killed; is memory short? try fewer --workers") from error
 
-
-def _submit(pool: ProcessPoolExecutor, function: Callable[[Job], Result], job: Job) -> "Future[Result]":
-    # A terminal sends Ctrl-C to every process. It is ours to handle, so workers are born with it blocked, as they are
-    # when jobs are submitted.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        return pool.submit(function, job)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    def _submit(self, function: Callable[[Job], Result], job: Job) -> "Future[Result]":
+        # A terminal sends Ctrl-C to every process. It is ours to handle, so workers are born with it blocked, as they
+        # are when jobs are submitted.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return self._pool.submit(function, job)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)

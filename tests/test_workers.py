@@ -1,9 +1,10 @@
+import os
 from collections.abc import Iterator
-from contextlib import closing
 
 import pytest
 
-from pipeline.workers import map_in_order
+from pipeline.errors import InputError
+from pipeline.workers import Workers
 
 
 def square(number: int) -> int:
@@ -14,11 +15,12 @@ def square(number: int) -> int:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_results_come_in_order_and_errors_come_through(workers: int) -> None:
-    assert list(map_in_order(square, range(10), workers)) == [number**2 for number in range(10)]
-    results = map_in_order(square, range(10, 20), workers)
-    assert [next(results) for _ in range(3)] == [100, 121, 144]
-    with pytest.raises(ValueError, match="13 is unlucky"):
-        next(results)
+    with Workers(workers) as pool:
+        assert list(pool.map(square, range(10))) == [number**2 for number in range(10)]
+        results = pool.map(square, range(10, 20))
+        assert [next(results) for _ in range(3)] == [100, 121, 144]
+        with pytest.raises(ValueError, match="13 is unlucky"):
+            next(results)
 
 
 def test_jobs_are_taken_only_a_few_ahead() -> None:
@@ -30,6 +32,15 @@ def test_jobs_are_taken_only_a_few_ahead() -> None:
             taken += 1
             yield number
 
-    with closing(map_in_order(square, jobs(), workers=2)) as results:
-        assert next(results) == 400
+    with Workers(2) as pool:
+        assert next(pool.map(square, jobs())) == 400
     assert taken <= 6
+
+
+def end_the_process(number: int) -> None:
+    os._exit(number)
+
+
+def test_a_killed_worker_is_one_line() -> None:
+    with Workers(2) as pool, pytest.raises(InputError, match="a worker process was killed; is memory short"):
+        list(pool.map(end_the_process, [9]))
