@@ -1,7 +1,6 @@
 """The index and the manifest: where every byte of a shard directory is, and what it must hash to."""
 
 import hashlib
-import io
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -117,19 +116,21 @@ class Manifest:
 
 def save_index(shards: Path, rows: NDArray[np.void]) -> str:
     """Write index.npy; return its sha256."""
-    content = io.BytesIO()
-    np.save(content, rows)
     with atomic_file(shards / INDEX) as file:
-        file.write(content.getbuffer())
-    return hashlib.sha256(content.getbuffer()).hexdigest()
+        np.save(file, rows)
+    return _file_sha256(shards / INDEX)
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_index(shards: Path, manifest: Manifest) -> NDArray[np.void]:
     """Map index.npy, [sets] of `row_type`; raise `InputError` unless it is the one the manifest was written with."""
     path = shards / INDEX
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = _file_sha256(path)
     except FileNotFoundError:
         raise InputError(f"{path} is missing: copy it again, or pack again") from None
     if digest != manifest.index_sha256:

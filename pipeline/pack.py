@@ -21,7 +21,7 @@ from pipeline.depth import ENCODINGS, NEAR, recognise_encoding
 from pipeline.errors import InputError
 from pipeline.files import atomic_file, filled_folder
 from pipeline.images import VERIFY, BadImage, decode_rgb, read_picture
-from pipeline.index import BACKGROUNDS, Background, Manifest, save_index
+from pipeline.index import BACKGROUNDS, Background, Manifest, row_type, save_index
 from pipeline.layouts import PARTS, SEED_DEPTH_RUN, set_key
 from pipeline.order import Permutation
 from pipeline.preview import write_preview
@@ -90,18 +90,20 @@ def pack(source: Path, shards: Path, options: PackOptions, progress: Progress | 
         if encoding == "auto":
             encoding = recognise_encoding(_sample_depth(source, sets))
         progress.sets_found(len(sets))
-        done: list[Shard] = []
+        rows, packed, done = np.zeros(len(sets), row_type(_key_length(sets))), 0, list[Shard]()
         for result in workers.map(write_shard, _jobs(source, shards, sets, options)):
-            progress.sets_packed(len(result.rows) + result.left_out.total())
             sets.problems += result.problems
             sets.left_out += result.left_out
-            if len(result.rows):
-                result.rows["shard"] = len(done)
-                done.append(result)
-        _require(len(done), source, sets)
-        rows = np.concatenate([result.rows for result in done])
+            if count := result.info.sets:
+                rows[packed : packed + count] = result.rows
+                rows["shard"][packed : packed + count] = len(done)
+                done.append(result._replace(rows=result.rows[:0]))
+            packed += count
+            progress.sets_packed(count + result.left_out.total())
+        _require(packed, source, sets)
+        rows = rows[:packed]
         manifest = Manifest(
-            sets=len(rows),
+            sets=packed,
             foregrounds=len(np.unique(rows["fg"])),
             depth_encoding=encoding,
             depth_near=options.depth_near,
@@ -159,11 +161,15 @@ def _sample_depth(source: Path, sets: Sets) -> list[tuple[str, NDArray[np.uint8]
     return pictures
 
 
+def _key_length(sets: Sets) -> int:
+    bg, fg, number = (int(value) for value in sets.ids.max(axis=0))
+    return len(set_key(fg, bg, number))
+
+
 def _jobs(source: Path, shards: Path, sets: Sets, options: PackOptions) -> Iterator[ShardJob]:
     """Deal the sets out to shards in shuffled order."""
     order = Permutation(len(sets), f"pack/{options.seed}")(np.arange(len(sets)))
-    bg, fg, number = (int(value) for value in sets.ids.max(axis=0))
-    key_length = len(set_key(fg, bg, number))
+    key_length = _key_length(sets)
     for shard, first in enumerate(range(0, len(order), options.sets_per_shard)):
         chosen = [sets[position] for position in order[first : first + options.sets_per_shard]]
         yield ShardJob(str(source), shards / f"sets-{shard:06}.tar", key_length, options.verify, chosen)

@@ -38,39 +38,44 @@ class SetFiles(NamedTuple):
 
 
 class _Files:
-    """Compact columns, one row a file: part code, bg, fg, number, and where its path ends in one buffer."""
+    """The files that fit the layout: their numbers in compact columns, their paths end to end in one buffer."""
 
     def __init__(self) -> None:
-        self._columns = array("q")
-        self._paths = bytearray()
+        self._numbers = array("i")
+        self._paths, self._path_ends = bytearray(), array("q")
+
+    def __len__(self) -> int:
+        return len(self._path_ends)
 
     def add(self, part: int, fields: dict[str, int], path: str) -> None:
+        self._numbers.extend((part, fields["bg"], fields.get("fg", -1), fields.get("id", -1)))
         self._paths += os.fsencode(path)
-        self._columns.extend((part, fields["bg"], fields.get("fg", -1), fields.get("id", -1), len(self._paths)))
+        self._path_ends.append(len(self._paths))
 
-    def columns(self) -> NDArray[np.int64]:
-        """[files, 5]: part code, bg, fg, number, end of path."""
-        return np.frombuffer(self._columns, dtype=np.int64).reshape(-1, 5)
+    def take_numbers(self) -> NDArray[np.int32]:
+        """[files, 4]: part code, bg, fg, number. They are needed once, by the join, and given away."""
+        numbers, self._numbers = self._numbers, array("i")
+        return np.frombuffer(numbers, dtype=np.int32).reshape(-1, 4)
 
     def path(self, row: int) -> str:
-        start = self._columns[(row - 1) * 5 + 4] if row else 0
-        return os.fsdecode(bytes(self._paths[start : self._columns[row * 5 + 4]]))
+        start = self._path_ends[row - 1] if row else 0
+        return os.fsdecode(bytes(self._paths[start : self._path_ends[row]]))
 
 
 @dataclass
 class Sets:
     """The complete sets of a source, sorted by (bg, fg, number).
 
-    ids: int64 [sets, 3] of bg, fg, number. backgrounds: id -> path of every background, used or not.
+    ids: int32 [sets, 3] of bg, fg, number. backgrounds: id -> path of every background, used or not.
     left_out: how many sets were left out, by kind; problems names their files, and every file of no set.
     """
 
-    ids: NDArray[np.int64]
+    ids: NDArray[np.int32]
     backgrounds: dict[int, str]
     problems: list[Problem]
     left_out: Counter[str]
     _files: _Files = field(repr=False)
-    _rows: NDArray[np.int64] = field(repr=False)
+    _rows: NDArray[np.intp] = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -121,7 +126,7 @@ def find_sets(source: Path, layout: Layout, tick: Callable[[int], None] = lambda
         if seen % 5000 == 0:
             tick(seen)
     tick(seen)
-    if not len(files.columns()):
+    if not len(files):
         expected = ", ".join(f"{template.text}.jpg" for template in layout.parts.values())
         found = f"none of its {seen:,} files fits" if seen else "the folder is empty"
         raise InputError(f"no image sets in {source}: {found}; expected files such as {expected}")
@@ -129,15 +134,14 @@ def find_sets(source: Path, layout: Layout, tick: Callable[[int], None] = lambda
 
 
 def _join(files: _Files, problems: list[Problem]) -> Sets:
-    columns = files.columns()
-    is_background = columns[:, 0] == 0
-    backgrounds = _join_backgrounds(files, np.flatnonzero(is_background), problems)
+    numbers = files.take_numbers()
+    is_background = numbers[:, 0] == 0
+    backgrounds = _join_backgrounds(files, np.flatnonzero(is_background), numbers[:, 1], problems)
 
     rows = np.flatnonzero(~is_background)
-    part, bg, fg, number, _ = columns[rows].T
-    by_set = np.lexsort((part, number, fg, bg))
-    rows, part = rows[by_set], part[by_set] - 1
-    ids = columns[rows, 1:4]
+    part, bg, fg, number = numbers[rows].T
+    rows = rows[np.lexsort((part, number, fg, bg))]
+    part, ids = numbers[rows, 0] - 1, numbers[rows, 1:]
     starts_set = np.ones(len(rows), dtype=bool)
     starts_set[1:] = (ids[1:] != ids[:-1]).any(axis=1)
     group = np.cumsum(starts_set) - 1
@@ -153,17 +157,19 @@ def _join(files: _Files, problems: list[Problem]) -> Sets:
     return Sets(ids[complete], backgrounds, problems, left_out, files, set_rows)
 
 
-def _join_backgrounds(files: _Files, rows: NDArray[np.int64], problems: list[Problem]) -> dict[int, str]:
+def _join_backgrounds(
+    files: _Files, rows: NDArray[np.intp], ids: NDArray[np.int32], problems: list[Problem]
+) -> dict[int, str]:
     claims: dict[int, list[str]] = {}
     for row in rows:
-        claims.setdefault(int(files.columns()[row, 1]), []).append(files.path(int(row)))
+        claims.setdefault(int(ids[row]), []).append(files.path(int(row)))
     for bg, paths in claims.items():
         if len(paths) > 1:
             problems += [Problem(path, "duplicate", f"{len(paths)} files claim background {bg}") for path in paths]
     return {bg: paths[0] for bg, paths in sorted(claims.items()) if len(paths) == 1}
 
 
-def _explain(path: str, ids: NDArray[np.int64], count: NDArray[np.int64], backgrounds: dict[int, str]) -> Problem:
+def _explain(path: str, ids: NDArray[np.int32], count: NDArray[np.intp], backgrounds: dict[int, str]) -> Problem:
     bg, fg, number = (int(value) for value in ids)
     key = set_key(fg, bg, number)
     if (count > 1).any():
