@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import shlex
 import statistics
 import subprocess
@@ -12,6 +13,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+# Before torch is loaded: its threads shall sleep, not spin, while they wait for one another, beside DALI's threads.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import click
 
@@ -82,7 +86,7 @@ def bench_loaders(shards: Path, names: list[str], sets: int, rounds: int, option
             except InputError as error:
                 raise InputError(f"loader {name}: {error}") from error
             bar.update(1)
-        runs = {name: functools.partial(timed_pass, loader) for name, loader in loaders.items()}
+        runs = {name: functools.partial(timed_pass, loader, reference.sets) for name, loader in loaders.items()}
         passes = in_turn(runs, rounds, lambda: bar.update(1))
         counted = reference.sets
     rows = {

@@ -1,5 +1,6 @@
 """Measurements for fgbg-bench: are the pictures the same, how fast do they come, on what machine."""
 
+import itertools
 import os
 import platform
 import statistics
@@ -27,6 +28,7 @@ from pipeline.store import Store
 from tools.peers import Loaded
 
 COMPARED_SETS = 256
+SETTLE_SEC = 0.5  # DALI's reader goes on by itself until its queue is full
 # Levels of 255, against Pillow's gray decode and antialiased resize. Decoders round differently, and at the border
 # DALI's filter repeats the edge where Pillow's leaves the outside out; a wrong picture, a missing antialiasing or a
 # resize before the depth table are far outside.
@@ -115,15 +117,22 @@ class Reference:
         return dict(zip(("bg", *PARTS), (np.asarray(picture, dtype=np.float32) for picture in resized), strict=True))
 
 
-def timed_pass(batches: Iterable[Loaded]) -> Pass:
-    """Time one epoch of a loader, its worker processes' CPU time included."""
-    cpu_before, start, sets = cpu_sec(), time.perf_counter(), 0
-    for loaded in batches:
-        sets += loaded.sets
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()  # the clock stops when the last batch is there, not when it is promised
-    wall_sec = time.perf_counter() - start
-    return Pass(sets / wall_sec, (cpu_sec() - cpu_before) / sets * 1000)
+def timed_pass(loader: Iterable[Loaded], epoch_sets: int) -> Pass:
+    """Time as many sets as an epoch has, from the middle of one epoch to the middle of the next.
+
+    So every loader starts with what it has read ahead, ends with as much, and pays for one change of epochs. What is
+    read ahead at the end is used up, or finished, before the next loader's turn.
+    """
+    seen, marks = 0, list[tuple[int, float, float]]()
+    for loaded in itertools.chain(loader, loader):
+        seen += loaded.sets
+        if (not marks and seen >= epoch_sets / 2) or (len(marks) == 1 and seen >= marks[0][0] + epoch_sets):
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()  # the clock stops when the batch is there, not when it is promised
+            marks.append((seen, time.perf_counter(), cpu_sec()))
+    time.sleep(SETTLE_SEC)
+    sets, wall_sec, used_cpu_sec = (last - first for first, last in zip(*marks, strict=True))
+    return Pass(sets / wall_sec, used_cpu_sec / sets * 1000)
 
 
 def cpu_sec() -> float:

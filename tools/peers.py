@@ -147,9 +147,10 @@ class _SeedDataset(Dataset[tuple[str, list[torch.Tensor]]]):
         return self._store.key(row), [self._transform(picture) for picture in pictures]
 
     def _transform(self, picture: Image.Image) -> torch.Tensor:
-        resized = picture.resize((self._size, self._size), Image.Resampling.BILINEAR).convert("L")
-        gray = torch.from_numpy(np.array(resized)).expand(3, -1, -1)
-        return gray.to(torch.float32).div(255)
+        # torchvision's Resize, Grayscale(num_output_channels=3) and ToTensor, step by step as it does them on pictures.
+        gray = np.array(picture.resize((self._size, self._size), Image.Resampling.BILINEAR).convert("L"))
+        three_channels = np.array(Image.fromarray(np.dstack([gray, gray, gray])))
+        return torch.from_numpy(three_channels).permute(2, 0, 1).contiguous().to(torch.float32).div(255)
 
 
 def webdataset_pillow(shards: Path, options: LoadOptions) -> Iterable[Loaded]:
