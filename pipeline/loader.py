@@ -149,7 +149,8 @@ class Loader:
             shards = [self._store.shard_name(bad) for bad in self._bad]
             worst = max(sorted(set(shards)), key=shards.count)
             raise InputError(
-                f"{len(self._bad)} of {len(self._rows):,} sets are damaged, at most {self._max_bad_share:.1%} may be; "
+                f"{len(self._bad)} of {len(self._rows):,} sets (split {self._split}) are damaged, "
+                f"at most {self._max_bad_share:.1%} may be; "
                 f"{shards.count(worst)} of them in {worst} (the last: {damage}): copy it again, or allow more"
             )
 

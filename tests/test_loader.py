@@ -139,7 +139,8 @@ def test_a_batch_that_is_all_damaged_is_empty(copy: Path) -> None:
 def test_too_much_damage_stops_the_run_and_names_the_worst_shard(copy: Path) -> None:
     os.truncate(copy / "sets-000002.tar", 3000)
     with pytest.raises(
-        InputError, match=r"^2 of 100 sets are damaged, at most 1\.0% may be; 2 of them in sets-000002\.tar"
+        InputError,
+        match=r"^2 of 100 sets \(split all\) are damaged, at most 1\.0% may be; 2 of them in sets-000002\.tar",
     ):
         rows(load(copy, "all"))
 
