@@ -30,7 +30,7 @@ def torch_device(device: str) -> torch.device:
     if device not in DEVICES:
         raise InputError(f"no device called {device!r}: expected one of {', '.join(DEVICES)}")
     if device == "gpu" and not torch.cuda.is_available():
-        raise InputError("no usable GPU (torch finds no CUDA device): use the device cpu, or check driver and torch")
+        raise InputError("no usable GPU (torch finds no CUDA device): use --device cpu, or check driver and torch")
     return torch.device("cuda", torch.cuda.current_device()) if device == "gpu" else torch.device("cpu")
 
 

@@ -115,8 +115,10 @@ class Loader:
         in_flight: deque[NDArray[np.int64]] = deque()
         for pictures in self._decoder.decode(self._read_ahead(in_flight)):
             rows = in_flight.popleft()
-            # One copy to the device for both; pageable memory, so the host waits for a few microseconds.
-            index, background = torch.from_numpy(np.stack([rows, self._bank.positions(rows)])).to(self._device)
+            places = torch.from_numpy(np.stack([rows, self._bank.positions(rows)]))
+            if self._device.type == "cuda":
+                places = places.pin_memory()  # from pageable memory the copy would wait for all work on the stream
+            index, background = places.to(self._device, non_blocking=True)
             fg_bg, mask, depth = (pictures[part][: len(rows)] for part in PARTS)
             self._position += 1
             if self._position == len(self):

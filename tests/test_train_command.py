@@ -84,7 +84,7 @@ def test_missing_shards_are_one_line_and_leave_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_gpu_that_is_not_there_is_one_line_and_leaves_nothing(packed: Path, tmp_path: Path) -> None:
-    assert "no NVIDIA GPU" in one_line_error(run(packed, tmp_path / "run", "--device", "gpu"))
+    assert "no usable GPU" in one_line_error(run(packed, tmp_path / "run", "--device", "gpu"))
     assert not (tmp_path / "run").exists()
 
 

@@ -2,9 +2,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from pipeline.decode import DEVICES as LOADER_DEVICES
 from pipeline.errors import InputError
 
-DEVICES = ("auto", "gpu", "cpu")
+DEVICES = ("auto", *LOADER_DEVICES)
 MAY_CHANGE = (
     "shards",
     "out",

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from pipeline.decode import torch_device
 from pipeline.errors import InputError
 from pipeline.loader import Batch, Loader
 from train.checkpoint import Checkpoint, load, load_network, refuse_other, save
@@ -205,10 +206,9 @@ class Trainer:
 
 def choose_device(name: str) -> torch.device:
     """The device for gpu, cpu or auto. Raises `InputError` for a GPU that is not there."""
-    found = torch.cuda.is_available()
-    if name == "gpu" and not found:
-        raise InputError("--device gpu: no NVIDIA GPU that torch can use was found; --device cpu trains without one")
-    return torch.device("cuda" if found and name != "cpu" else "cpu")
+    if name == "auto":
+        name = "gpu" if torch.cuda.is_available() else "cpu"
+    return torch_device(name)
 
 
 def timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
