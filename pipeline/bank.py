@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.decode import DecodeOptions, Decoder, Encoded
+from pipeline.decode import DecodeOptions, Decoder, Encoded, Undecodable
+from pipeline.errors import InputError
 from pipeline.store import Store
 
 
@@ -17,7 +18,8 @@ class Bank:
     def __init__(self, store: Store, set_backgrounds: NDArray[np.int32], options: DecodeOptions) -> None:
         """Read backgrounds.tar and decode it through the loader's graph.
 
-        `set_backgrounds` [sets] is the index's bg column. Raises `InputError` for a damaged background.
+        `set_backgrounds` [sets] is the index's bg column. Raises `InputError` for a damaged background, or one that
+        DALI cannot decode.
         """
         backgrounds = sorted(store.manifest.backgrounds, key=lambda background: background.id)
         self._set_backgrounds = set_backgrounds
@@ -27,7 +29,12 @@ class Bank:
         starts = range(0, len(encoded), options.batch_size)
         batches: list[Encoded] = [[encoded[start : start + options.batch_size]] for start in starts]
         decoded = Decoder({"bg": None}, options).decode(iter(batches))
-        self.pictures = torch.cat([pictures["bg"] for pictures in decoded])
+        try:
+            self.pictures = torch.cat([pictures["bg"] for pictures in decoded])
+        except Undecodable as error:
+            raise InputError(
+                f"DALI cannot decode one of the backgrounds in {store.shards}: pack again ({error})"
+            ) from error
 
     def positions(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where in `pictures` the backgrounds of these rows of the index are, int64 [N]."""

@@ -34,6 +34,10 @@ def torch_device(device: str) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if device == "gpu" else torch.device("cpu")
 
 
+class Undecodable(Exception):  # noqa: N818 - a finding about the data, not a fault of the program
+    """DALI gave up on a batch, and the graph with it; the message is DALI's."""
+
+
 @dataclass(frozen=True)
 class DecodeOptions:
     """How the graph runs."""
@@ -54,7 +58,8 @@ def decode_part(encoded: Any, table: Table, size: int, decoder: str) -> Any:
     """The nodes of one part, in execution order; `decoder` is "mixed" (GPU) or "cpu"."""
     from nvidia.dali import fn, types
 
-    picture = fn.decoders.image(encoded, device=decoder, output_type=types.GRAY)
+    # Pixels as they are stored: parts were paired so, by tools that do not turn pictures by their EXIF orientation.
+    picture = fn.decoders.image(encoded, device=decoder, output_type=types.GRAY, adjust_orientation=False)
     if table is not None and (table != np.arange(256)).any():
         # Before any resizing: a mean of codes is not the code of the mean.
         picture = fn.lookup_table(picture, keys=list(range(256)), values=table.tolist(), dtype=types.UINT8)
@@ -107,7 +112,8 @@ class Decoder:
     def decode(self, batches: Iterator[Encoded]) -> Iterator[dict[str, torch.Tensor]]:
         """Yield each batch decoded: for each part a tensor of its own, uint8 [N, 1, size, size] on the device.
 
-        What `batches` raises comes through. Raises RuntimeError if DALI cannot decode.
+        What `batches` raises comes through. Raises `Undecodable` if DALI cannot decode a picture; it does not tell
+        which.
         """
         self._batches = batches
         # A graph that was left before its end still holds batches of that run: it is not used again.
@@ -119,6 +125,10 @@ class Decoder:
                 outputs = graph.run(stream)
             except StopIteration:
                 break
+            except RuntimeError as error:
+                lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+                reason = lines.index("encountered:") + 1 if "encountered:" in lines[:-1] else 0
+                raise Undecodable(" ".join(lines[reason : reason + 2])) from error  # the others retell the graph
             pictures = [from_dlpack(output.as_tensor()) for output in outputs]
             # DALI writes into its buffers again at the next run, so the batch gets memory of its own. [N, H, W, 1] and
             # [N, 1, H, W] are the same bytes.

@@ -4,7 +4,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.bank import Bank
-from pipeline.decode import DecodeOptions, Decoder, Encoded, torch_device
+from pipeline.decode import DecodeOptions, Decoder, Encoded, Table, Undecodable, torch_device
 from pipeline.depth import depth_table
 from pipeline.errors import InputError
 from pipeline.index import Manifest, load_index
@@ -89,10 +89,11 @@ class Loader:
         self._max_bad_share = max_bad_share
         self._bad: dict[int, str] = {}
         threads = threads or len(os.sched_getaffinity(0))
-        options = DecodeOptions(-(-batch_size // world), size, device, threads, prefetch)
-        self._bank = Bank(self._store, index["bg"], options)
+        self._options = DecodeOptions(-(-batch_size // world), size, device, threads, prefetch)
+        self._bank = Bank(self._store, index["bg"], self._options)
         table = depth_table(self.manifest.depth_encoding, self.manifest.depth_near)
-        self._decoder = Decoder({"fg_bg": None, "mask": None, "depth": table}, options)
+        self._tables: dict[str, Table] = {"fg_bg": None, "mask": None, "depth": table}
+        self._decoder = Decoder(self._tables, self._options)
         self.epoch = 0
         self._position = 0
 
@@ -111,19 +112,38 @@ class Loader:
         return self._order.batches
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield the rest of the current epoch; raise `InputError` when too many sets are damaged."""
+        """Yield the rest of the current epoch.
+
+        Raises `InputError` if too many sets are damaged, or DALI cannot decode one.
+        """
         in_flight: deque[NDArray[np.int64]] = deque()
-        for pictures in self._decoder.decode(self._read_ahead(in_flight)):
-            rows = in_flight.popleft()
-            places = torch.from_numpy(np.stack([rows, self._bank.positions(rows)]))
-            if self._device.type == "cuda":
-                places = places.pin_memory()  # from pageable memory the copy would wait for all work on the stream
-            index, background = places.to(self._device, non_blocking=True)
-            fg_bg, mask, depth = (pictures[part][: len(rows)] for part in PARTS)
-            self._position += 1
-            if self._position == len(self):
-                self.epoch, self._position = self.epoch + 1, 0
-            yield Batch(self._bank.pictures[background], fg_bg, mask, depth, index)
+        try:
+            for pictures in self._decoder.decode(self._read_ahead(in_flight)):
+                rows = in_flight.popleft()
+                places = torch.from_numpy(np.stack([rows, self._bank.positions(rows)]))
+                if self._device.type == "cuda":
+                    places = places.pin_memory()  # from pageable memory the copy would wait for all work on the stream
+                index, background = places.to(self._device, non_blocking=True)
+                fg_bg, mask, depth = (pictures[part][: len(rows)] for part in PARTS)
+                self._position += 1
+                if self._position == len(self):
+                    self.epoch, self._position = self.epoch + 1, 0
+                yield Batch(self._bank.pictures[background], fg_bg, mask, depth, index)
+        except Undecodable as error:
+            raise self._name_undecodable(np.concatenate(in_flight), error) from error
+
+    def _name_undecodable(self, rows: NDArray[np.int64], error: Undecodable) -> InputError:
+        """Find the first of some sets that DALI cannot decode, one at a time, since it does not tell."""
+        alone = Decoder(self._tables, replace(self._options, batch_size=1, prefetch=1))
+        good = 0
+        try:
+            for _ in alone.decode([[part] for part in self._store.read(row)] for row in rows.tolist()):
+                good += 1
+        except Undecodable as reason:
+            error = reason
+            where = f"set {self._store.key(rows[good])} in {self._store.shard_name(rows[good])}"
+            return InputError(f"DALI cannot decode {where}: leave it out and pack again with --verify decode ({error})")
+        return InputError(f"DALI failed once on a batch of sets that it can decode one by one: {error}")
 
     def _read_ahead(self, in_flight: deque[NDArray[np.int64]]) -> Iterator[Encoded]:
         """Read the shares of the epoch's remaining batches, telling in `in_flight` which rows each of them holds."""

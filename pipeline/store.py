@@ -28,12 +28,12 @@ class Store:
 
     def __init__(self, shards: Path, manifest: Manifest, rows: NDArray[np.void]) -> None:
         """`rows` is the index, [sets] of `index.row_type`."""
+        self._open_files: OrderedDict[str, int] = OrderedDict()
         self.shards = shards
         self.manifest = manifest
         rows = rows.view(np.ndarray)  # still mapped, without the cost of `np.memmap` at every access
         self._key, self._shard = rows["key"], rows["shard"]
         self._offset, self._size, self._crc32 = rows["offset"], rows["size"], rows["crc32"]
-        self._open_files: OrderedDict[str, int] = OrderedDict()
 
     def key(self, row: int) -> str:
         """The name of the set at a row of the index."""

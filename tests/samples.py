@@ -1,10 +1,12 @@
 """Small image sets for tests, in the seed's layout."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
+from PIL import Image
 
 S15 = Path(__file__).parent.parent.parent / "shared" / "data" / "s15"
 SIZE = 48  # pixels
@@ -24,6 +26,12 @@ def jpeg(picture: NDArray[np.uint8], quality: int = 90) -> bytes:
         np.ascontiguousarray(picture), quality, "GRAY" if gray else "RGB", "Gray" if gray else "420"
     )
     return data
+
+
+def png(picture: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def write(path: Path, content: bytes) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 from pipeline.decode import DecodeOptions, Decoder, Encoded, torch_device
 from pipeline.depth import colour_map, depth_table
 from pipeline.errors import InputError
-from tests.samples import jpeg, smooth_picture
+from tests.samples import jpeg, png, smooth_picture
 
 OPTIONS = DecodeOptions(batch_size=4, size=32, device="cpu", threads=1, prefetch=2)
 DEVICES = ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)]
@@ -17,12 +17,6 @@ DEVICES = ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)]
 
 def encoded(*pictures: bytes) -> Encoded:
     return [[np.frombuffer(picture, np.uint8) for picture in pictures]]
-
-
-def png(picture: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def decode(*pictures: bytes, table: np.ndarray | None = None, device: str = "cpu", size: int = 32) -> torch.Tensor:
@@ -51,6 +45,14 @@ def test_gray_decode_and_antialiased_resize_equal_pillows(device: str) -> None:
     for picture, data in zip(batch.numpy(), files, strict=True):
         # Both convert with BT.601 and filter with a triangle; decoders and rounding may differ by a level each.
         assert np.abs(picture[0].astype(int) - by_pillow(data)).max() <= 3
+
+
+def test_pictures_are_not_turned_by_their_exif_orientation() -> None:
+    picture, exif, buffer = smooth_picture(0), Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6  # "rotate by 90 degrees to view"
+    Image.fromarray(picture).save(buffer, "JPEG", quality=95, exif=exif)
+    batch = decode(buffer.getvalue()).numpy()
+    assert np.abs(batch[0, 0].astype(int) - by_pillow(buffer.getvalue())).max() <= 3
 
 
 @pytest.mark.parametrize("device", DEVICES)

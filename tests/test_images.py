@@ -1,19 +1,11 @@
-import io
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from pipeline.images import BadImage, check_image, decode_gray, decode_rgb
-from tests.samples import jpeg, smooth_picture
-
-
-def png(picture: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
-    return buffer.getvalue()
+from pipeline.images import VERIFY, BadImage, check_image, decode_gray, decode_rgb
+from tests.samples import jpeg, png, smooth_picture
 
 
 def test_good_pictures() -> None:
@@ -22,6 +14,11 @@ def test_good_pictures() -> None:
     assert check_image(png(wide)) == ("png", 20, 48)
     assert np.array_equal(decode_rgb(png(wide)), wide)
     assert np.array_equal(decode_gray(png(np.ascontiguousarray(wide[..., 0]))), wide[..., 0])
+
+
+def test_bytes_after_the_end_of_a_jpeg_do_no_harm() -> None:
+    for verify in VERIFY:
+        assert check_image(jpeg(smooth_picture(0)) + bytes(1000), verify) == ("jpg", 48, 48)
 
 
 @pytest.mark.parametrize(

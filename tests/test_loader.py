@@ -14,7 +14,7 @@ from pipeline.errors import InputError
 from pipeline.index import Manifest, load_index
 from pipeline.loader import Batch, Loader
 from pipeline.pack import PackOptions, pack
-from tests.samples import set_paths
+from tests.samples import png, set_paths, smooth_picture, write_sets
 from tests.test_store import flip_bit
 
 BATCH, SIZE = 10, 16
@@ -143,6 +143,20 @@ def test_too_much_damage_stops_the_run_and_names_the_worst_shard(copy: Path) -> 
         match=r"^2 of 100 sets \(split all\) are damaged, at most 1\.0% may be; 2 of them in sets-000002\.tar",
     ):
         rows(load(copy, "all"))
+
+
+def test_a_set_that_dali_cannot_decode_is_named(tmp_path: Path) -> None:
+    source = write_sets(tmp_path / "source", 1, 40)
+    picture = bytearray(png(smooth_picture(0)))
+    picture[len(picture) // 2] ^= 255  # its bytes are as they were packed, but they are no PNG
+    (source / set_paths(0, 33, 33)[0]).unlink()
+    (source / set_paths(0, 33, 33)[0]).with_suffix(".png").write_bytes(picture)
+    pack(source, tmp_path / "shards", PackOptions(workers=1, verify="header"))
+    with pytest.raises(InputError) as error:
+        rows(load(tmp_path / "shards", "all"))
+    assert str(error.value).startswith("DALI cannot decode set fg_033_bg_000_000033 in sets-000000.tar: leave it out")
+    assert len(str(error.value)) < 400
+    assert "\n" not in str(error.value)
 
 
 def test_state_of_something_else_is_refused(packed: Path, copy: Path) -> None:

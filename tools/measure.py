@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 import nvidia.dali
-import psutil
 import torch
 from PIL import Image
 
@@ -26,6 +25,11 @@ from pipeline.index import BACKGROUNDS, Manifest, load_index, save_index
 from pipeline.layouts import PARTS
 from pipeline.store import Store
 from tools.peers import Loaded
+
+try:
+    import psutil
+except ImportError:
+    raise SystemExit("fgbg-bench needs psutil, which is not installed: pip install 'fgbg[bench]'") from None
 
 COMPARED_SETS = 256
 SETTLE_SEC = 0.5  # DALI's reader goes on by itself until its queue is full
