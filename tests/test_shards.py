@@ -1,4 +1,5 @@
 import subprocess
+import sys
 import tarfile
 import warnings
 from pathlib import Path
@@ -74,7 +75,9 @@ def test_dalis_reader_reads_every_shard_through_our_idx(packed: Path) -> None:
 
 def test_our_idx_is_the_one_that_dalis_tool_writes(packed: Path, tmp_path: Path) -> None:
     for path in tars(packed):
-        subprocess.run(["wds2idx", path, tmp_path / "their.idx"], check=True, capture_output=True)
+        subprocess.run(
+            [Path(sys.executable).parent / "wds2idx", path, tmp_path / "their.idx"], check=True, capture_output=True
+        )
         assert path.with_suffix(".idx").read_text() == (tmp_path / "their.idx").read_text()
 
 
