@@ -60,7 +60,10 @@ def test_a_target_that_cannot_be_written(source: Path, tmp_path: Path) -> None:
     assert line == f"Error: Not a directory: {tmp_path / 'file' / 'shards'}"
 
 
-def test_interrupting_it_with_workers_leaves_nothing_behind(source: Path, tmp_path: Path) -> None:
+def test_interrupting_it_with_workers_leaves_nothing_behind(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    source = write_sets(tmp_path_factory.mktemp("many"), 20, 20)  # enough to be in the middle of it
     command = [
         sys.executable,
         "-m",

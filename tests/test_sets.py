@@ -100,7 +100,7 @@ IDS = [(bg, fg) for bg in range(2) for fg in range(3)]
 FILES = ["bg/bg_000.jpg", "bg/bg_001.jpg", *(path for bg, fg in IDS for path in set_paths(bg, fg, 0))]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(removed=st.sets(st.sampled_from(FILES)))
 def test_exactly_the_complete_sets_survive_any_loss(removed: set[str]) -> None:
     kept = [path for path in FILES if path not in removed]
