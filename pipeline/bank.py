@@ -15,16 +15,14 @@ class Bank:
     pictures: torch.Tensor
     """uint8 [backgrounds, 1, size, size] on the device."""
 
-    def __init__(self, store: Store, set_backgrounds: NDArray[np.int32], options: DecodeOptions) -> None:
+    def __init__(self, store: Store, options: DecodeOptions) -> None:
         """Read backgrounds.tar and decode it through the loader's graph.
 
-        `set_backgrounds` [sets] is the index's bg column. Raises `InputError` for a damaged background, or one that
-        DALI cannot decode.
+        Raises `InputError` for a damaged background, or one that DALI cannot decode.
         """
-        backgrounds = sorted(store.manifest.backgrounds, key=lambda background: background.id)
-        self._set_backgrounds = set_backgrounds
-        self._ids = np.array([background.id for background in backgrounds])
-        encoded = [store.read_background(background) for background in backgrounds]
+        self._set_backgrounds = store.index["bg"]
+        self._ids = np.sort([background.id for background in store.manifest.backgrounds])
+        encoded = [store.read_background(int(bg)) for bg in self._ids]
         self.any_encoded = encoded[0]
         starts = range(0, len(encoded), options.batch_size)
         batches: list[Encoded] = [[encoded[start : start + options.batch_size]] for start in starts]

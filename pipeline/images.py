@@ -2,6 +2,8 @@
 
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -46,27 +48,34 @@ def check_image(data: bytes, verify: str = "decode") -> tuple[str, int, int]:
         except ValueError as error:
             raise BadImage(f"JPEG does not decode: {error}") from error
         return kind, height, width
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if verify == "decode":
-                image.load()
-            elif PNG_END not in data[-END_SLACK:]:
-                raise BadImage("PNG does not decode: no end mark, it is cut short")
-            return kind, image.height, image.width
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadImage(f"PNG does not decode: {error}") from error
+    with _opened(data, "PNG") as image:
+        if verify == "decode":
+            image.load()
+        elif PNG_END not in data[-END_SLACK:]:
+            raise BadImage("PNG does not decode: no end mark, it is cut short")
+        return kind, image.height, image.width
 
 
 def decode_rgb(data: bytes) -> NDArray[np.uint8]:
-    """Decode a picture that `check_image` accepts to uint8 [H, W, 3]."""
-    with Image.open(io.BytesIO(data)) as image:
+    """Decode a picture to uint8 [H, W, 3]; raise `BadImage` if it does not decode."""
+    with _opened(data) as image:
         return np.asarray(image.convert("RGB"))
 
 
 def decode_gray(data: bytes) -> NDArray[np.uint8]:
-    """Decode a picture that `check_image` accepts to uint8 [H, W] (BT.601 luma, as JPEG and DALI define it)."""
-    with Image.open(io.BytesIO(data)) as image:
+    """Decode a picture to uint8 [H, W] (BT.601 luma, as JPEG and DALI define it); raise `BadImage` if that fails."""
+    with _opened(data) as image:
         return np.asarray(image.convert("L"))
+
+
+@contextmanager
+def _opened(data: bytes, kind: str = "picture") -> Iterator[Image.Image]:
+    """A picture in Pillow's hands; whatever it objects to, then or later, is a `BadImage`."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            yield image
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadImage(f"{kind} does not decode: {error}") from error
 
 
 class Picture(NamedTuple):

@@ -15,7 +15,6 @@ from pipeline.bank import Bank
 from pipeline.decode import DecodeOptions, Decoder, Encoded, Table, Undecodable, torch_device
 from pipeline.depth import depth_table
 from pipeline.errors import InputError
-from pipeline.index import Manifest, load_index
 from pipeline.layouts import PARTS
 from pipeline.order import Order
 from pipeline.split import split_rows
@@ -74,10 +73,10 @@ class Loader:
         if not (batch_size >= world > rank >= 0 and size > 0 and prefetch > 0):
             got = f"batch size {batch_size}, rank {rank} of {world}, size {size}, prefetch {prefetch}"
             raise InputError(f"{got}: expected 0 <= rank < world <= batch size, and the others above 0")
-        self.manifest = Manifest.load(shards)
+        self._store = Store.open(shards)
+        self.manifest = self._store.manifest
         self._device = torch_device(device)
-        index = load_index(shards, self.manifest)
-        self._rows = split_rows(index["bg"], index["fg"], split)
+        self._rows = split_rows(self._store.index["bg"], self._store.index["fg"], split)
         if not len(self._rows):
             have = f"{self.manifest.sets:,} sets on {len(self.manifest.backgrounds)} backgrounds"
             raise InputError(
@@ -85,12 +84,11 @@ class Loader:
             )
         self._split, self._seed, self._rank, self._world = split, seed, rank, world
         self._order = Order(len(self._rows), batch_size, f"{self.manifest.sha256}/{split}/{seed}", shuffle)
-        self._store = Store(shards, self.manifest, index)
         self._max_bad_share = max_bad_share
         self._bad: dict[int, str] = {}
         threads = threads or len(os.sched_getaffinity(0))
         self._options = DecodeOptions(-(-batch_size // world), size, device, threads, prefetch)
-        self._bank = Bank(self._store, index["bg"], self._options)
+        self._bank = Bank(self._store, self._options)
         table = depth_table(self.manifest.depth_encoding, self.manifest.depth_near)
         self._tables: dict[str, Table] = {"fg_bg": None, "mask": None, "depth": table}
         self._decoder = Decoder(self._tables, self._options)

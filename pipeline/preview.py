@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from pipeline.depth import depth_table
 from pipeline.files import atomic_file
-from pipeline.images import decode_gray, decode_rgb
+from pipeline.images import BadImage, decode_gray, decode_rgb
 from pipeline.index import Manifest, load_index
 from pipeline.store import Store
 
@@ -37,12 +37,14 @@ def write_preview(shards: Path, manifest: Manifest) -> None:
     """Write preview.jpg: the first sets as they lie in the shards, read back through the index; depth as nearness."""
     index = load_index(shards, manifest)
     store, table = Store(shards, manifest, index), depth_table(manifest.depth_encoding, manifest.depth_near)
-    backgrounds = {background.id: background for background in manifest.backgrounds}
     rows = []
     for row in range(min(PREVIEW_ROWS, manifest.sets)):
-        bg = store.read_background(backgrounds[int(index["bg"][row])])
+        bg = bytes(store.read_background(int(index["bg"][row])))
         fg_bg, mask, depth = (bytes(part) for part in store.read(row))
-        pictures = [decode_rgb(bytes(bg)), decode_rgb(fg_bg), decode_rgb(mask), table[decode_gray(depth)]]
+        try:
+            pictures = [decode_rgb(bg), decode_rgb(fg_bg), decode_rgb(mask), table[decode_gray(depth)]]
+        except BadImage:  # packed with only its header verified
+            continue
         rows.append((store.key(row), pictures))
     store.close()
     with atomic_file(shards / "preview.jpg") as file:

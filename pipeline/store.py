@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.index import BACKGROUNDS, Background, Manifest
+from pipeline.index import BACKGROUNDS, Manifest, load_index
 from pipeline.layouts import PARTS
 
 MAX_OPEN_FILES = 256
@@ -31,9 +31,16 @@ class Store:
         self._open_files: OrderedDict[str, int] = OrderedDict()
         self.shards = shards
         self.manifest = manifest
-        rows = rows.view(np.ndarray)  # still mapped, without the cost of `np.memmap` at every access
+        self.index = rows = rows.view(np.ndarray)  # still mapped, without the cost of `np.memmap` at every access
+        self._backgrounds = {background.id: background for background in manifest.backgrounds}
         self._key, self._shard = rows["key"], rows["shard"]
         self._offset, self._size, self._crc32 = rows["offset"], rows["size"], rows["crc32"]
+
+    @classmethod
+    def open(cls, shards: Path) -> "Store":
+        """The store of a finished shard directory; raise `InputError` if it is none, or does not belong together."""
+        manifest = Manifest.load(shards)
+        return cls(shards, manifest, load_index(shards, manifest))
 
     def key(self, row: int) -> str:
         """The name of the set at a row of the index."""
@@ -60,14 +67,15 @@ class Store:
             parts.append(whole[start : start + size])
         return parts
 
-    def read_background(self, background: Background) -> NDArray[np.uint8]:
-        """The encoded picture of a background, uint8 [size]; raise `InputError` if it is not as it was packed."""
+    def read_background(self, bg: int) -> NDArray[np.uint8]:
+        """The encoded picture of background `bg`, uint8 [size]; raise `InputError` if it is not as it was packed."""
+        background = self._backgrounds[bg]
         try:
             content = os.pread(self._file(BACKGROUNDS), background.size, background.offset)
         except OSError as error:
             raise InputError(f"{self.shards / BACKGROUNDS} cannot be read ({error.strerror}): copy it again") from error
         if zlib.crc32(content) != background.crc32:
-            where = f"{self.shards / BACKGROUNDS}: background {background.id}"
+            where = f"{self.shards / BACKGROUNDS}: background {bg}"
             raise InputError(f"{where} is damaged (CRC differs), and every set on it needs it: copy or pack again")
         return np.frombuffer(content, np.uint8)
 

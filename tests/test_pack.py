@@ -14,7 +14,7 @@ from pipeline.index import Manifest, load_index
 from pipeline.pack import PackOptions, Progress, pack
 from pipeline.store import Store
 from pipeline.tar import TarWriter
-from tests.samples import files_below, jpeg, set_paths, smooth_picture, write, write_sets
+from tests.samples import files_below, jpeg, png, set_paths, smooth_picture, write, write_sets
 
 
 def problems(shards: Path) -> list[tuple[str, ...]]:
@@ -44,7 +44,7 @@ def test_every_byte_is_as_it_came(source: Path, packed: Path) -> None:
         loose = [(source / path).read_bytes() for path in set_paths(bg, fg, bg * 10 + fg)]
         assert [part.tobytes() for part in store.read(row)] == loose
     for background in manifest.backgrounds:
-        assert store.read_background(background).tobytes() == (source / f"bg/bg_{background.id:03}.jpg").read_bytes()
+        assert store.read_background(background.id).tobytes() == (source / f"bg/bg_{background.id:03}.jpg").read_bytes()
 
 
 def test_same_input_same_bytes_for_any_number_of_workers(source: Path, packed: Path, tmp_path: Path) -> None:
@@ -90,6 +90,18 @@ def test_header_verification_sees_truncation_and_strangers(tmp_path: Path) -> No
     summary = pack(source, tmp_path / "shards", PackOptions(workers=1, verify="header"))
     assert summary.manifest.sets == 2
     assert [path for path, *_ in problems(tmp_path / "shards")] == [set_paths(0, 0, 0)[0], set_paths(0, 1, 1)[2]]
+
+
+def test_a_picture_that_only_its_header_vouched_for_is_not_previewed(tmp_path: Path) -> None:
+    source = write_sets(tmp_path / "source", 1, 4)
+    picture = bytearray(png(smooth_picture(0)))
+    picture[len(picture) // 2] ^= 255
+    overlay = source / set_paths(0, 1, 1)[0]
+    overlay.unlink()
+    overlay.with_suffix(".png").write_bytes(picture)
+    assert pack(source, tmp_path / "shards", PackOptions(workers=1, verify="header")).manifest.sets == 4
+    with Image.open(tmp_path / "shards" / "preview.jpg") as sheet:
+        assert sheet.height == 16 + 3 * 180
 
 
 def test_a_bad_background_leaves_its_sets_out(tmp_path: Path) -> None:
@@ -201,7 +213,7 @@ def test_the_originals_own_pictures(s15: Path, tmp_path: Path) -> None:
         outside = decode_gray(mask) < 10
         distance = {}
         for background in manifest.backgrounds:
-            street = Image.fromarray(decode_rgb(store.read_background(background).tobytes())).resize((256, 256))
+            street = Image.fromarray(decode_rgb(store.read_background(background.id).tobytes())).resize((256, 256))
             difference = np.abs(decode_rgb(overlay).astype(int) - np.asarray(street))
             distance[background.id] = difference[outside].mean()
         assert min(distance, key=lambda bg: distance[bg]) == index["bg"][row]

@@ -7,15 +7,13 @@ import pytest
 
 import pipeline.store
 from pipeline.errors import InputError
-from pipeline.index import Manifest, load_index
 from pipeline.store import Damaged, Store
 
 
 @pytest.fixture
 def store(packed: Path, tmp_path: Path) -> Store:
     shards = Path(shutil.copytree(packed, tmp_path / "shards"))
-    manifest = Manifest.load(shards)
-    return Store(shards, manifest, load_index(shards, manifest))
+    return Store.open(shards)
 
 
 def open_files() -> int:
@@ -30,7 +28,7 @@ def flip_bit(path: Path, offset: int) -> None:
 
 @pytest.mark.parametrize("part", range(3))
 def test_every_flipped_bit_of_a_picture_is_found(part: int, store: Store) -> None:
-    index = load_index(store.shards, store.manifest)
+    index = store.index
     path = store.shards / "sets-000002.tar"
     row = int(np.flatnonzero(index["shard"] == 2)[3])
     start, size = int(index["offset"][row][part]), int(index["size"][row][part])
@@ -46,7 +44,7 @@ def test_every_flipped_bit_of_a_picture_is_found(part: int, store: Store) -> Non
 
 
 def test_a_shard_cut_short_damages_only_what_is_gone(store: Store) -> None:
-    index = load_index(store.shards, store.manifest)
+    index = store.index
     rows = np.flatnonzero(index["shard"] == 1)
     cut = int(index["offset"][rows[8]][1]) + 5
     assert len(store.read(int(rows[-1]))) == 3  # the file is open while it shrinks: a mapping would die here
@@ -69,11 +67,11 @@ def test_a_damaged_background_is_an_error(store: Store) -> None:
     background = store.manifest.backgrounds[4]
     flip_bit(store.shards / "backgrounds.tar", background.offset + 100)
     with pytest.raises(InputError, match=r"backgrounds\.tar: background 4 is damaged"):
-        store.read_background(background)
+        store.read_background(background.id)
     store.close()
     (store.shards / "backgrounds.tar").unlink()
     with pytest.raises(InputError, match=r"backgrounds\.tar cannot be read"):
-        store.read_background(background)
+        store.read_background(background.id)
 
 
 def test_few_files_are_open_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

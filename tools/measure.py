@@ -77,12 +77,9 @@ class Reference:
     """The slow, obvious loader: Pillow decodes to gray, looks depth up in the table and resizes."""
 
     def __init__(self, shards: Path, size: int) -> None:
-        self._manifest = Manifest.load(shards)
-        self._index = load_index(shards, self._manifest)
-        self._store = Store(shards, self._manifest, self._index)
-        self._rows = {key.decode(): row for row, key in enumerate(self._index["key"].tolist())}
-        self._backgrounds = {background.id: background for background in self._manifest.backgrounds}
-        self._table = depth_table(self._manifest.depth_encoding, self._manifest.depth_near)
+        self._store = Store.open(shards)
+        self._rows = {key.decode(): row for row, key in enumerate(self._store.index["key"].tolist())}
+        self._table = depth_table(self._store.manifest.depth_encoding, self._store.manifest.depth_near)
         self._size = size
 
     @property
@@ -114,7 +111,7 @@ class Reference:
 
     def _pictures(self, key: str) -> dict[str, np.ndarray]:
         row = self._rows[key]
-        background = self._store.read_background(self._backgrounds[int(self._index["bg"][row])])
+        background = self._store.read_background(int(self._store.index["bg"][row]))
         grays = [decode_gray(data.tobytes()) for data in (background, *self._store.read(row))]
         grays[3] = self._table[grays[3]]
         resized = [Image.fromarray(gray).resize((self._size,) * 2, Image.Resampling.BILINEAR) for gray in grays]

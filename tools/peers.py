@@ -133,16 +133,15 @@ class _SeedDataset(Dataset[tuple[str, list[torch.Tensor]]]):
 
     def __getitem__(self, row: int) -> tuple[str, list[torch.Tensor]]:
         if self._store is None:  # opened in the worker
-            self._manifest = Manifest.load(self._shards)
-            self._index = load_index(self._shards, self._manifest)
-            self._store = Store(self._shards, self._manifest, self._index)
-            self._backgrounds = {background.id: background for background in self._manifest.backgrounds}
-            self._table = depth_table(self._manifest.depth_encoding, self._manifest.depth_near).tolist()
-        background = self._store.read_background(self._backgrounds[int(self._index["bg"][row])])
+            self._store = Store.open(self._shards)
+            manifest = self._store.manifest
+            self._coloured = manifest.depth_encoding != "gray"
+            self._table = depth_table(manifest.depth_encoding, manifest.depth_near).tolist()
+        background = self._store.read_background(int(self._store.index["bg"][row]))
         pictures: list[Image.Image] = [
             Image.open(io.BytesIO(data.tobytes())) for data in (background, *self._store.read(row))
         ]
-        if self._manifest.depth_encoding != "gray":
+        if self._coloured:
             pictures[3] = pictures[3].convert("L").point(self._table)
         return self._store.key(row), [self._transform(picture) for picture in pictures]
 
@@ -175,10 +174,9 @@ class _Backgrounds:
 
     def __call__(self, bg: int, size: int) -> torch.Tensor:
         if not self._planes:
-            manifest = Manifest.load(self._shards)
-            store = Store(self._shards, manifest, load_index(self._shards, manifest))
-            for background in manifest.backgrounds:
-                picture = Image.open(io.BytesIO(store.read_background(background).tobytes()))
+            store = Store.open(self._shards)
+            for background in store.manifest.backgrounds:
+                picture = Image.open(io.BytesIO(store.read_background(background.id).tobytes()))
                 self._planes[background.id] = _plane(picture, size)
         return self._planes[bg]
 
