@@ -1,7 +1,6 @@
 """The loader: joins order, store, decoder and bank; yields batches on the device and remembers where it is."""
 
 import logging
-import os
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from pipeline.layouts import PARTS
 from pipeline.order import Order
 from pipeline.split import split_rows
 from pipeline.store import Damaged, Store
+from pipeline.workers import available_cores
 
 log = logging.getLogger(__name__)
 STATE_VERSION = 1
@@ -86,7 +86,7 @@ class Loader:
         self._order = Order(len(self._rows), batch_size, f"{self.manifest.sha256}/{split}/{seed}", shuffle)
         self._max_bad_share = max_bad_share
         self._bad: dict[int, str] = {}
-        threads = threads or len(os.sched_getaffinity(0))
+        threads = threads or available_cores()
         self._options = DecodeOptions(-(-batch_size // world), size, device, threads, prefetch)
         self._bank = Bank(self._store, self._options)
         table = depth_table(self.manifest.depth_encoding, self.manifest.depth_near)

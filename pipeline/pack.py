@@ -6,7 +6,6 @@ the way; what is bad is left out by name. The manifest is written last: without 
 
 import csv
 import io
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -28,7 +27,7 @@ from pipeline.preview import write_preview
 from pipeline.sets import Problem, Sets, find_sets
 from pipeline.shards import Shard, ShardJob, write_shard
 from pipeline.tar import TarWriter
-from pipeline.workers import Workers
+from pipeline.workers import Workers, available_cores
 
 DEPTH_SAMPLE = 16
 
@@ -47,7 +46,7 @@ class PackOptions:
     """The near end of the depth pictures' scalar: "bright" or "dark"."""
     verify: str = "decode"
     """How each picture is checked: "decode" or "header" (see `images.check_image`)."""
-    workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    workers: int = field(default_factory=available_cores)
     """Processes; the bytes written do not depend on it."""
 
     def __post_init__(self) -> None:
@@ -90,8 +89,9 @@ def pack(source: Path, shards: Path, options: PackOptions, progress: Progress | 
         if encoding == "auto":
             encoding = recognise_encoding(_sample_depth(source, sets))
         progress.sets_found(len(sets))
-        rows, packed, done = np.zeros(len(sets), row_type(_key_length(sets))), 0, list[Shard]()
-        for result in workers.map(write_shard, _jobs(source, shards, sets, options)):
+        key_length = _key_length(sets)
+        rows, packed, done = np.zeros(len(sets), row_type(key_length)), 0, list[Shard]()
+        for result in workers.map(write_shard, _jobs(source, shards, sets, key_length, options)):
             sets.problems += result.problems
             sets.left_out += result.left_out
             if count := result.info.sets:
@@ -166,10 +166,9 @@ def _key_length(sets: Sets) -> int:
     return len(set_key(fg, bg, number))
 
 
-def _jobs(source: Path, shards: Path, sets: Sets, options: PackOptions) -> Iterator[ShardJob]:
+def _jobs(source: Path, shards: Path, sets: Sets, key_length: int, options: PackOptions) -> Iterator[ShardJob]:
     """Deal the sets out to shards in shuffled order."""
     order = Permutation(len(sets), f"pack/{options.seed}")(np.arange(len(sets)))
-    key_length = _key_length(sets)
     for shard, first in enumerate(range(0, len(order), options.sets_per_shard)):
         chosen = [sets[position] for position in order[first : first + options.sets_per_shard]]
         yield ShardJob(str(source), shards / f"sets-{shard:06}.tar", key_length, options.verify, chosen)

@@ -20,7 +20,6 @@ SUM_OF_THE_REST = sum(MODE + TIME + b" " * 8 + REST)  # the checksum counts its 
 class Member(NamedTuple):
     """Where a member's bytes lie in its tar."""
 
-    name: str
     offset: int
     size: int
     crc32: int
@@ -60,7 +59,7 @@ class TarWriter:
             name, offset, size = f"{key}.{extension}", end + BLOCK, len(content)
             padding = -size % BLOCK
             chunks += (tar_header(name, size), content, ZEROS[:padding])
-            members.append(Member(name, offset, size, zlib.crc32(content)))
+            members.append(Member(offset, size, zlib.crc32(content)))
             entries.append(f"{extension} {offset} {size} {name}")
             end = offset + size + padding
         self._append(b"".join(chunks))

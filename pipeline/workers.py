@@ -1,5 +1,6 @@
 """Worker processes: a function over jobs, results in the order of the jobs, few of them in memory at once."""
 
+import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +14,11 @@ from pipeline.errors import InputError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use, which under a scheduler are often fewer than the machine has."""
+    return len(os.sched_getaffinity(0))
 
 
 class Workers:

@@ -89,13 +89,8 @@ def bench_loaders(shards: Path, names: list[str], sets: int, rounds: int, option
         runs = {name: functools.partial(timed_pass, loader, reference.sets) for name, loader in loaders.items()}
         passes = in_turn(runs, rounds, lambda: bar.update(1))
         counted = reference.sets
-    rows = {
-        name: {
-            **_row(passes, name, names[-1] if "seed" not in names else "seed"),
-            "difference": differences[name]._asdict(),
-        }
-        for name in names
-    }
+    base = "seed" if "seed" in names else names[-1]
+    rows = {name: {**_row(passes, name, base), "difference": differences[name]._asdict()} for name in names}
     shape = f"batch {options.batch_size}, {options.size} x {options.size} on {options.device}"
     click.echo(f"{counted:,} sets a pass, {rounds} passes each in turn, {shape}, {options.workers} threads or workers")
     _print_table(rows)

@@ -1,12 +1,12 @@
 """fgbg-compose: make image sets."""
 
-import os
 import time
 from pathlib import Path
 
 import click
 
 from pipeline.compose import NEAR_M, Recipe, default_variety, write_sets
+from pipeline.workers import available_cores
 from tools.cli import Command, progress_bar
 
 HELP = f"""Make image sets under OUT, a new or an empty folder.
@@ -36,7 +36,7 @@ All pictures of sets and streets are 224 x 224 pixels. The same options give the
     show_default=True,
     help="JPEG quality. 90 keeps mask and depth within about a level; 75 rings visibly at the car's edge.",
 )
-@click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: number of CPUs]")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: one a core]")
 def main(
     out: Path,
     synthetic: bool,
@@ -54,7 +54,7 @@ def main(
     recipe = Recipe(sets, seed, streets or variety, cars or variety, quality)
     start_sec = time.perf_counter()
     with progress_bar("compose", sets) as bar:
-        written_bytes = write_sets(out, recipe, workers or os.cpu_count() or 1, bar.update)
+        written_bytes = write_sets(out, recipe, workers or available_cores(), bar.update)
     sets_per_sec = sets / (time.perf_counter() - start_sec)
     click.echo(
         f"{out}: {sets} sets of {recipe.streets} streets and {recipe.cars} cars, "

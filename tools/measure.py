@@ -1,7 +1,6 @@
 """Measurements for fgbg-bench: are the pictures the same, how fast do they come, on what machine."""
 
 import itertools
-import os
 import platform
 import statistics
 import tempfile
@@ -24,6 +23,7 @@ from pipeline.images import decode_gray
 from pipeline.index import BACKGROUNDS, Manifest, load_index, save_index
 from pipeline.layouts import PARTS
 from pipeline.store import Store
+from pipeline.workers import available_cores
 from tools.peers import Loaded
 
 try:
@@ -166,7 +166,7 @@ def machine() -> dict[str, str | int]:
     model = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return {
         "cpu": model[0] if model else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": available_cores(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "python": platform.python_version(),

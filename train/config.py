@@ -2,8 +2,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import torch
+
 from pipeline.decode import DEVICES as LOADER_DEVICES
 from pipeline.errors import InputError
+from pipeline.loader import Loader
 
 DEVICES = ("auto", *LOADER_DEVICES)
 MAY_CHANGE = (
@@ -67,6 +70,19 @@ class Config:
             raise InputError(f"--seed {self.seed}: expected 0 or more")
         if self.device not in DEVICES:
             raise InputError(f"--device {self.device}: expected one of {', '.join(DEVICES)}")
+
+    def loader(self, split: str, device: torch.device, *, shuffle: bool = True) -> Loader:
+        """A loader of one split of the run's shards; raises `InputError` as `Loader` does."""
+        return Loader(
+            self.shards,
+            split,
+            self.batch_size,
+            self.size,
+            "gpu" if device.type == "cuda" else "cpu",
+            self.seed,
+            shuffle=shuffle,
+            max_bad_share=self.max_bad_share,
+        )
 
     def settings(self) -> dict[str, int | float]:
         """What decides the course of the run, by name: plain numbers, kept in its checkpoints."""

@@ -13,7 +13,7 @@ import torch
 
 from pipeline.decode import torch_device
 from pipeline.errors import InputError
-from pipeline.loader import Batch, Loader
+from pipeline.loader import Batch
 from train.checkpoint import Checkpoint, load, load_network, refuse_other, save
 from train.config import Config
 from train.log import Log, Meter, read_lines
@@ -54,10 +54,7 @@ class Trainer:
             config = config.resumed(checkpoint.state["settings"], given)
         self.config, self.say = config, say
         self.on_gpu = self.device.type == "cuda"
-        self.loader = Loader(
-            config.shards, "train", config.batch_size, config.size, "gpu" if self.on_gpu else "cpu", config.seed,
-            max_bad_share=config.max_bad_share,
-        )  # fmt: skip
+        self.loader = config.loader("train", self.device)
         if checkpoint:
             refuse_other(self.last, "the data set", checkpoint.state["manifest"], self.loader.manifest.sha256)
         if config.device == "auto":

@@ -45,18 +45,14 @@ class Validator:
 
     def __init__(self, config: Config, device: torch.device, say: Callable[[str], None]) -> None:
         """Opens the split `val`; where it is empty, says so and shows training sets in the pictures."""
-
-        def loader(split: str) -> Loader:
-            kind = "gpu" if device.type == "cuda" else "cpu"
-            return Loader(config.shards, split, config.batch_size, config.size, kind, config.seed, shuffle=False,
-                          max_bad_share=config.max_bad_share)  # fmt: skip
-
-        shown = loader("train")  # a loader of its own: the one that trains must not lose a batch to this
+        shown = config.loader(
+            "train", device, shuffle=False
+        )  # a loader of its own: the one that trains must not lose a batch to this
         batches = math.ceil(THRESHOLD_SETS / config.batch_size)
         self.threshold = best_threshold(islice(shown, batches))
         self._loader: Loader | None = None
         try:
-            shown = self._loader = loader("val")
+            shown = self._loader = config.loader("val", device, shuffle=False)
         except InputError as error:
             say(f"training without validation: {error}")
         start = shown.state_dict()
