@@ -14,6 +14,7 @@ from pipeline.errors import InputError
 
 ENCODINGS = ("gray", "magma")
 NEAR = ("bright", "dark")
+NO_DEPTH = "none"  # what the manifest says of sets without depth
 # Mean distance in RGB (0..255) below which pictures count as colour-mapped: JPEG at quality 75 leaves magma at about 4,
 # while other maps and photographs are tens of levels away.
 MAX_MAP_DISTANCE = 12.0

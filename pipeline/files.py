@@ -1,13 +1,17 @@
-"""Files that appear under their name only when they are complete, and folders that are filled or left as they were."""
+"""Files that appear under their name only when they are complete, and long works that survive being stopped."""
 
+import fcntl
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from pipeline.errors import InputError
+
+UNFINISHED, ARGUMENTS = ".unfinished", "arguments.json"
 
 
 @contextmanager
@@ -30,49 +34,94 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         os.close(folder)
 
 
-def require_unused(folder: Path, *, hidden_files: bool = False) -> None:
-    """Raise `InputError` unless `folder` is not there yet, or empty (but for hidden files, if those may be there)."""
+def require_unused(folder: Path) -> None:
+    """Raise `InputError` unless `folder` is not there yet, or empty but for hidden files."""
     if not folder.exists():
         return
     if not folder.is_dir():
         raise InputError(f"{folder} is a file: give a new or an empty folder")
     names = sorted(entry.name for entry in folder.iterdir())
-    if found := next((name for name in names if not (hidden_files and name.startswith("."))), None):
+    if found := next((name for name in names if not name.startswith(".")), None):
         raise InputError(f"{folder} is not empty (it holds {found}): give a new or an empty folder, or remove it")
 
 
-@contextmanager
-def filled_folder(folder: Path) -> Iterator[None]:
-    """Fill an unused folder in place, beside hidden files; on failure leave it as it was.
+def require_finished(folder: Path) -> None:
+    """Raise `InputError` if a long work in `folder` was stopped half-way."""
+    try:
+        arguments = json.loads((folder / UNFINISHED / ARGUMENTS).read_text())
+    except OSError:
+        return
+    raise InputError(f"{folder} is unfinished: run the same {arguments['command']} again, which continues it")
 
-    Raises `InputError` if it is in use.
+
+@contextmanager
+def continued(folder: Path, arguments: Mapping[str, object], *, fresh: bool = True) -> Iterator[Path]:
+    """Do a long work in `folder`, which a later call with the same arguments continues where this one is stopped.
+
+    Yields a hidden folder for notes on the pieces that are done; it is gone when the whole work is. `arguments` decide
+    the result, are plain JSON and name the "command". `fresh`: the folder has to be new or empty but for hidden files,
+    and is left so by an `InputError`, for which its input must change, and by a stop before the first note. Raises
+    `InputError` where the folder is not, where another work is unfinished in it, and while another process works in it.
     """
-    require_unused(folder, hidden_files=True)
+    notes = folder / UNFINISHED
+    wanted = json.loads(json.dumps(arguments))
     existed = folder.exists()
+    try:
+        begun = json.loads((notes / ARGUMENTS).read_text())
+    except OSError:
+        begun = None
+        if fresh:
+            require_unused(folder)
+    for name, value in wanted.items():
+        if begun is not None and begun.get(name) != value:
+            was = f"{folder} holds an unfinished {begun['command']} with {name} {_short(begun.get(name))}"
+            raise InputError(
+                f"{was}, now it is {_short(value)}: continue with the same, or remove {folder if fresh else notes}"
+            )
     folder.mkdir(parents=True, exist_ok=True)
+    notes.mkdir(exist_ok=True)
+    with _locked(notes):
+        if begun is None:
+            with atomic_file(notes / ARGUMENTS) as file:
+                file.write(json.dumps(wanted, indent=1).encode())
+        try:
+            yield notes
+        except BaseException as error:
+            noted = any(entry.name != ARGUMENTS and not entry.name.startswith(".") for entry in notes.iterdir())
+            if noted and not (fresh and isinstance(error, InputError)):
+                error.add_note(f"what is done is kept in {folder}: the same command continues it")
+            else:
+                shutil.rmtree(notes)
+                if fresh:
+                    _empty(folder, existed)
+            raise
+        # Under another name first: a kill while it is being removed must not leave the work half known.
+        shutil.rmtree(notes.rename(folder / f"{UNFINISHED}-no-more"))
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise InputError(f"another process is at work in {folder.parent}: wait for it, or stop it") from None
     try:
         yield
-    except BaseException:
-        for entry in folder.iterdir():
-            if not existed or not entry.name.startswith("."):
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        if not existed:
-            folder.rmdir()
-        raise
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside `folder` to fill; on success it becomes `folder`, else it is removed.
-
-    For what tells no one when it is complete. Raises `InputError` if `folder` is in use.
-    """
-    require_unused(folder)
-    folder = folder.resolve()
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        partial.rename(folder)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _empty(folder: Path, existed: bool) -> None:
+    """Remove what is not hidden, and the folder itself if it was not there before."""
+    for entry in folder.iterdir():
+        if not existed or not entry.name.startswith("."):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    if not existed:
+        folder.rmdir()

@@ -56,6 +56,18 @@ def check_image(data: bytes, verify: str = "decode") -> tuple[str, int, int]:
         return kind, image.height, image.width
 
 
+def encode_rgb(image: NDArray[np.uint8], quality: int) -> bytes:
+    """JPEG (4:2:0) of uint8 [H, W, 3]; `quality` 1 to 100."""
+    data: bytes = simplejpeg.encode_jpeg(image, quality, colorspace="RGB", colorsubsampling="420")
+    return data
+
+
+def encode_gray(image: NDArray[np.uint8], quality: int) -> bytes:
+    """JPEG of uint8 [H, W]; `quality` 1 to 100."""
+    data: bytes = simplejpeg.encode_jpeg(image[..., None], quality, colorspace="GRAY", colorsubsampling="Gray")
+    return data
+
+
 def decode_rgb(data: bytes) -> NDArray[np.uint8]:
     """Decode a picture to uint8 [H, W, 3]; raise `BadImage` if it does not decode."""
     with _opened(data) as image:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.depth import ENCODINGS, NEAR
+from pipeline.depth import ENCODINGS, NEAR, NO_DEPTH
 from pipeline.errors import InputError
 from pipeline.files import atomic_file
 from pipeline.layouts import PARTS
@@ -63,7 +64,7 @@ class Manifest:
     foregrounds: int
     """Number of distinct foreground ids."""
     depth_encoding: str
-    """How depth pictures map to numbers: one of `depth.ENCODINGS`."""
+    """How depth pictures map to numbers: one of `depth.ENCODINGS`, or "none" for sets without depth."""
     depth_near: str
     """The near end of the encoded scalar: "bright" or "dark"."""
     sizes: dict[str, dict[str, list[int]]]
@@ -78,6 +79,11 @@ class Manifest:
     version: int = VERSION
     sha256: str = field(default="", compare=False)
     """Hash of manifest.json itself, which names the data set; filled when it is loaded."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Those of PARTS that every set has."""
+        return PARTS if self.depth_encoding != NO_DEPTH else PARTS[:-1]
 
     def to_json(self) -> str:
         """The text of manifest.json."""
@@ -108,16 +114,24 @@ class Manifest:
             manifest = cls(**content, sha256=hashlib.sha256(text).hexdigest())
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise InputError(f"{path} is damaged ({error}): pack again") from error
-        if manifest.depth_encoding not in ENCODINGS or manifest.depth_near not in NEAR or manifest.codec != "jpeg":
+        if (
+            manifest.depth_encoding not in (*ENCODINGS, NO_DEPTH)
+            or manifest.depth_near not in NEAR
+            or manifest.codec != "jpeg"
+        ):
             stored = f"codec {manifest.codec}, depth {manifest.depth_encoding} with near {manifest.depth_near}"
             raise InputError(f"{path} has {stored}: this fgbg cannot read that; update it, or pack again")
         return manifest
 
 
-def save_index(shards: Path, rows: NDArray[np.void]) -> str:
-    """Write index.npy; return its sha256."""
+def save_index(shards: Path, sets: int, blocks: Iterable[NDArray[np.void]]) -> str:
+    """Write index.npy from `blocks` of rows, `sets` rows in all, of which one block is in memory; return its sha256."""
     with atomic_file(shards / INDEX) as file:
-        np.save(file, rows)
+        for number, rows in enumerate(blocks):
+            if not number:
+                about = {"descr": np.lib.format.dtype_to_descr(rows.dtype), "fortran_order": False, "shape": (sets,)}
+                np.lib.format.write_array_header_1_0(file, about)
+            file.write(rows.tobytes())
     return _file_sha256(shards / INDEX)
 
 

@@ -82,6 +82,7 @@ SEED_DEPTH_RUN = Layout(
     },
     not_packed=(
         Template("fg/*"),
+        Template("*", extension=r"\.(?:csv|json)"),  # beside the sets: labels, sources, how depth was made
         Template("fg_bg/bg_{bg}/fg_{fg}_bg_{bg}_{id}_disp", extension=r"\.npy"),
     ),
 )

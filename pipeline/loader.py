@@ -1,8 +1,9 @@
 """The loader: joins order, store, decoder and bank; yields batches on the device and remembers where it is."""
 
+import copy
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from pipeline.bank import Bank
 from pipeline.decode import DecodeOptions, Decoder, Encoded, Table, Undecodable, torch_device
 from pipeline.depth import depth_table
 from pipeline.errors import InputError
-from pipeline.layouts import PARTS
 from pipeline.order import Order
 from pipeline.split import split_rows
 from pipeline.store import Damaged, Store
@@ -34,10 +34,14 @@ class Batch:
     """uint8 [N, 1, H, W]."""
     mask: torch.Tensor
     """uint8 [N, 1, H, W], 255 where the foreground is, soft at its edge."""
-    depth: torch.Tensor
-    """uint8 [N, 1, H, W], 255 near."""
+    depth: torch.Tensor | None
+    """uint8 [N, 1, H, W], 255 near; None where it was not asked for."""
     index: torch.Tensor
     """int64 [N], rows of index.npy."""
+
+    def head(self, sets: int) -> "Batch":
+        """The first sets of it, in memory of their own."""
+        return replace(self, **{name: part[:sets].clone() for name, part in vars(self).items() if part is not None})
 
 
 class Loader:
@@ -59,6 +63,7 @@ class Loader:
         rank: int = 0,
         world: int = 1,
         *,
+        depth: bool = True,
         shuffle: bool = True,
         threads: int | None = None,
         prefetch: int = 2,
@@ -66,34 +71,53 @@ class Loader:
     ) -> None:
         """Open shards for reading; `size` in pixels, `device` "gpu" or "cpu".
 
-        `threads` are DALI's (default: one a core); when more than `max_bad_share` of the split's sets are damaged the
-        run stops. Raises `InputError` for a directory that is no shard directory or does not belong together, a split
-        without sets, settings out of range, and a missing device.
+        Without `depth`, no byte of it is read and batches have none, whether the data have it or not. `threads` are
+        DALI's (default: one a core); when more than `max_bad_share` of the split's sets are damaged the run stops.
+        Raises `InputError` for a directory that is no shard directory or does not belong together, data without the
+        depth that is asked for, a split without sets, settings out of range, and a missing device.
         """
         if not (batch_size >= world > rank >= 0 and size > 0 and prefetch > 0):
             got = f"batch size {batch_size}, rank {rank} of {world}, size {size}, prefetch {prefetch}"
             raise InputError(f"{got}: expected 0 <= rank < world <= batch size, and the others above 0")
-        self._store = Store.open(shards)
+        self._store = Store.open(shards, depth=depth)
         self.manifest = self._store.manifest
+        if depth and "depth" not in self._store.parts:
+            add = f"add it (fgbg-depth {shards} --model FILE.onnx --shards NEW)"
+            raise InputError(f"the sets of {shards} have no depth: {add}, or train the mask alone (--no-depth)")
         self._device = torch_device(device)
+        self.batch_size, self._seed, self._rank, self._world = batch_size, seed, rank, world
+        self._max_bad_share = max_bad_share
+        self._options = DecodeOptions(-(-batch_size // world), size, device, threads or available_cores(), prefetch)
+        self._tables: dict[str, Table] = dict.fromkeys(self._store.parts)
+        if depth:
+            self._tables["depth"] = depth_table(self.manifest.depth_encoding, self.manifest.depth_near)
+        self._start(split, shuffle)
+        self._bank = Bank(self._store, self._options)
+
+    def _start(self, split: str, shuffle: bool) -> None:
+        """Stand before the first batch of a split; raise `InputError` if it is empty."""
         self._rows = split_rows(self._store.index["bg"], self._store.index["fg"], split)
         if not len(self._rows):
             have = f"{self.manifest.sets:,} sets on {len(self.manifest.backgrounds)} backgrounds"
             raise InputError(
-                f"no set of {shards} is in the split {split} ({have}): more backgrounds and foregrounds needed"
+                f"no set of {self._store.shards} is in the split {split} ({have}): "
+                f"more backgrounds and foregrounds needed"
             )
-        self._split, self._seed, self._rank, self._world = split, seed, rank, world
-        self._order = Order(len(self._rows), batch_size, f"{self.manifest.sha256}/{split}/{seed}", shuffle)
-        self._max_bad_share = max_bad_share
+        self._split = split
+        self._order = Order(len(self._rows), self.batch_size, f"{self.manifest.sha256}/{split}/{self._seed}", shuffle)
         self._bad: dict[int, str] = {}
-        threads = threads or available_cores()
-        self._options = DecodeOptions(-(-batch_size // world), size, device, threads, prefetch)
-        self._bank = Bank(self._store, self._options)
-        table = depth_table(self.manifest.depth_encoding, self.manifest.depth_near)
-        self._tables: dict[str, Table] = {"fg_bg": None, "mask": None, "depth": table}
         self._decoder = Decoder(self._tables, self._options)
         self.epoch = 0
         self._position = 0
+
+    def sibling(self, split: str, *, shuffle: bool = True) -> "Loader":
+        """A loader of another split, or of the same, with all else alike; it shares open files and backgrounds.
+
+        Raises `InputError` for a split without sets.
+        """
+        other = copy.copy(self)
+        other._start(split, shuffle)
+        return other
 
     @property
     def sets(self) -> int:
@@ -104,6 +128,10 @@ class Loader:
     def quarantined(self) -> list[str]:
         """What is wrong with each set that was left out so far, its key first."""
         return list(self._bad.values())
+
+    def key(self, row: int) -> str:
+        """The name of the set at a row of the index."""
+        return self._store.key(row)
 
     def __len__(self) -> int:
         """Global batches in an epoch."""
@@ -118,17 +146,37 @@ class Loader:
         try:
             for pictures in self._decoder.decode(self._read_ahead(in_flight)):
                 rows = in_flight.popleft()
-                places = torch.from_numpy(np.stack([rows, self._bank.positions(rows)]))
-                if self._device.type == "cuda":
-                    places = places.pin_memory()  # from pageable memory the copy would wait for all work on the stream
-                index, background = places.to(self._device, non_blocking=True)
-                fg_bg, mask, depth = (pictures[part][: len(rows)] for part in PARTS)
                 self._position += 1
                 if self._position == len(self):
                     self.epoch, self._position = self.epoch + 1, 0
-                yield Batch(self._bank.pictures[background], fg_bg, mask, depth, index)
+                yield self._batch(rows, pictures)
         except Undecodable as error:
             raise self._name_undecodable(np.concatenate(in_flight), error) from error
+
+    def _batch(self, rows: NDArray[np.int64], pictures: dict[str, torch.Tensor]) -> Batch:
+        """The pictures of these rows of the index, without those that stand in, and what else a batch has."""
+        places = torch.from_numpy(np.stack([rows, self._bank.positions(rows)]))
+        if self._device.type == "cuda":
+            places = places.pin_memory()  # from pageable memory the copy would wait for all work on the stream
+        index, background = places.to(self._device, non_blocking=True)
+        parts = {part: picture[: len(rows)] for part, picture in pictures.items()}
+        return Batch(self._bank.pictures[background], parts["fg_bg"], parts["mask"], parts.get("depth"), index)
+
+    def pick(self, rows: Sequence[int]) -> Batch:
+        """The sets at these rows of the index (one or more, of any split), in this order; the loader stays where it is.
+
+        Raises `InputError` where one is damaged, or DALI cannot decode it.
+        """
+        picked = np.array(rows, dtype=np.int64)
+        decoder = Decoder(self._tables, replace(self._options, batch_size=len(rows), prefetch=1))
+        try:
+            sets = [self._store.read(row) for row in rows]
+            [pictures] = decoder.decode(iter([[list(part) for part in zip(*sets, strict=True)]]))
+        except Damaged as damage:
+            raise InputError(f"{damage}: copy it again") from damage
+        except Undecodable as error:
+            raise self._name_undecodable(picked, error) from error
+        return self._batch(picked, pictures)
 
     def _name_undecodable(self, rows: NDArray[np.int64], error: Undecodable) -> InputError:
         """Find the first of some sets that DALI cannot decode, one at a time, since it does not tell."""
@@ -147,7 +195,7 @@ class Loader:
         """Read the shares of the epoch's remaining batches, telling in `in_flight` which rows each of them holds."""
         epoch = self.epoch
         for number in range(self._position, len(self)):
-            rows, encoded = list[int](), Encoded([] for _ in PARTS)
+            rows, encoded = list[int](), Encoded([] for _ in self._tables)
             for row in self._rows[self._order.batch(epoch, number, self._rank, self._world)].tolist():
                 try:
                     parts = self._store.read(row)
@@ -159,7 +207,7 @@ class Loader:
                     part.append(content)
             in_flight.append(np.array(rows, dtype=np.int64))
             # DALI knows no empty batch: a picture stands in, which __iter__ cuts off again.
-            yield encoded if rows else [[self._bank.any_encoded] for _ in PARTS]
+            yield encoded if rows else [[self._bank.any_encoded] for _ in self._tables]
 
     def _quarantine(self, row: int, damage: Damaged) -> None:
         if row not in self._bad:
@@ -195,5 +243,5 @@ class Loader:
             "manifest": self.manifest.sha256,
             "split": self._split,
             "seed": self._seed,
-            "batch_size": self._order.batch_size,
+            "batch_size": self.batch_size,
         }

@@ -4,29 +4,27 @@ Shards are independent jobs, so any number of worker processes writes the same b
 the way; what is bad is left out by name. The manifest is written last: without it a directory is not a data set.
 """
 
-import csv
-import io
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.depth import ENCODINGS, NEAR, recognise_encoding
+from pipeline.assemble import Tally, assemble, done_shards, note_path, shard_path, tally, write_bank
+from pipeline.depth import ENCODINGS, NEAR, NO_DEPTH, recognise_encoding
 from pipeline.errors import InputError
-from pipeline.files import atomic_file, filled_folder
-from pipeline.images import VERIFY, BadImage, decode_rgb, read_picture
-from pipeline.index import BACKGROUNDS, Background, Manifest, row_type, save_index
+from pipeline.files import continued, require_finished
+from pipeline.images import VERIFY, BadImage, Picture, decode_rgb, read_picture
+from pipeline.index import Manifest
 from pipeline.layouts import PARTS, SEED_DEPTH_RUN, set_key
 from pipeline.order import Permutation
-from pipeline.preview import write_preview
-from pipeline.sets import Problem, Sets, find_sets
-from pipeline.shards import Shard, ShardJob, write_shard
-from pipeline.tar import TarWriter
+from pipeline.sets import Problem, SetFiles, Sets, find_sets
+from pipeline.shards import ShardWriter
+from pipeline.tables import Note, Tables
 from pipeline.workers import Workers, available_cores
 
 DEPTH_SAMPLE = 16
@@ -40,6 +38,8 @@ class PackOptions:
     """Of the shuffle that makes any one shard a fair sample of the whole."""
     sets_per_shard: int = 1000
     """Sets in each tar but the last."""
+    depth: bool = True
+    """Whether the sets have depth; without, depth maps that are there are not packed."""
     depth_encoding: str = "auto"
     """"auto" looks at a sample; else one of `depth.ENCODINGS`."""
     depth_near: str = "bright"
@@ -76,76 +76,63 @@ class Summary(NamedTuple):
 
 
 def pack(source: Path, shards: Path, options: PackOptions, progress: Progress | None = None) -> Summary:
-    """Write the sets below `source` as shards into `shards`, a folder that is empty or not there yet.
+    """Write the sets below `source` as shards into `shards`, a folder that is new or empty but for hidden files.
 
-    Raises `InputError` for a source without sets and for a target in use; whatever stops it, it leaves nothing behind.
+    A packing that is stopped leaves its finished shards, from which the same call goes on to the same bytes. Raises
+    `InputError` for a source without sets, a target in use, and a target with an unfinished packing of something else.
     """
     start, progress = time.monotonic(), progress or Progress()
-    with filled_folder(shards), Workers(options.workers) as workers:
-        sets = find_sets(source, SEED_DEPTH_RUN, progress.files_found)
-        bank = _write_backgrounds(source, shards, sets)
+    parts = PARTS if options.depth else PARTS[:-1]
+    require_finished(source)
+    with Workers(options.workers) as workers:
+        sets = find_sets(source, SEED_DEPTH_RUN, progress.files_found, parts)
         _require(len(sets), source, sets)
-        encoding = options.depth_encoding
-        if encoding == "auto":
-            encoding = recognise_encoding(_sample_depth(source, sets))
-        progress.sets_found(len(sets))
-        key_length = _key_length(sets)
-        rows, packed, done = np.zeros(len(sets), row_type(key_length)), 0, list[Shard]()
-        for result in workers.map(write_shard, _jobs(source, shards, sets, key_length, options)):
-            sets.problems += result.problems
-            sets.left_out += result.left_out
-            if count := result.info.sets:
-                rows[packed : packed + count] = result.rows
-                rows["shard"][packed : packed + count] = len(done)
-                done.append(result._replace(rows=result.rows[:0]))
-            packed += count
-            progress.sets_packed(count + result.left_out.total())
-        _require(packed, source, sets)
-        rows = rows[:packed]
-        manifest = Manifest(
-            sets=packed,
-            foregrounds=len(np.unique(rows["fg"])),
-            depth_encoding=encoding,
-            depth_near=options.depth_near,
-            sizes=_size_ranges(bank.sizes, [result.sizes for result in done]),
-            shards=[result.info for result in done],
-            backgrounds=bank.backgrounds,
-            backgrounds_sha256=bank.sha256,
-            index_sha256=save_index(shards, rows),
-        )
-        _write_problems(shards / "problems.csv", sets.problems)
-        write_preview(shards, manifest)
-        manifest.save(shards)
-    return Summary(manifest, sets.left_out, len(sets.problems), time.monotonic() - start)
+        tables = Tables(source)
+        with continued(shards, _arguments(options, sets, tables)) as notes:
+            bank = write_bank(shards, _backgrounds(source, sets))
+            _require(len(sets), source, sets)
+            encoding = NO_DEPTH
+            if options.depth:
+                encoding = options.depth_encoding
+                if encoding == "auto":
+                    encoding = recognise_encoding(_sample_depth(source, sets))
+            progress.sets_found(len(sets))
+            count = -(-len(sets) // options.sets_per_shard)
+            done = done_shards(shards, notes, count)
+            progress.sets_packed(sum(done.values()))
+            for packed in workers.map(write_shard, _jobs(source, shards, notes, sets, tables, options, done)):
+                progress.sets_packed(packed)
+            total = tally(shards, notes, count)
+            total.left_out.update(sets.left_out)
+            total.problems.extend(sets.problems)
+            _require(total.sets, source, total)
+            manifest = assemble(shards, notes, count, total, bank, (encoding, options.depth_near))
+    return Summary(manifest, total.left_out, len(total.problems), time.monotonic() - start)
 
 
-def _require(count: int, source: Path, sets: Sets) -> None:
+def _arguments(options: PackOptions, sets: Sets, tables: Tables) -> dict[str, object]:
+    """What decides the bytes of a packing, for `files.continued`."""
+    decisive = {name: value for name, value in asdict(options).items() if name != "workers"}
+    return {"command": "fgbg-pack", **decisive, "source": sets.fingerprint(), "tables": tables.fingerprint()}
+
+
+def _require(count: int, source: Path, found: Sets | Tally) -> None:
     if not count:
-        kinds = ", ".join(f"{number:,} {kind}" for kind, number in (+sets.left_out).items()) or "no overlay at all"
-        example = f"; the first problem is {min(sets.problems).path}: {min(sets.problems).why}" if sets.problems else ""
+        kinds = ", ".join(f"{number:,} {kind}" for kind, number in (+found.left_out).items()) or "no overlay at all"
+        first = min(found.problems, default=None)
+        example = f"; the first problem is {first.path}: {first.why}" if first else ""
+        if first and first.why.endswith("has no depth"):
+            example += "; add it with fgbg-depth, or pack without: --no-depth"
         raise InputError(f"no usable set in {source}: {kinds}{example}")
 
 
-class _Bank(NamedTuple):
-    backgrounds: list[Background]
-    sha256: str
-    sizes: NDArray[np.int64]  # [backgrounds, 2]: height, width
-
-
-def _write_backgrounds(source: Path, shards: Path, sets: Sets) -> _Bank:
-    """Write backgrounds.tar; a background that is no picture is dropped from `sets`, with every set on it."""
-    backgrounds, sizes = [], []
-    with TarWriter(shards / BACKGROUNDS, index=False) as writer:
-        for bg, path in list(sets.backgrounds.items()):
-            try:
-                picture = read_picture(f"{source}/{path}")
-            except BadImage as error:
-                sets.drop_background(bg, "undecodable", str(error))
-                continue
-            member = writer.add(f"bg_{bg:03}", [(f"bg.{picture.extension}", picture.content)])[0]
-            backgrounds.append(Background(bg, member.offset, member.size, member.crc32))
-            sizes.append(picture.size)
-    return _Bank(backgrounds, writer.sha256, np.array(sizes).reshape(-1, 2))
+def _backgrounds(source: Path, sets: Sets) -> Iterator[tuple[int, Picture]]:
+    """The backgrounds by id; one that is no picture is dropped from `sets`, with every set on it."""
+    for bg, path in list(sets.backgrounds.items()):
+        try:
+            yield bg, read_picture(f"{source}/{path}")
+        except BadImage as error:
+            sets.drop_background(bg, "undecodable", str(error))
 
 
 def _sample_depth(source: Path, sets: Sets) -> list[tuple[str, NDArray[np.uint8]]]:
@@ -161,30 +148,63 @@ def _sample_depth(source: Path, sets: Sets) -> list[tuple[str, NDArray[np.uint8]
     return pictures
 
 
-def _key_length(sets: Sets) -> int:
-    bg, fg, number = (int(value) for value in sets.ids.max(axis=0))
-    return len(set_key(fg, bg, number))
+class ShardJob(NamedTuple):
+    """The sets of one shard; they go to a worker as paths."""
+
+    source: str
+    path: Path
+    note: Path
+    key_length: int
+    verify: str
+    sets: list[SetFiles]
+    notes: list[Note]  # what is known of each
 
 
-def _jobs(source: Path, shards: Path, sets: Sets, key_length: int, options: PackOptions) -> Iterator[ShardJob]:
+def _jobs(
+    source: Path,
+    shards: Path,
+    notes: Path,
+    sets: Sets,
+    tables: Tables,
+    options: PackOptions,
+    done: Container[int],
+) -> Iterator[ShardJob]:
     """Deal the sets out to shards in shuffled order."""
+    bg, fg, number = (int(value) for value in sets.ids.max(axis=0))
+    key_length = len(set_key(fg, bg, number))
     order = Permutation(len(sets), f"pack/{options.seed}")(np.arange(len(sets)))
     for shard, first in enumerate(range(0, len(order), options.sets_per_shard)):
-        chosen = [sets[position] for position in order[first : first + options.sets_per_shard]]
-        yield ShardJob(str(source), shards / f"sets-{shard:06}.tar", key_length, options.verify, chosen)
+        if shard not in done:
+            chosen = [sets[position] for position in order[first : first + options.sets_per_shard]]
+            note = note_path(notes, shard)
+            known = tables.find([files.key for files in chosen])
+            yield ShardJob(str(source), shard_path(shards, shard), note, key_length, options.verify, chosen, known)
 
 
-def _size_ranges(backgrounds: NDArray[np.int64], sets: list[NDArray[np.int64]]) -> dict[str, dict[str, list[int]]]:
-    smallest = np.min([sizes[0] for sizes in sets], axis=0).tolist()
-    largest = np.max([sizes[1] for sizes in sets], axis=0).tolist()
-    ranges = {part: {"min": smallest[code], "max": largest[code]} for code, part in enumerate(PARTS)}
-    return ranges | {"bg": {"min": backgrounds.min(axis=0).tolist(), "max": backgrounds.max(axis=0).tolist()}}
+def write_shard(job: ShardJob) -> int:
+    """Write one shard and its note; sets with a bad picture are left out. Returns how many sets were dealt with."""
+    left_out, problems = Counter[str](), list[Problem]()
+    with ShardWriter(job.path, job.key_length) as writer:
+        for files, known in zip(job.sets, job.notes, strict=True):
+            pictures, bad = read_set(job.source, files, job.verify)
+            if bad:
+                problems += bad
+                left_out[bad[0].kind] += 1
+            else:
+                writer.add((files.bg, files.fg, files.number), pictures, known)
+    writer.shard(left_out, problems).save(job.note)
+    return len(job.sets)
 
 
-def _write_problems(path: Path, problems: list[Problem]) -> None:
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(Problem._fields)
-    table.writerows(sorted(problems))
-    with atomic_file(path) as file:
-        file.write(text.getvalue().encode(errors="surrogateescape"))
+def read_set(source: str, files: SetFiles, verify: str) -> tuple[list[Picture], list[Problem]]:
+    """The pictures of a set, in the order of PARTS, and what is wrong with them."""
+    pictures, problems = [], []
+    for path in files.paths:
+        try:
+            pictures.append(read_picture(f"{source}/{path}", verify))
+        except BadImage as error:
+            problems.append(Problem(path, "undecodable", str(error)))
+    if not problems and pictures[0].size != pictures[1].size:
+        (overlay, mask) = (f"{width} x {height}" for height, width in (pictures[0].size, pictures[1].size))
+        problems.append(Problem(files.paths[1], "mismatch", f"mask is {mask}, its overlay {overlay} pixels"))
+    return pictures, problems

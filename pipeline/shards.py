@@ -1,86 +1,97 @@
-"""Shards: the sets of one job, read, checked and written as one tar. Jobs know nothing of each other."""
+"""Shards: one tar of image sets, its .idx, and its rows of the index. Shards know nothing of each other."""
 
+import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from types import TracebackType
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.images import BadImage, Picture, read_picture
+from pipeline.images import Picture
 from pipeline.index import ShardInfo, row_type
-from pipeline.layouts import PARTS
-from pipeline.sets import Problem, SetFiles
-from pipeline.tar import Member, TarWriter
-
-
-class ShardJob(NamedTuple):
-    """The sets of one shard; they go to a worker as paths and come back as index rows."""
-
-    source: str
-    path: Path
-    key_length: int
-    verify: str
-    sets: list[SetFiles]
+from pipeline.layouts import PARTS, set_key
+from pipeline.sets import Problem
+from pipeline.tar import TarWriter
 
 
 class Shard(NamedTuple):
-    """What became of a job; `rows` are those of index.npy, but for the shard's place in the manifest."""
+    """What a finished shard holds, and what was left out of it."""
 
     info: ShardInfo
-    rows: NDArray[np.void]
+    rows: NDArray[np.void]  # those of index.npy, but for the shard's place in the manifest
     sizes: NDArray[np.int64]  # [2, parts, 2]: smallest and largest (height, width); empty without sets
     left_out: Counter[str]
     problems: list[Problem]
+    text: str = ""  # lines about its sets for a table beside the shards
+
+    def save(self, path: Path) -> None:
+        """Keep it as a note (.npz) of an unfinished work, which `load_shard` reads."""
+        about = json.dumps([asdict(self.info), self.left_out, self.problems, self.text])
+        temporary = path.with_name(f".{path.name}")  # a note that is cut short counts as none: no sync is needed
+        with temporary.open("wb") as file:
+            np.savez(file, rows=self.rows, sizes=self.sizes, about=np.array(about))
+        temporary.replace(path)
 
 
-def write_shard(job: ShardJob) -> Shard:
-    """Write one tar and its .idx. Sets with a bad picture are left out; if none is left, so is the shard."""
-    written, places, sizes = list[SetFiles](), list[Member](), list[tuple[int, int]]()
-    left_out, problems = Counter[str](), list[Problem]()
-    with TarWriter(job.path) as writer:
-        for files in job.sets:
-            pictures, bad = read_set(job.source, files, job.verify)
-            if bad:
-                problems += bad
-                left_out[bad[0].kind] += 1
-                continue
-            note = b'{"bg": %d, "fg": %d, "id": %d}' % (files.bg, files.fg, files.number)
-            parts = [
-                (f"{part}.{picture.extension}", picture.content) for part, picture in zip(PARTS, pictures, strict=True)
-            ]
-            places += writer.add(files.key, [*parts, ("json", note)])[: len(PARTS)]
-            sizes += [picture.size for picture in pictures]
-            written.append(files)
-    if not written:
-        job.path.unlink()
-        job.path.with_suffix(".idx").unlink()
-    info = ShardInfo(job.path.name, len(written), writer.bytes, writer.sha256)
-    size_of = np.array(sizes).reshape(-1, len(PARTS), 2)
-    ranges = np.stack([size_of.min(axis=0), size_of.max(axis=0)]) if written else size_of
-    return Shard(info, index_rows(written, places, job.key_length), ranges, left_out, problems)
+def load_shard(path: Path, shards: Path) -> Shard | None:
+    """The shard of a note that `Shard.save` wrote; None if there is none, or its tar is not there in full."""
+    try:
+        with np.load(path) as note:
+            info, left_out, problems, text = json.loads(str(note["about"]))
+            rows, sizes = note["rows"], note["sizes"]
+        info = ShardInfo(**info)
+        if info.sets and (shards / info.name).stat().st_size != info.bytes:
+            return None
+    except (OSError, ValueError, KeyError, BadZipFile):
+        return None
+    return Shard(info, rows, sizes, Counter(left_out), [Problem(*problem) for problem in problems], text)
 
 
-def index_rows(sets: list[SetFiles], places: list[Member], key_length: int) -> NDArray[np.void]:
-    """The rows of index.npy for the sets of one shard; `places` has one entry a part."""
-    rows = np.zeros(len(sets), row_type(key_length))
-    rows["key"] = [files.key.encode() for files in sets]
-    rows["bg"] = [files.bg for files in sets]
-    rows["fg"] = [files.fg for files in sets]
-    for name in ("offset", "size", "crc32"):
-        rows[name] = np.array([getattr(place, name) for place in places]).reshape(-1, len(PARTS))
-    return rows
+class ShardWriter:
+    """Write one shard; its files appear when the context closes well, unless no set was added."""
 
+    def __init__(self, path: Path, key_length: int) -> None:
+        """`path` of the tar; `key_length` is that of the longest key of all shards, in bytes."""
+        self._tar = TarWriter(path)
+        self._row_type = row_type(key_length)
+        self._rows = list[tuple[object, ...]]()
+        self._sizes = list[list[tuple[int, int]]]()
 
-def read_set(source: str, files: SetFiles, verify: str) -> tuple[list[Picture], list[Problem]]:
-    """The pictures of a set, in the order of PARTS, and what is wrong with them."""
-    pictures, problems = [], []
-    for path in files.paths:
-        try:
-            pictures.append(read_picture(f"{source}/{path}", verify))
-        except BadImage as error:
-            problems.append(Problem(path, "undecodable", str(error)))
-    if not problems and pictures[0].size != pictures[1].size:
-        (overlay, mask) = (f"{width} x {height}" for height, width in (pictures[0].size, pictures[1].size))
-        problems.append(Problem(files.paths[1], "mismatch", f"mask is {mask}, its overlay {overlay} pixels"))
-    return pictures, problems
+    def __enter__(self) -> "ShardWriter":
+        self._tar.__enter__()
+        return self
+
+    def add(self, ids: tuple[int, int, int], pictures: Sequence[Picture], note: Mapping[str, object]) -> None:
+        """Append a set: (bg, fg, number), its pictures in the order of PARTS, and what else its json shall say.
+
+        Without depth there are two pictures.
+        """
+        bg, fg, number = ids
+        key = set_key(fg, bg, number)
+        parts = [
+            (f"{part}.{picture.extension}", picture.content) for part, picture in zip(PARTS, pictures, strict=False)
+        ]
+        text = json.dumps({"bg": bg, "fg": fg, "id": number, **note}).encode()
+        places = [*self._tar.add(key, [*parts, ("json", text)])[:-1], (0, 0, 0)][: len(PARTS)]
+        self._rows.append((key, bg, fg, 0, *zip(*places, strict=True)))
+        self._sizes.append([picture.size for picture in pictures])
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tar.__exit__(kind, error, trace)
+        if error is None and not self._rows:
+            self._tar.path.unlink()
+            self._tar.path.with_suffix(".idx").unlink()
+
+    def shard(self, left_out: Counter[str], problems: list[Problem], text: str = "") -> Shard:
+        """What was written, once the context is closed."""
+        info = ShardInfo(self._tar.path.name, len(self._rows), self._tar.bytes, self._tar.sha256)
+        sizes = np.array(self._sizes)
+        ranges = np.stack([sizes.min(axis=0), sizes.max(axis=0)]) if self._rows else sizes
+        return Shard(info, np.array(self._rows, self._row_type), ranges, left_out, problems, text)

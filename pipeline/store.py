@@ -4,17 +4,20 @@ Shards are read, never mapped into memory: a mapped file that is cut short kills
 back short.
 """
 
+import json
 import os
+import tarfile
 import zlib
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.index import BACKGROUNDS, Manifest, load_index
-from pipeline.layouts import PARTS
+from pipeline.tar import BLOCK
 
 MAX_OPEN_FILES = 256
 
@@ -26,21 +29,24 @@ class Damaged(Exception):  # noqa: N818 - a finding about the data, not a fault 
 class Store:
     """The bytes of a shard directory. Not thread-safe; `close` it, or let it go."""
 
-    def __init__(self, shards: Path, manifest: Manifest, rows: NDArray[np.void]) -> None:
-        """`rows` is the index, [sets] of `index.row_type`."""
+    def __init__(self, shards: Path, manifest: Manifest, rows: NDArray[np.void], *, depth: bool = True) -> None:
+        """`rows` is the index, [sets] of `index.row_type`; without `depth`, its pictures are left unread."""
         self._open_files: OrderedDict[str, int] = OrderedDict()
         self.shards = shards
         self.manifest = manifest
         self.index = rows = rows.view(np.ndarray)  # still mapped, without the cost of `np.memmap` at every access
         self._backgrounds = {background.id: background for background in manifest.backgrounds}
         self._key, self._shard = rows["key"], rows["shard"]
-        self._offset, self._size, self._crc32 = rows["offset"], rows["size"], rows["crc32"]
+        self.parts = tuple(part for part in manifest.parts if depth or part != "depth")
+        """What `read` returns, in this order."""
+        columns = slice(len(self.parts))  # depth is the last of PARTS
+        self._offset, self._size, self._crc32 = (rows[name][:, columns] for name in ("offset", "size", "crc32"))
 
     @classmethod
-    def open(cls, shards: Path) -> "Store":
+    def open(cls, shards: Path, *, depth: bool = True) -> "Store":
         """The store of a finished shard directory; raise `InputError` if it is none, or does not belong together."""
         manifest = Manifest.load(shards)
-        return cls(shards, manifest, load_index(shards, manifest))
+        return cls(shards, manifest, load_index(shards, manifest), depth=depth)
 
     def key(self, row: int) -> str:
         """The name of the set at a row of the index."""
@@ -51,21 +57,46 @@ class Store:
         return self.manifest.shards[int(self._shard[row])].name
 
     def read(self, row: int) -> list[NDArray[np.uint8]]:
-        """The encoded parts of one set, in the order of PARTS, each uint8 [size]; raise `Damaged` if a CRC differs."""
+        """The encoded pictures of one set, one for each of `parts`, uint8 [size]; raise `Damaged` if a CRC differs."""
         offsets, sizes = self._offset[row].tolist(), self._size[row].tolist()
         name = self.shard_name(row)
-        try:
-            content = os.pread(self._file(name), offsets[-1] + sizes[-1] - offsets[0], offsets[0])
-        except OSError as error:
-            raise Damaged(f"{self.key(row)}: {name} cannot be read ({error.strerror})") from error
+        content = self._read(row, offsets[0], offsets[-1] + sizes[-1] - offsets[0])
         whole, view, parts = np.frombuffer(content, np.uint8), memoryview(content), []
-        for part, offset, size, crc32 in zip(PARTS, offsets, sizes, self._crc32[row].tolist(), strict=True):
+        for part, offset, size, crc32 in zip(self.parts, offsets, sizes, self._crc32[row].tolist(), strict=True):
             start = offset - offsets[0]
             if zlib.crc32(view[start : start + size]) != crc32:
                 cut = start + size > len(content)
                 raise Damaged(f"{self.key(row)}: {part} in {name} is {'cut short' if cut else 'damaged (CRC differs)'}")
             parts.append(whole[start : start + size])
         return parts
+
+    def read_note(self, row: int) -> dict[str, Any]:
+        """The json of one set, which follows its last picture; raise `Damaged` if it does not, or is none.
+
+        The index has no checksum of it: the tar header's own, its name and its syntax are what there is to compare.
+        """
+        name = f"{self.key(row)}.json"
+        last = len(self.manifest.parts) - 1
+        end = int(self.index["offset"][row, last]) + int(self.index["size"][row, last])
+        start = -(-end // BLOCK) * BLOCK
+        try:
+            header = tarfile.TarInfo.frombuf(self._read(row, start, BLOCK), "utf-8", "strict")
+            if header.name != name:
+                raise ValueError(f"found {header.name}")
+            note = json.loads(self._read(row, start + BLOCK, header.size))
+            if not isinstance(note, dict):
+                raise ValueError(f"found a {type(note).__name__}")
+        except (tarfile.HeaderError, ValueError) as error:
+            raise Damaged(f"{self.key(row)}: {name} in {self.shard_name(row)} is damaged ({error})") from error
+        return note
+
+    def _read(self, row: int, offset: int, size: int) -> bytes:
+        """Bytes of the shard that holds a row, fewer where it is cut short; raise `Damaged` if it cannot be read."""
+        name = self.shard_name(row)
+        try:
+            return os.pread(self._file(name), size, offset)
+        except OSError as error:
+            raise Damaged(f"{self.key(row)}: {name} cannot be read ({error.strerror})") from error
 
     def read_background(self, bg: int) -> NDArray[np.uint8]:
         """The encoded picture of background `bg`, uint8 [size]; raise `InputError` if it is not as it was packed."""

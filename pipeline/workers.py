@@ -6,11 +6,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from types import TracebackType
 from typing import TypeVar
-
-from pipeline.errors import InputError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -19,6 +18,17 @@ Result = TypeVar("Result")
 def available_cores() -> int:
     """CPU cores that this process may use, which under a scheduler are often fewer than the machine has."""
     return len(os.sched_getaffinity(0))
+
+
+def _end_with_parent() -> None:
+    """Let this worker die when the process that started it is killed: else it would wait for jobs for ever."""
+
+    def wait() -> None:
+        if parent := parent_process():
+            parent.join()
+            os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
 
 
 class Workers:
@@ -32,7 +42,7 @@ class Workers:
 
     def __enter__(self) -> "Workers":
         # Fresh interpreters: a fork would copy the locks of whatever threads the caller has.
-        self._pool = ProcessPoolExecutor(self._count, get_context("spawn"))
+        self._pool = ProcessPoolExecutor(self._count, get_context("spawn"), initializer=_end_with_parent)
         for _ in range(self._count if self._count > 1 else 0):
             self._submit(int, 0)  # they start while the caller prepares its jobs
         return self
@@ -45,7 +55,7 @@ class Workers:
     def map(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
         """Yield `function(job)` for each job, in their order; jobs are taken a few ahead of the results.
 
-        Raises what `function` raises, and `InputError` if a process is killed.
+        Raises what `function` raises, and `ChildProcessError` if a process is killed.
         """
         if self._count == 1:
             yield from map(function, jobs)
@@ -59,7 +69,7 @@ class Workers:
             while running:
                 yield running.popleft().result()
         except BrokenProcessPool as error:
-            raise InputError("a worker process was killed; is memory short? try fewer --workers") from error
+            raise ChildProcessError("a worker process was killed; is memory short? try fewer --workers") from error
 
     def _submit(self, function: Callable[[Job], Result], job: Job) -> "Future[Result]":
         # A terminal sends Ctrl-C to every process. It is ours to handle, so workers are born with it blocked, as they

@@ -3,12 +3,15 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 import tools.peers
 from pipeline.index import Manifest
 from pipeline.loader import Loader
+from pipeline.pack import PackOptions, pack
+from tests.samples import png, smooth_picture, write
 from tools.bench import main
 from tools.measure import first_shards, spread
 from tools.peers import Loaded, LoadOptions, ours
@@ -90,7 +93,7 @@ def test_packing_beside_shard_writer(source: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([], 2, "give either --shards DIR (loaders) or --packing SOURCE (packing tools)"),
+        ([], 2, "give one of --shards DIR (loaders), --packing SOURCE and --composing PHOTOS"),
         (["--shards", "nowhere", "--loader", "ours,magic"], 2, "no loader called magic: expected some of ours, dali-"),
         (["--shards", "nowhere"], 1, "no shards in nowhere: manifest.json is missing"),
         (["--shards", "nowhere", "--device", "gpu"], 1, "no usable GPU"),
@@ -109,3 +112,29 @@ def test_wrong_input_is_one_line(
 
 def test_spread_is_median_and_quartiles() -> None:
     assert spread([1.0, 2.0, 3.0, 4.0, 100.0]) == {"q1": 2.0, "median": 3.0, "q3": 4.0}
+
+
+def test_sets_without_depth_are_refused_in_one_line(source: Path, tmp_path: Path) -> None:
+    pack(source, tmp_path / "shards", PackOptions(depth=False, workers=1))
+    result = run("--shards", tmp_path / "shards")
+    assert result.exit_code == 1
+    [line] = result.output.splitlines()
+    assert "the sets of" in line
+    assert line.endswith("have no depth: loaders are compared on sets with it, see fgbg-depth")
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_composing_is_measured_beside_the_originals_way(tmp_path: Path) -> None:
+    for number in range(2):
+        write(tmp_path / "bg" / f"{number}.png", png(smooth_picture(number)))
+        alpha = np.zeros((48, 48, 1), np.uint8)
+        alpha[8:40, 8:40] = 255
+        write(tmp_path / "fg" / f"{number}.png", png(np.dstack([smooth_picture(9 + number), alpha])))
+    result = run("--composing", tmp_path, "--sets", 10, "--rounds", 2)
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.output.splitlines()[-1])
+    ours, loose, original, floor = report["composing"].values()
+    assert original["ratio"] == {"median": 1.0, "q1": 1.0, "q3": 1.0}
+    assert 20 < ours["peak_mib"] < 2000
+    assert "peak_mib" not in floor
+    assert loose["sets_per_sec"]["median"] > 0

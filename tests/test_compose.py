@@ -1,260 +1,448 @@
+import csv
 import dataclasses
-import functools
+import errno
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import simplejpeg
-from click.testing import CliRunner
+from numpy.typing import NDArray
+from PIL import Image
 
-import pipeline.compose
-from pipeline.compose import (
-    NEAR_M,
-    SOLID,
-    Place,
-    Recipe,
-    blend,
-    compose,
-    default_variety,
-    disparity,
-    make_set,
-    pair,
-    place,
-    sets_of_street,
-    write_sets,
-)
+from pipeline.composing.compose import Progress, Summary, compose
+from pipeline.composing.composer import SOLID, ComposeOptions, Composer
+from pipeline.composing.photos import Photographs, find_pictures
+from pipeline.composing.recipe import Recipe
+from pipeline.composing.stage import Stage, prepare
 from pipeline.errors import InputError
-from pipeline.synthetic.car import Car, draw_car
-from pipeline.synthetic.scene import SIZE_PX
-from pipeline.synthetic.street import Street, render_street
-from tools.compose import main
+from pipeline.index import Manifest
+from pipeline.pack import PackOptions, pack
+from pipeline.split import SPLITS
+from pipeline.store import Store
+from pipeline.synthetic.source import Synthetic
+from pipeline.tar import TarWriter
+from pipeline.workers import Workers
+from tests.samples import S15, files_below, png, smooth_picture, write
+from train.metrics import difference, iou
 
-SMALL = Recipe(sets=7, seed=3, streets=2, cars=3)
-
-
-@pytest.fixture(scope="module")
-def street() -> Street:
-    return render_street(0, 2)
-
-
-@functools.cache
-def rendered(street: int) -> Street:
-    return render_street(1, street)
+U8 = NDArray[np.uint8]
+SIZE = 64
+SMALL = ComposeOptions(placements=3)
 
 
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+def cut_out(number: int) -> U8:
+    """A foreground with a soft edge that is not the same mirrored: a disc with a bite, and a stem."""
+    y, x = np.mgrid[0:48, 0:60]
+    disc = 22 - np.hypot(x - 24, y - 24)
+    bite = np.hypot(x - 34, y - 12) - 9
+    alpha = np.clip(np.minimum(disc, bite) / 2 + 0.5, 0, 1)
+    alpha[20:26, 40:58] = 1
+    rgb = smooth_picture(100 + number, size=64)[:48, :60]
+    return np.dstack([rgb, np.rint(255 * alpha).astype(np.uint8)])
 
 
-def write(out: Path, recipe: Recipe = SMALL, workers: int = 1) -> dict[str, bytes]:
-    done: list[int] = []
-    written_bytes = write_sets(out, recipe, workers, done.append)
-    files = files_of(out)
-    assert sum(done) == recipe.sets
-    assert written_bytes == sum(map(len, files.values()))
-    return files
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of 3 backgrounds, their depth, and 2 foregrounds; read only."""
+    root = tmp_path_factory.mktemp("photos")
+    for number in range(3):
+        write(root / "bg" / f"street {number}.png", png(smooth_picture(number, size=96)))
+        levels = np.repeat(np.linspace(0, 255 - 40 * number, 96).astype(np.uint8)[:, None], 96, 1)
+        write(root / "depth" / f"street {number}.png", png(levels))
+    for number in range(2):
+        write(root / "fg" / f"car_{number}.png", png(cut_out(number)))
+    return root
 
 
-def test_blend_is_within_half_a_level_of_exact() -> None:
-    over, alpha = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
-    for under in (0, 1, 77, 128, 255):
-        a = alpha.astype(float) / 255
-        exact = a * over + (1 - a) * under
-        got = blend(np.full((256, 256, 1), under, np.uint8), over[..., None], alpha)[..., 0]
-        assert np.abs(got - exact).max() <= 0.5
+def photographs(folders: Path, **changes: Any) -> Photographs:
+    names = find_pictures(folders / "bg"), find_pictures(folders / "fg")
+    source = Photographs(folders / "bg", folders / "fg", *names, size=SIZE, scale=(0.3, 0.6))
+    return dataclasses.replace(source, **changes)
 
 
-def test_disparity_is_near_bright_at_a_fixed_scale() -> None:
-    depth_m = np.array([0.5 * NEAR_M, NEAR_M, 2 * NEAR_M, 10 * NEAR_M, np.inf], np.float32)
-    assert disparity(depth_m).tolist() == [255, 255, 128, 26, 0]
+def composer(tmp_path: Path, source: Photographs | Synthetic, options: ComposeOptions = SMALL) -> Composer:
+    tmp_path.mkdir(exist_ok=True)
+    with Workers(1) as workers:
+        prepare(tmp_path / "stage", source, options.quality, workers)
+    stage = Stage(tmp_path / "stage", source)
+    return Composer(stage, options.recipe(stage.backgrounds, stage.foregrounds), options)
 
 
-@pytest.mark.parametrize("number", range(25))
-def test_a_car_stands_on_the_road_inside_the_picture(number: int) -> None:
-    street, car = rendered(number % 5), draw_car(1, number)
-    at = place(street, car, np.random.default_rng(number), mirrored=False)
-    assert at.depth_m == pytest.approx(street.camera.focal_px * car.height_m / at.height)
-    assert at.width == round(at.height * car.width_m / car.height_m)
-    assert 0 <= at.left <= SIZE_PX - at.width
-    assert at.height <= at.bottom <= SIZE_PX
-    # The road is at the car's depth between the centres of the rows above and below its wheels.
-    middle = at.left + at.width // 2
-    assert street.depth_m[at.bottom - 1, middle] >= at.depth_m * 0.999
-    if at.bottom < SIZE_PX:
-        assert street.depth_m[at.bottom, middle] <= at.depth_m * 1.001
-    # Nothing of the street is before the car, but for the road that its lowest row may touch.
-    mask = compose(street, car, at)[1]
-    mask[at.bottom - 1] = 0
-    assert (street.depth_m[mask >= SOLID] >= at.depth_m * 0.97).all()
+def run(target: Path, source: Photographs | Synthetic, options: ComposeOptions = SMALL, **more: Any) -> Summary:
+    return compose(target, source, options, {"source": "test"}, **{"workers": 1, **more})
 
 
-@pytest.mark.parametrize("number", range(8))
-def test_a_set_is_what_its_parts_say(number: int) -> None:
-    recipe = Recipe(sets=8, seed=1, streets=1, cars=5)
-    street = rendered(0)
-    overlay, mask, depth = make_set(recipe, street, number)
-    assert overlay.shape == (*mask.shape, 3) == (*depth.shape, 3) == (SIZE_PX, SIZE_PX, 3)
-    assert (overlay[mask == 0] == street.rgb[mask == 0]).all()
-    far = disparity(street.depth_m)
-    assert (depth[mask < SOLID] == far[mask < SOLID]).all()
-    assert len(np.unique(depth[mask >= SOLID])) == 1
-    assert (mask == 255).sum() > 100
-    car = draw_car(1, pair(recipe, number)[1])
-    at = place(street, car, np.random.default_rng((1, 4, number)), mirrored=False)
-    assert depth[mask >= SOLID][0] == disparity(np.array(at.depth_m, np.float32))
+def labels(folder: Path) -> dict[str, dict[str, str]]:
+    with (folder / "labels.csv").open(newline="") as file:
+        return {line["key"]: line for line in csv.DictReader(file)}
 
 
-def test_overlay_is_the_float_blend_of_its_parts(street: Street) -> None:
-    """At its own size a car is not resized, so that mask and colours can be foretold to a level."""
-    for number in range(6):
-        car = draw_car(9, number)
-        height, width, _ = car.rgba.shape
-        for mirrored in (False, True):
-            overlay, mask, _ = compose(street, car, Place(20, 200, width, height, 9.0, mirrored))
-            rgba = car.rgba[:, ::-1] if mirrored else car.rgba
-            window = (slice(200 - height, 200), slice(20, 20 + width))
-            assert (mask[window] == rgba[..., 3]).all()
-            assert mask.sum() == rgba[..., 3].sum()
-            a = rgba[..., 3:] / 255.0
-            lit = np.minimum(rgba[..., :3] * street.light_rgb, 255)
-            expected = a * lit + (1 - a) * street.rgb[window]
-            assert np.abs(overlay[window] - expected).max() <= 1.0
+def test_an_overlay_is_the_float_blend_of_its_parts(folders: Path, tmp_path: Path) -> None:
+    made = composer(
+        tmp_path, photographs(folders, scale=(45 / 64, 45 / 64))
+    )  # the foreground's own size: nothing is resized
+    for number in range(made.recipe.total):
+        bg, fg, _, mirrored = made.recipe.ingredients(number)
+        overlay, mask, levels, label = made.compose(number)
+        rgba = np.asarray(made.stage.cutout(fg))
+        if mirrored:
+            rgba = rgba[:, ::-1]
+        assert (label.height, label.width) == rgba.shape[:2]
+        window = (slice(label.y, label.y + label.height), slice(label.x, label.x + label.width))
+        alpha = np.zeros((SIZE, SIZE))
+        alpha[window] = rgba[..., 3]
+        assert (mask == alpha).all(), "soft alpha survives"
+        assert ((mask > 0) & (mask < 255)).any()
+        expected = made.stage.rgb(bg).astype(float)
+        share = rgba[..., 3:] / 255
+        expected[window] = share * rgba[..., :3] + (1 - share) * expected[window]
+        assert np.abs(overlay - expected).max() <= 0.5
+        assert levels is None
 
 
-def test_edges_have_no_fringe(street: Street) -> None:
-    gray = dataclasses.replace(street, rgb=np.full_like(street.rgb, 200), light_rgb=np.ones(3, np.float32))
-    rgba = draw_car(0, 0).rgba.copy()
-    rgba[rgba[..., 3] > 0, :3] = 200
-    overlay, mask, _ = compose(gray, Car(rgba, 4.0, 2.0), Place(50, 150, 61, 33, 9.0, False))
-    assert ((mask > 0) & (mask < 255)).any()
-    # A car of the street's own colour vanishes, whatever colour lies under its transparent pixels.
-    assert np.abs(overlay.astype(int) - 200).max() <= 2
+def test_twins_are_mirrored_in_the_same_place(folders: Path, tmp_path: Path) -> None:
+    made = composer(tmp_path, photographs(folders))
+    for number in range(0, made.recipe.total, 2):
+        plain, twin = made.compose(number), made.compose(number + 1)
+        assert plain.label._replace(mirrored=1) == twin.label
+        x, y, width, height, *_ = plain.label
+        window = (slice(y, y + height), slice(x, x + width))
+        assert (plain.mask[window] == twin.mask[window][:, ::-1]).all()
+        assert (plain.mask != twin.mask).any()
+        assert plain.mask[window].sum() == plain.mask.sum()
 
 
-@pytest.mark.parametrize(("sets", "streets", "cars"), [(400, 40, 40), (1000, 63, 50), (7, 2, 3), (30, 100, 7)])
-def test_sets_are_spread_evenly(sets: int, streets: int, cars: int) -> None:
-    recipe = Recipe(sets, 1, streets, cars)
-    pairs = np.array([pair(recipe, i) for i in range(sets)])
-    for ids, kinds in ((pairs[:, 0], streets), (pairs[:, 1], cars)):
-        counts = np.bincount(ids, minlength=kinds)
-        assert len(counts) == kinds
-        assert counts.max() - counts.min() <= 1
-    assert pairs[:, 2].sum() == sets // 2
-    numbers = [i for b in range(streets) for i in sets_of_street(recipe, b)]
-    assert numbers == list(range(sets))
-    assert all(pairs[i, 0] == b for b in range(streets) for i in sets_of_street(recipe, b))
+def test_placements_differ_and_scales_are_drawn_from_their_range(folders: Path, tmp_path: Path) -> None:
+    options = ComposeOptions(placements=40, mirror=False)
+    made = composer(tmp_path, photographs(folders), options)
+    found = [made.compose(number).label for number in range(made.recipe.total)]
+    assert len({label[:4] for label in found}) > 200
+    heights = np.array([label.height for label in found]) / SIZE
+    assert 0.29 <= heights.min() < 0.33
+    assert 0.57 < heights.max() <= 0.61
+    for label in found:
+        assert 0 <= label.x <= SIZE - label.width
+        assert 0 <= label.y <= SIZE - label.height
+        assert label.visible == 1.0
 
 
-def test_streets_cars_and_mirroring_are_independent() -> None:
-    recipe = Recipe(8000, 2, 100, 100)
-    street, car, mirrored = np.array([pair(recipe, i) for i in range(recipe.sets)]).T
-    assert np.abs(np.corrcoef([street, car, mirrored]) - np.eye(3)).max() < 0.04
-    # 8000 of 10,000 pairs drawn at random would hit about 5,500 different ones; a modular rule hits few or all.
-    assert 5000 < len(set(zip(street.tolist(), car.tolist(), strict=True))) < 7500
-    for shift in range(100):
-        assert ((street + shift) % 100 == car).mean() < 0.03
+def test_min_visible_lets_foregrounds_leave_the_frame_so_far(folders: Path, tmp_path: Path) -> None:
+    made = composer(tmp_path, photographs(folders, min_visible=0.5), ComposeOptions(placements=30))
+    shares = []
+    for number in range(made.recipe.total):
+        _, mask, _, label = made.compose(number)
+        fg, mirrored = made.recipe.ingredients(number).fg, bool(label.mirrored)
+        whole = made.stage.sprite(fg, label.width, label.height, mirrored).alpha
+        assert label.visible == pytest.approx(mask.sum() / whole.sum(dtype=float), abs=1e-4)
+        shares.append(label.visible)
+    assert 0.5 <= min(shares) < 0.6
+    assert 0.1 < np.mean(np.array(shares) < 1) < 0.9
 
 
-def test_default_variety_grows_with_the_root() -> None:
-    assert [default_variety(n) for n in (1, 9, 20, 400, 4000, 400_000)] == [1, 9, 10, 40, 126, 1000]
+def test_edges_have_no_fringe(folders: Path, tmp_path: Path) -> None:
+    """A foreground of the background's own colour vanishes, whatever colour lies under its transparent pixels."""
+    rgba = cut_out(0)
+    rgba[..., :3] = np.where(rgba[..., 3:] > 0, 200, 0)
+    write(tmp_path / "fg" / "0.png", png(rgba))
+    write(tmp_path / "bg" / "0.png", png(np.full((80, 80, 3), 200, np.uint8)))
+    made = composer(tmp_path, photographs(tmp_path), ComposeOptions(placements=20))
+    for number in range(made.recipe.total):
+        overlay, mask, *_ = made.compose(number)
+        assert ((mask > 0) & (mask < 255)).any()
+        assert np.abs(overlay.astype(int) - 200).max() <= 2
 
 
-def test_layout_and_pictures(tmp_path: Path) -> None:
-    files = write(tmp_path / "out")
-    expected = {f"bg/bg_{b:03}.jpg" for b in range(2)} | {f"fg/fg_{c:03}.png" for c in range(3)}
-    for i in range(7):
-        b, c, _ = pair(SMALL, i)
-        expected.add(f"fg_bg/bg_{b:03}/fg_{c:03}_bg_{b:03}_{i:06}.jpg")
-        expected.add(f"fg_bg/bg_{b:03}/fg_{c:03}_bg_{b:03}_{i:06}_disp.jpeg")
-        expected.add(f"fg_bg_mask/bg_{b:03}/fg_{c:03}_bg_{b:03}_mask_{i:06}.jpg")
+def test_depth_is_the_backgrounds_with_the_foreground_in_it(folders: Path, tmp_path: Path) -> None:
+    depth_folder = folders / "depth"
+    for level in (None, 77):
+        source = photographs(folders, depth_folder=depth_folder, foreground_level=level)
+        made = composer(tmp_path / str(level), source)
+        for number in range(made.recipe.total):
+            _, mask, levels, label = made.compose(number)
+            assert levels is not None
+            far = made.stage.levels(made.recipe.ingredients(number).bg)
+            assert (levels[mask < SOLID] == far[mask < SOLID]).all()
+            # The test's depth is the same along a row, so the foot's level is plain.
+            assert set(levels[mask >= SOLID].tolist()) == {
+                far[label.y + label.height - 1, 0] if level is None else level
+            }
+
+
+def test_a_shadow_darkens_the_overlay_and_not_the_mask(folders: Path, tmp_path: Path) -> None:
+    plain, shadowed = (
+        composer(tmp_path / str(shadow), photographs(folders), dataclasses.replace(SMALL, shadow=shadow))
+        for shadow in (False, True)
+    )
+    for number in range(plain.recipe.total):
+        one, other = plain.compose(number), shadowed.compose(number)
+        assert (one.mask == other.mask).all()
+        assert one.label == other.label
+        assert (other.overlay <= one.overlay).all()
+        darker = (one.overlay.astype(int) - other.overlay).max(axis=2) > 5
+        assert darker.sum() > 20
+        assert not darker[one.mask == 255].any()
+
+
+def best_iou(overlays: list[U8], backgrounds: list[U8], masks: list[U8]) -> float:
+    """What thresholding |fg_bg - bg| reaches at its best threshold, gray, on these sets."""
+    import torch
+
+    def gray(pictures: list[U8]) -> torch.Tensor:
+        return torch.stack(
+            [torch.from_numpy(np.asarray(Image.fromarray(picture).convert("L")).copy()) for picture in pictures]
+        )[:, None]
+
+    change, mask = (
+        difference(gray(backgrounds), gray(overlays)),
+        torch.stack([torch.from_numpy(m.copy()) for m in masks])[:, None],
+    )
+    return max(float(iou(change > t, mask).mean()) for t in range(1, 100, 2))
+
+
+def test_hard_sets_defeat_the_difference_baseline(folders: Path, tmp_path: Path) -> None:
+    reached = {}
+    for hard in (False, True):
+        made = composer(tmp_path / str(hard), photographs(folders), dataclasses.replace(SMALL, hard=hard))
+        sets = [made.compose(number) for number in range(made.recipe.total)]
+        backgrounds = [made.stage.rgb(made.recipe.ingredients(number).bg) for number in range(made.recipe.total)]
+        reached[hard] = best_iou([one.overlay for one in sets], backgrounds, [one.mask for one in sets])
+        for one in sets:  # the label follows the shift
+            x, y, width, height, *_ = one.label
+            assert one.mask[y : y + height, x : x + width].sum() == one.mask.sum() > 0
+    assert reached[False] > 0.8
+    assert reached[True] < reached[False] - 0.2
+
+
+def test_loose_files_are_the_seeds_layout(folders: Path, tmp_path: Path) -> None:
+    summary = run(tmp_path, photographs(folders))
+    recipe = summary.recipe
+    assert (recipe.backgrounds, recipe.foregrounds, recipe.sets, summary.made.sets) == (3, 2, 36, 36)
+    files = files_below(tmp_path)
+    expected = {"labels.csv", "sources.csv"}
+    expected |= {f"bg/bg_{b:03}.jpg" for b in range(3)} | {f"fg/fg_{f:03}.png" for f in range(2)}
+    for number in range(36):
+        bg, fg, *_ = recipe.ingredients(number)
+        expected.add(f"fg_bg/bg_{bg:03}/fg_{fg:03}_bg_{bg:03}_{number:06}.jpg")
+        expected.add(f"fg_bg_mask/bg_{bg:03}/fg_{fg:03}_bg_{bg:03}_mask_{number:06}.jpg")
     assert set(files) == expected
+    assert summary.made.bytes == sum(len(data) for name, data in files.items() if name.startswith("fg_bg"))
+    assert files["sources.csv"].decode().splitlines()[:3] == ["part,id,file", "bg,0,street 0.png", "bg,1,street 1.png"]
     for name, data in files.items():
-        if not name.startswith("fg/"):
+        if name.endswith(".jpg"):
             height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
-            assert (height, width) == (SIZE_PX, SIZE_PX)
-            assert (colour == "Gray") == ("_mask_" in name or "_disp" in name)
-    street, c = render_street(3, 1), pair(SMALL, 5)[1]
-    overlay, mask, depth = make_set(SMALL, street, 5)
-    stem = f"bg_001/fg_{c:03}_bg_001"
-    for name, made, tolerance in (
-        (f"fg_bg/{stem}_000005.jpg", overlay, 4.0),
-        (f"fg_bg/{stem}_000005_disp.jpeg", depth, 1.5),
-        (f"fg_bg_mask/{stem}_mask_000005.jpg", mask, 1.0),
-        ("bg/bg_001.jpg", street.rgb, 4.0),
+            assert (height, width, colour == "Gray") == (SIZE, SIZE, "_mask_" in name)
+
+
+def test_labels_tell_where_the_mask_is(folders: Path, tmp_path: Path) -> None:
+    run(tmp_path, photographs(folders))
+    table = labels(tmp_path)
+    assert len(table) == 36
+    for key, line in table.items():
+        bg, fg = int(line["bg"]), int(line["fg"])
+        assert key.startswith(f"fg_{fg:03}_bg_{bg:03}_")
+        data = (tmp_path / f"fg_bg_mask/bg_{bg:03}" / f"{key[:13]}_mask_{key[14:]}.jpg").read_bytes()
+        rows, columns = np.nonzero(simplejpeg.decode_jpeg(data, "GRAY")[..., 0] > 100)
+        x, y, width, height = (int(line[name]) for name in ("x", "y", "width", "height"))
+        for first, last, start, length in (
+            (columns.min(), columns.max(), x, width),
+            (rows.min(), rows.max(), y, height),
+        ):
+            assert start - 1 <= first <= start + 2
+            assert start + length - 4 <= last <= start + length
+
+
+def test_same_seed_same_bytes_for_any_number_of_workers(folders: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    for shards in (None, 10):
+        one, two, other = (tmp_path / f"{name}{shards}" for name in ("one", "two", "other"))
+        run(one, photographs(folders), sets_per_shard=shards)
+        run(two, photographs(folders), sets_per_shard=shards, workers=2)
+        assert files_below(one) == files_below(two)
+        run(other, photographs(folders), dataclasses.replace(SMALL, seed=1), sets_per_shard=shards)
+        assert labels(other).keys() == labels(one).keys()
+        assert all(labels(other)[key] != line for key, line in labels(one).items())
+
+
+@pytest.mark.parametrize("depth", [False, True])
+def test_shards_hold_what_the_loose_files_hold(depth: bool, folders: Path, tmp_path: Path) -> None:
+    source = photographs(folders, depth_folder=folders / "depth" if depth else None)
+    run(tmp_path / "loose", source)
+    run(tmp_path / "shards", source, sets_per_shard=10)
+    loose = files_below(tmp_path / "loose")
+    store = Store.open(tmp_path / "shards")
+    assert [shard.sets for shard in store.manifest.shards] == [10, 10, 10, 6]
+    assert store.manifest.parts == (("fg_bg", "mask", "depth") if depth else ("fg_bg", "mask"))
+    table = labels(tmp_path / "shards")
+    assert table == labels(tmp_path / "loose")
+    assert [store.key(row) for row in range(36)] == list(table), "in the shards' order"
+    for row in range(36):
+        key, (bg, fg) = store.key(row), (int(store.index[name][row]) for name in ("bg", "fg"))
+        stem = f"bg_{bg:03}/fg_{fg:03}_bg_{bg:03}"
+        names = [
+            f"fg_bg/{stem}_{key[14:]}.jpg",
+            f"fg_bg_mask/{stem}_mask_{key[14:]}.jpg",
+            f"fg_bg/{stem}_{key[14:]}_disp.jpeg",
+        ]
+        assert [part.tobytes() for part in store.read(row)] == [loose[name] for name in names[: 2 + depth]]
+        assert store.read_background(bg).tobytes() == loose[f"bg/bg_{bg:03}.jpg"]
+        note = {name: str(value) for name, value in store.read_note(row).items() if name != "id"}
+        assert note == {name: value for name, value in table[key].items() if name != "key"}
+    # Packed, the loose files are the very same shards.
+    pack(tmp_path / "loose", tmp_path / "packed", PackOptions(sets_per_shard=10, depth=depth, workers=1))
+    ours = files_below(tmp_path / "shards")
+    del ours["labels.csv"], ours["sources.csv"]
+    assert files_below(tmp_path / "packed") == ours
+
+
+def test_any_one_shard_is_a_fair_sample(folders: Path, tmp_path: Path) -> None:
+    options = ComposeOptions(placements=60)
+    run(tmp_path, photographs(folders, size=16), options, sets_per_shard=120)
+    store = Store.open(tmp_path)
+    for shard in range(6):
+        backgrounds = store.index["bg"][store.index["shard"] == shard]
+        assert np.bincount(backgrounds, minlength=3).min() > 20
+
+
+@pytest.mark.parametrize("sets_per_shard", [None, 6])
+@pytest.mark.parametrize("failure", [KeyboardInterrupt(), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))])
+def test_what_stops_it_loses_nothing(
+    failure: BaseException, sets_per_shard: int | None, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.composing.compose.SETS_PER_PIECE", 6)
+    source = photographs(folders)
+    run(tmp_path / "whole", source, sets_per_shard=sets_per_shard)
+    made = Composer.compose
+    calls = []
+
+    def fail_later(self: Composer, number: int) -> object:
+        calls.append(number)
+        if len(calls) == 15:
+            raise failure
+        return made(self, number)
+
+    monkeypatch.setattr(Composer, "compose", fail_later)
+    with pytest.raises(type(failure)) as stopped:
+        run(tmp_path / "stopped", source, sets_per_shard=sets_per_shard)
+    assert "the same command continues it" in stopped.value.__notes__[-1]
+    assert not (tmp_path / "stopped" / "labels.csv").exists()
+    with pytest.raises(InputError, match="holds an unfinished fgbg-compose with seed 0, now it is 5"):
+        run(tmp_path / "stopped", source, dataclasses.replace(SMALL, seed=5), sets_per_shard=sets_per_shard)
+    told: list[tuple[int, int]] = []
+    progress = Progress(sets=lambda more, total: told.append((more, total)))
+    summary = run(tmp_path / "stopped", source, sets_per_shard=sets_per_shard, progress=progress)
+    assert summary.made.sets == 24
+    assert told == [(12, 36), *[(6, 36)] * 4]
+    assert files_below(tmp_path / "stopped") == files_below(tmp_path / "whole")
+
+
+def test_an_even_sample_holds_the_very_sets_of_the_whole(folders: Path, tmp_path: Path) -> None:
+    run(tmp_path / "whole", photographs(folders))
+    run(tmp_path / "some", photographs(folders), dataclasses.replace(SMALL, sets=12))
+    whole, some = files_below(tmp_path / "whole"), files_below(tmp_path / "some")
+    some.pop("labels.csv")
+    assert sum(name.startswith("fg_bg/") for name in some) == 12
+    assert some.items() <= whole.items()
+
+
+def test_bad_pictures_stop_it_by_name_or_are_skipped(folders: Path, tmp_path: Path) -> None:
+    shutil.copytree(folders, tmp_path / "in")
+    write(tmp_path / "in" / "bg" / "street 1.png", b"\x89PNG\r\n\x1a\nno more")
+    write(tmp_path / "in" / "fg" / "car_2.png", png(smooth_picture(1)))
+    source = photographs(tmp_path / "in")
+    with pytest.raises(
+        InputError, match=r"background street 1\.png: it does not decode .*; mend or remove it, or pass --skip-bad"
     ):
-        read = simplejpeg.decode_jpeg(files[name], "RGB" if made.ndim == 3 else "GRAY").reshape(made.shape)
-        assert np.abs(read.astype(int) - made).mean() < tolerance, name
+        run(tmp_path / "out", source)
+    assert not (tmp_path / "out").exists()
+    summary = run(tmp_path / "out", source, skip_bad=True)
+    assert [problem.path for problem in summary.problems] == ["street 1.png", "car_2.png"]
+    assert (summary.recipe.backgrounds, summary.recipe.foregrounds, summary.made.sets) == (2, 2, 24)
+    assert (tmp_path / "out" / "sources.csv").read_text().splitlines()[2] == "bg,1,street 2.png"
+    lines = (tmp_path / "out" / "problems.csv").read_text().splitlines()
+    assert lines[0] == "path,kind,why"
+    assert lines[1].startswith('car_2.png,unusable,"no alpha channel (RGB)')
+    run(tmp_path / "shards", source, skip_bad=True, sets_per_shard=10)
+    assert (tmp_path / "shards" / "problems.csv").read_text().splitlines() == lines
+    for name in find_pictures(tmp_path / "in" / "fg"):
+        write(tmp_path / "in" / "fg" / name, b"")
+    with pytest.raises(InputError, match=r"no usable foreground; the first problem is street 1\.png"):
+        run(tmp_path / "none", source, skip_bad=True)
+    assert not (tmp_path / "none").exists()
 
 
-def test_bytes_do_not_depend_on_workers_but_on_the_seed(tmp_path: Path) -> None:
-    one = write(tmp_path / "one")
-    assert one == write(tmp_path / "two", workers=2)
-    other = write(tmp_path / "other", dataclasses.replace(SMALL, seed=4))
-    assert not set(one.values()) & set(other.values())
+def test_a_foreground_larger_than_the_background_is_refused(folders: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError,
+        match=r"car_0\.png: larger than the background: 80 x 64 of 64 x 64 pixels at --scale 1; .* 0\.803 fits, lower",
+    ):
+        run(tmp_path / "out", photographs(folders, scale=(0.2, 1.0)))
 
 
-def test_many_sets_of_a_street_are_cut_into_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = write(tmp_path / "whole")
-    monkeypatch.setattr(pipeline.compose, "SETS_PER_JOB", 2)
-    assert whole == write(tmp_path / "cut")
+def test_a_background_without_its_depth_is_refused(folders: Path, tmp_path: Path) -> None:
+    write(tmp_path / "depth" / "street 0.jpg", (folders / "depth" / "street 0.png").read_bytes())
+    with pytest.raises(InputError, match=r"background street 1\.png: no depth picture: expected .*street 1\.png or"):
+        run(tmp_path / "out", photographs(folders, depth_folder=tmp_path / "depth"))
 
 
-def test_streets_without_sets_are_written_too(tmp_path: Path) -> None:
-    files = write(tmp_path / "out", Recipe(sets=1, seed=0, streets=3, cars=2))
-    assert sorted(name for name in files if name.startswith("bg/")) == [f"bg/bg_{b:03}.jpg" for b in range(3)]
-    assert len(files) == 3 + 2 + 3
+def test_synthetic_sets_have_exact_depth(tmp_path: Path) -> None:
+    source = Synthetic(seed=3, streets=4, things=3)
+    made = composer(tmp_path, source, ComposeOptions(sets=24, placements=None))
+    assert made.recipe == Recipe(4, 3, 1, True, 0, 24)
+    for number in range(24):
+        overlay, mask, levels, label = made.compose(number)
+        assert levels is not None
+        bg = made.recipe.ingredients(number).bg
+        far = made.stage.levels(bg)
+        assert (levels[mask < SOLID] == far[mask < SOLID]).all()
+        [near] = set(levels[mask >= SOLID].tolist())
+        inside = mask.copy()
+        inside[label.y + label.height - 1] = 0  # its lowest row may touch road that is a little nearer
+        assert (far[inside >= SOLID] <= near + 1).all(), "nothing of the street is before it"
+        assert (overlay[mask == 0] == made.stage.rgb(bg)[mask == 0]).all()
+        assert mask.max() == 255
+        assert 0 <= label.x <= 224 - label.width
+        assert 0 <= label.y <= 224 - label.height
 
 
-def test_an_empty_folder_is_filled_and_others_are_left_alone(tmp_path: Path) -> None:
-    empty, full, file = tmp_path / "empty", tmp_path / "full", tmp_path / "file"
-    empty.mkdir()
-    write(empty)
-    full.mkdir()
-    (full / "mine.txt").write_text("keep")
-    file.write_text("keep")
-    for out, found in ((full, "is not empty"), (file, "is a file")):
-        with pytest.raises(InputError, match=f"{found}.*: give a new or an empty folder"):
-            write_sets(out, SMALL, 1, lambda _: None)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file", "full"]
-    assert files_of(full) == {"mine.txt": b"keep"}
+def test_synthetic_sets_fill_every_split(tmp_path: Path) -> None:
+    from pipeline.split import split_rows
+
+    recipe = ComposeOptions(sets=400, placements=None).recipe(40, 40)
+    made = np.array([recipe.ingredients(number)[:2] for number in recipe.numbers().tolist()], np.int32)
+    sizes = {split: len(split_rows(made[:, 0], made[:, 1], split)) for split in SPLITS}
+    assert sizes["train"] > 200
+    assert min(sizes.values()) >= 1
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_failed_run_leaves_nothing(tmp_path: Path, error: BaseException, workers: int) -> None:
-    def fail(made: int) -> None:
-        if made:
-            raise error
-
-    with pytest.raises((KeyboardInterrupt, OSError)):
-        write_sets(tmp_path / "out", SMALL, workers, fail)
-    assert not list(tmp_path.iterdir())
-
-
-def test_command(tmp_path: Path) -> None:
-    run = CliRunner().invoke(main, [str(tmp_path / "out"), "--synthetic", "--sets", "3", "--workers", "1"])
-    assert run.exit_code == 0, run.output
-    assert len(run.output.splitlines()) == 1
-    assert "3 sets of 3 streets and 3 cars" in run.output
-    assert len(files_of(tmp_path / "out")) == 3 + 3 + 9
+def test_the_originals_cars_on_its_streets(s15: Path, tmp_path: Path) -> None:
+    names = find_pictures(S15 / "bg"), find_pictures(S15 / "fg")
+    source = Photographs(S15 / "bg", S15 / "fg", *names)
+    summary = run(tmp_path, source, ComposeOptions(sets=100), sets_per_shard=50)
+    assert summary.recipe.total == 4000
+    manifest = Manifest.load(tmp_path)
+    assert (manifest.sets, manifest.foregrounds, len(manifest.backgrounds)) == (100, 10, 10)
+    store = Store.open(tmp_path)
+    for row in range(100):
+        overlay, mask = (part.tobytes() for part in store.read(row))
+        outside = simplejpeg.decode_jpeg(mask, "GRAY")[..., 0] < 2
+        street = simplejpeg.decode_jpeg(store.read_background(int(store.index["bg"][row])).tobytes())
+        assert np.abs(simplejpeg.decode_jpeg(overlay).astype(int) - street)[outside].mean() < 3
 
 
-@pytest.mark.parametrize(
-    ("flags", "code", "says"),
-    [
-        (["new"], 2, "add --synthetic"),
-        (["new", "--synthetic", "--sets", "0"], 2, "--sets"),
-        (["new", "--synthetic", "--sets", "-3"], 2, "--sets"),
-        (["new", "--synthetic", "--seed", "-1"], 2, "--seed"),
-        (["new", "--synthetic", "--workers", "0"], 2, "--workers"),
-        (["file", "--synthetic"], 1, "is a file: give a new or an empty folder"),
-        (["file/below", "--synthetic"], 1, "file"),
-    ],
-)
-def test_wrong_use_is_one_clear_line(tmp_path: Path, flags: list[str], code: int, says: str) -> None:
-    (tmp_path / "file").write_text("")
-    run = CliRunner().invoke(main, [str(tmp_path / flags[0]), *flags[1:]])
-    assert run.exit_code == code, run.output
-    assert says in run.output.splitlines()[-1]
-    assert code == 2 or len(run.output.splitlines()) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+def test_a_writer_that_fails_leaves_no_half_shard(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add, calls = TarWriter.add, []
+
+    def full(self: TarWriter, key: str, parts: list[tuple[str, bytes]]) -> object:
+        calls.append(key)
+        if len(calls) == 15:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return add(self, key, parts)
+
+    monkeypatch.setattr(TarWriter, "add", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(tmp_path / "out", photographs(folders), sets_per_shard=10)
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["sets-000000.idx", "sets-000000.tar"]

@@ -1,11 +1,30 @@
+import errno
+import json
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.files import atomic_file, filled_folder, whole_folder
+from pipeline.files import atomic_file, continued, require_finished
 from tests.samples import files_below, write
+
+COUNT = {"command": "count", "to": 3}
+
+
+def count(folder: Path, stop_at: int = 9, error: BaseException | None = None, *, fresh: bool = True) -> list[int]:
+    """A work of three pieces, which leaves a file and a note for each; the pieces that this call did."""
+    did = []
+    with continued(folder, COUNT, fresh=fresh) as notes:
+        for piece in range(3):
+            if not (notes / str(piece)).exists():
+                if piece == stop_at:
+                    raise error or KeyboardInterrupt
+                write(folder / f"{piece}.txt", b"done")
+                write(notes / str(piece), b"")
+                did.append(piece)
+    return did
 
 
 def test_an_atomic_file_is_whole_or_not_there(tmp_path: Path) -> None:
@@ -20,30 +39,70 @@ def test_an_atomic_file_is_whole_or_not_there(tmp_path: Path) -> None:
     assert files_below(tmp_path) == {"a": b"new"}
 
 
-@pytest.mark.parametrize("filling", [filled_folder, whole_folder])
-def test_a_failed_filling_leaves_the_folder_as_it_was(filling: Any, tmp_path: Path) -> None:
-    for folder in (tmp_path / "new" / "deep", tmp_path / "empty"):
-        (tmp_path / "empty").mkdir(exist_ok=True)
-        with pytest.raises(KeyboardInterrupt), filling(folder) as place:
-            write((place or folder) / "below" / "a", b"half")
-            raise KeyboardInterrupt
-    assert not (tmp_path / "new" / "deep").exists()
-    assert list((tmp_path / "empty").iterdir()) == []
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
-
-
-def test_hidden_files_may_stay_where_a_folder_is_filled_in_place(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop_at", [1, 2])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "full"), ZeroDivisionError()])
+def test_a_stopped_work_is_continued(stop_at: int, error: BaseException, tmp_path: Path) -> None:
     write(tmp_path / ".gitkeep", b"")
-    with filled_folder(tmp_path):
-        write(tmp_path / "a", b"1")
-    assert files_below(tmp_path) == {".gitkeep": b"", "a": b"1"}
-    write(tmp_path / "b" / ".gitkeep", b"")
-    with pytest.raises(InputError, match=r"is not empty \(it holds \.gitkeep\)"), whole_folder(tmp_path / "b"):
+    with pytest.raises(type(error)) as stopped:
+        count(tmp_path, stop_at, error)
+    assert stopped.value.__notes__[-1] == f"what is done is kept in {tmp_path}: the same command continues it"
+    with pytest.raises(InputError, match="is unfinished: run the same count again"):
+        require_finished(tmp_path)
+    assert count(tmp_path) == list(range(stop_at, 3))
+    assert files_below(tmp_path) == {".gitkeep": b"", **{f"{piece}.txt": b"done" for piece in range(3)}}
+    require_finished(tmp_path)
+
+
+@pytest.mark.parametrize(("stop_at", "error"), [(0, KeyboardInterrupt()), (2, InputError("wrong"))])
+def test_a_work_without_a_piece_or_with_wrong_input_leaves_nothing(
+    stop_at: int, error: BaseException, tmp_path: Path
+) -> None:
+    write(tmp_path / "empty" / ".gitkeep", b"")
+    for folder in (tmp_path / "new" / "deep", tmp_path / "empty"):
+        with pytest.raises(type(error)):
+            count(folder, stop_at, error)
+    assert files_below(tmp_path) == {"empty/.gitkeep": b""}
+    assert not (tmp_path / "new" / "deep").exists()
+
+
+def test_a_work_in_a_folder_in_use_takes_nothing_away(tmp_path: Path) -> None:
+    write(tmp_path / "mine", b"1")
+    with pytest.raises(InputError, match=r"is not empty \(it holds mine\)"):
+        count(tmp_path)
+    for stop_at, error in ((0, KeyboardInterrupt()), (2, InputError("wrong"))):
+        with pytest.raises(type(error)):
+            count(tmp_path, stop_at, error, fresh=False)
+    assert set(files_below(tmp_path)) >= {"mine", "0.txt", "1.txt"}
+    assert count(tmp_path, fresh=False) == [2]
+    assert sorted(files_below(tmp_path)) == ["0.txt", "1.txt", "2.txt", "mine"]
+
+
+def test_other_arguments_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        count(tmp_path, 1)
+    before = files_below(tmp_path)
+    other = COUNT | {"to": 4}
+    with (
+        pytest.raises(InputError, match="holds an unfinished count with to 3, now it is 4"),
+        continued(tmp_path, other),
+    ):
         pass
+    assert files_below(tmp_path) == before
 
 
-def test_a_whole_folder_appears_at_once(tmp_path: Path) -> None:
-    with whole_folder(tmp_path / "a") as place:
-        write(place / "b", b"1")
-        assert not (tmp_path / "a").exists()
-    assert files_below(tmp_path) == {"a/b": b"1"}
+def test_two_processes_do_not_work_in_one_folder(tmp_path: Path) -> None:
+    begin = "import json, sys; from pathlib import Path; from pipeline.files import continued\n"
+    begin += "with continued(Path(sys.argv[1]), json.loads(sys.argv[2])): print('in', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", begin, str(tmp_path), json.dumps(COUNT)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        assert other.stdout.readline() == b"in\n"
+        with pytest.raises(InputError, match="another process is at work in"):
+            count(tmp_path)
+        other.kill()
+    assert count(tmp_path) == [0, 1, 2]
+
+
+def test_a_kill_at_any_moment_of_the_start_is_survived(tmp_path: Path) -> None:
+    (tmp_path / ".unfinished").mkdir()
+    assert count(tmp_path) == [0, 1, 2]

@@ -15,7 +15,7 @@ from pipeline.index import Manifest, load_index
 from pipeline.loader import Batch, Loader
 from pipeline.pack import PackOptions, pack
 from tests.samples import png, set_paths, smooth_picture, write_sets
-from tests.test_store import flip_bit
+from tests.test_store import flip_bit, without_depth
 
 BATCH, SIZE = 10, 16
 
@@ -28,9 +28,15 @@ def rows(loader: Loader) -> list[list[int]]:
     return [batch.index.tolist() for batch in loader]
 
 
-def equal(one: Batch, other: Batch) -> bool:
-    names = ("bg", "fg_bg", "mask", "depth", "index")
+def equal(one: Batch, other: Batch, *, depth: bool = True) -> bool:
+    names = ("bg", "fg_bg", "mask", "index", *(["depth"] if depth else []))
     return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names)
+
+
+@pytest.fixture(scope="session")
+def bare(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same sets without depth; read only."""
+    return without_depth(source, tmp_path_factory.mktemp("bare") / "shards")
 
 
 @pytest.fixture
@@ -111,7 +117,89 @@ def test_ranks_without_a_share_get_an_empty_batch(packed: Path) -> None:
     last = [list(load(packed, rank=rank, world=9))[-1] for rank in range(9)]
     assert sorted(len(batch.index) for batch in last) == [0] * 5 + [1] * 4
     for batch in last:
+        assert batch.depth is not None
         assert batch.bg.shape == batch.depth.shape == (len(batch.index), 1, SIZE, SIZE)
+
+
+@pytest.mark.parametrize("split", ["train", "all"])
+def test_without_depth_all_else_is_the_same(split: str, packed: Path, bare: Path) -> None:
+    for shards in (packed, bare):
+        for one, other in zip(
+            load(shards, split, depth=False, shuffle=False), load(packed, split, shuffle=False), strict=True
+        ):
+            assert one.depth is None
+            assert other.depth is not None
+            assert equal(one, other, depth=False)
+    assert rows(load(packed, depth=False)) == rows(load(packed))
+
+
+def test_depth_that_is_not_there_is_named_with_both_remedies(bare: Path) -> None:
+    with pytest.raises(InputError) as error:
+        load(bare)
+    expected = f"the sets of {bare} have no depth: add it (fgbg-depth {bare} --model FILE.onnx --shards NEW), "
+    assert str(error.value) == f"{expected}or train the mask alone (--no-depth)"
+
+
+def test_damaged_depth_matters_only_to_those_who_ask_for_it(copy: Path) -> None:
+    index = load_index(copy, Manifest.load(copy))
+    flip_bit(copy / "sets-000003.tar", int(index["offset"][50][2]) + 30)
+    with_depth, without = (load(copy, "all", depth=depth) for depth in (True, False))
+    assert 50 not in sum(rows(with_depth), [])
+    assert 50 in sum(rows(without), [])
+    assert (len(with_depth.quarantined), without.quarantined) == (1, [])
+
+
+def test_a_sibling_is_a_loader_of_its_own_but_for_the_bank(packed: Path, copy: Path) -> None:
+    index = load_index(copy, Manifest.load(copy))
+    loader = load(copy, max_bad_share=0.5)
+    first = iter(loader)
+    next(first)
+    row = int(np.flatnonzero(index["shard"] == 2)[0])
+    flip_bit(copy / "sets-000002.tar", int(index["offset"][row][0]) + 30)
+    before = loader.state_dict()
+    for split, shuffle in (("train", True), ("all", False), ("val", True)):
+        sibling, alone = loader.sibling(split, shuffle=shuffle), load(packed, split, shuffle=shuffle)
+        assert sibling.state_dict() == alone.state_dict()
+        assert sibling.sets == alone.sets
+        seen = sum(rows(sibling), [])
+        assert seen == [other for other in sum(rows(alone), []) if other != row]
+        assert sibling.epoch == 1
+    assert (loader.state_dict(), loader.quarantined) == (before, [])
+    assert sum(1 for _ in first) == len(loader) - 1
+    with pytest.raises(InputError, match="no split called 'none'"):
+        loader.sibling("none")
+
+
+@pytest.mark.parametrize("depth", [True, False])
+def test_picked_sets_are_those_of_the_batches_in_the_order_asked_for(depth: bool, packed: Path) -> None:
+    loader = load(packed, depth=depth)
+    everything = next(iter(load(packed, "all", batch_size=100, depth=depth, shuffle=False)))
+    asked = [99, 3, 50, 3, *range(20)]  # some more than a batch, of any split, one twice
+    picked = loader.pick(asked)
+    expected = {n: p[torch.tensor(asked)] for n, p in vars(everything).items() if p is not None}
+    assert equal(picked, Batch(**{"depth": None, **expected}), depth=depth)
+    assert loader.state_dict() == load(packed).state_dict()
+    assert [loader.key(row).split("_")[-1] for row in asked] == [f"{number:06}" for number in numbers(packed, asked)]
+
+
+def numbers(shards: Path, asked: list[int]) -> list[int]:
+    index = load_index(shards, Manifest.load(shards))
+    return [int(index["bg"][row]) * 10 + int(index["fg"][row]) for row in asked]
+
+
+def test_a_damaged_set_that_is_picked_is_an_error(copy: Path) -> None:
+    index = load_index(copy, Manifest.load(copy))
+    flip_bit(copy / "sets-000003.tar", int(index["offset"][50][1]) + 30)
+    with pytest.raises(InputError, match=r"mask in sets-000003\.tar is damaged \(CRC differs\): copy it again"):
+        load(copy).pick([49, 50])
+
+
+def test_the_head_of_a_batch_has_memory_of_its_own(packed: Path) -> None:
+    batch = next(iter(load(packed, depth=False)))
+    head, expected = batch.head(3), batch.bg[:3].clone()
+    batch.bg.zero_()
+    assert torch.equal(head.bg, expected)
+    assert (len(head.fg_bg), len(head.mask), len(head.index), head.depth) == (3, 3, 3, None)
 
 
 def test_a_damaged_set_is_left_out_by_name(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -200,6 +288,7 @@ def test_magma_depth_comes_out_linear_with_the_near_road_bright(s15: Path, tmp_p
     pack(s15, tmp_path / "shards", PackOptions(workers=1))
     loader = load(tmp_path / "shards", "all", size=256, shuffle=False)
     [batch] = loader
+    assert batch.depth is not None
     index = load_index(tmp_path / "shards", Manifest.load(tmp_path / "shards"))
     magma = colormaps["magma"](np.arange(256))[:, :3] * 255
     for position, row in enumerate(batch.index.tolist()):

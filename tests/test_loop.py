@@ -14,9 +14,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from pipeline.errors import InputError
 from pipeline.loader import Loader
 from pipeline.pack import PackOptions, pack
-from train.checkpoint import load
-from train.config import Config
-from train.loop import Interrupted, Trainer, choose_device
+from tests.test_store import without_depth
+from train.checkpoint import load, save
+from train.config import Config, choose_device
+from train.loop import Interrupted, Trainer
 from train.losses import Losses
 from train.metrics import difference, iou
 from train.validation import best_threshold
@@ -71,6 +72,20 @@ def whole(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was never stopped."""
     out = tmp_path_factory.mktemp("whole") / "run"
     fit(Trainer(configuration(packed, out)))
+    return out
+
+
+@pytest.fixture(scope="module")
+def bare(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same sets without depth; read only."""
+    return without_depth(source, tmp_path_factory.mktemp("bare") / "shards")
+
+
+@pytest.fixture(scope="module")
+def mask_alone(bare: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on sets without depth that was never stopped."""
+    out = tmp_path_factory.mktemp("mask_alone") / "run"
+    fit(Trainer(configuration(bare, out, depth=False)))
     return out
 
 
@@ -137,11 +152,68 @@ def test_the_run_leaves_numbers_pictures_curves_and_checkpoints(whole: Path) -> 
     for epoch in (1, 2):
         picture = np.asarray(Image.open(whole / "pictures" / f"epoch_{epoch:04}.png"))
         assert picture.shape[1] > 6 * 128
-        assert picture[:26].min() < 100  # titles
+        assert picture[:16].min() < 100  # titles
+        assert picture[16 + 128 : -4].min() < 200  # the set's IoU
     assert np.asarray(Image.open(whole / "curves.png")).shape[1] > 600
     assert (whole / "best.pt").exists()
     board = EventAccumulator(str(whole / "tensorboard")).Reload()
     assert [event.step for event in board.Images("predictions")] == [4, 8]
+
+
+def test_without_depth_no_trace_of_it_is_left(mask_alone: Path, whole: Path) -> None:
+    read = lines(mask_alone)
+    assert [(line["kind"], line["step"]) for line in read] == [(line["kind"], line["step"]) for line in lines(whole)]
+    for line in read:
+        assert not [name for name in line if "depth" in name]
+        assert line["loss"] == pytest.approx(2 * line["mask_loss"], rel=1e-6)
+        assert all(np.isfinite(value) for value in line.values() if not isinstance(value, str))
+    checkpoint = load(mask_alone / "last.pt")
+    assert checkpoint.state["settings"]["depth"] is False
+    assert not [name for name in checkpoint.network if "depth" in name]
+    board = EventAccumulator(str(mask_alone / "tensorboard")).Reload()
+    assert "mask_loss/train" in board.Tags()["scalars"]
+    assert not [name for name in board.Tags()["scalars"] if "depth" in name]
+    for name, columns in (("pictures/epoch_0002.png", (4, 6)), ("curves.png", (1, 2))):
+        with Image.open(mask_alone / name) as ours, Image.open(whole / name) as theirs:
+            assert ours.width / theirs.width == pytest.approx(columns[0] / columns[1], abs=0.01)
+
+
+def test_a_run_without_depth_resumes_so_to_the_same_bits(bare: Path, mask_alone: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    with pytest.raises(CrashError):
+        fit(Trainer(configuration(bare, tmp_path, depth=False, checkpoint_every=1)), crash_at(6))
+    trainer = fit(Trainer(configuration(bare, tmp_path), resume=True, say=said.append))  # depth is not given
+    assert not trainer.config.depth
+    assert_equal_runs(tmp_path, mask_alone)
+    told = "\n".join([*said, *trainer.summary()]).replace(str(tmp_path), "")
+    assert "mask IoU" in told
+    assert not {"depth", "nan", "None"} & set(told.replace(",", " ").split())
+
+
+@pytest.mark.parametrize(("run", "given", "flags"), [("whole", False, ("--no-depth", "--depth")),
+                                                     ("mask_alone", True, ("--depth", "--no-depth"))])  # fmt: skip
+def test_resuming_with_the_other_kind_of_depth_is_refused(
+    packed: Path, run: str, given: bool, flags: tuple[str, str], request: pytest.FixtureRequest
+) -> None:
+    out: Path = request.getfixturevalue(run)
+    with pytest.raises(InputError, match=rf"^{flags[0]}: the run in .* has {flags[1]}; leave it out"):
+        Trainer(configuration(packed, out, depth=given), resume=True, given={"depth"})
+
+
+def test_data_without_the_depth_that_is_asked_for_leave_nothing_written(bare: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"have no depth: .*--no-depth"):
+        Trainer(configuration(bare, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_from_before_there_was_a_choice_has_depth(packed: Path, whole: Path, tmp_path: Path) -> None:
+    checkpoint = load(whole / "last.pt")
+    del checkpoint.state["settings"]["depth"]
+    save(tmp_path / "last.pt", checkpoint)
+    trainer = Trainer(configuration(packed, tmp_path), resume=True)
+    trainer.log.close()
+    assert trainer.config.depth
+    assert trainer.scores == checkpoint.state["scores"]
 
 
 def test_logged_losses_are_means_over_the_sets_since_the_last_line(packed: Path, tmp_path: Path) -> None:
@@ -157,8 +229,9 @@ def test_logged_losses_are_means_over_the_sets_since_the_last_line(packed: Path,
     fit(trainer)
     assert [sets for _, sets in seen] == [24, 24, 16]
     (line,) = [line for line in lines(tmp_path) if line["kind"] == "train"]
-    assert line["mask_loss"] == pytest.approx(sum(losses.mask.item() * sets for losses, sets in seen) / 64, rel=1e-5)
-    assert line["depth_loss"] == pytest.approx(sum(losses.depth.item() * sets for losses, sets in seen) / 64, rel=1e-5)
+    for name in ("mask_loss", "depth_loss", "loss"):
+        expected = sum(losses.named()[name].item() * sets for losses, sets in seen) / 64
+        assert line[name] == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_trainings_loader_starts_at_its_first_batch(packed: Path, tmp_path: Path) -> None:

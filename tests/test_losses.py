@@ -1,10 +1,9 @@
-import math
-
 import numpy as np
+import pytest
 import torch
 from pytorch_msssim import ssim
 
-from train.losses import Criterion, Ssim, bce
+from train.losses import Criterion, Ssim, bce, bce_of_each
 from train.model import Prediction
 
 RANDOM = torch.Generator().manual_seed(0)
@@ -46,20 +45,20 @@ def test_bce_stays_finite_for_sure_and_wrong_answers() -> None:
 def test_ssim_is_the_formula() -> None:
     a, b = plane(2), plane(2)
     b = 0.7 * a + 0.3 * b
-    expected = np.mean([plain_ssim(p[0].double().numpy(), q[0].double().numpy()) for p, q in zip(a, b, strict=True)])
-    assert math.isclose(Ssim()(a, b).item(), expected, rel_tol=1e-4)
+    expected = [plain_ssim(p[0].double().numpy(), q[0].double().numpy()) for p, q in zip(a, b, strict=True)]
+    assert Ssim()(a, b).tolist() == pytest.approx(expected, rel=1e-4)
 
 
 def test_ssim_is_that_of_pytorch_msssim_with_its_gradient() -> None:
     a, b = plane(5).requires_grad_(), plane(5)
-    ours, theirs = Ssim()(a, b), ssim(a, b, data_range=1.0)
+    ours, theirs = Ssim()(a, b).mean(), ssim(a, b, data_range=1.0)
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(*(torch.autograd.grad(value, a)[0] for value in (ours, theirs)))
 
 
 def test_ssim_of_equal_pictures_is_one() -> None:
     a = plane(1)
-    torch.testing.assert_close(Ssim()(a, a), torch.tensor(1.0))
+    torch.testing.assert_close(Ssim()(a, a), torch.ones(1))
 
 
 def test_the_total_is_twice_the_mask_and_once_the_depth_of_labels_over_255() -> None:
@@ -69,6 +68,23 @@ def test_the_total_is_twice_the_mask_and_once_the_depth_of_labels_over_255() -> 
     torch.testing.assert_close(losses.mask, bce(prediction.mask_logits, mask.float() / 255))
     torch.testing.assert_close(losses.depth, 1 - ssim(prediction.depth, depth.float() / 255, data_range=1.0))
     torch.testing.assert_close(losses.total, 2 * losses.mask + losses.depth)
+
+
+@pytest.mark.parametrize("missing", ["head", "label"])
+def test_without_depth_the_total_is_twice_the_mask_and_nothing_else_has_a_name(missing: str) -> None:
+    mask, depth = ((plane() * 255).byte() for _ in range(2))
+    prediction = Prediction(plane() * 4 - 2, None if missing == "head" else plane())
+    losses = Criterion()(prediction, mask, None if missing == "label" else depth)
+    assert losses.depth is None
+    assert torch.equal(losses.total, 2 * losses.mask)
+    assert list(losses.named()) == ["mask_loss", "loss"]
+
+
+def test_the_mean_over_sets_is_that_over_the_batch() -> None:
+    logits, mask = plane() * 8 - 4, plane()
+    of_each = bce_of_each(logits, mask)
+    torch.testing.assert_close(of_each, torch.stack([bce(a, b) for a, b in zip(logits, mask, strict=True)]))
+    torch.testing.assert_close(of_each.mean(), bce(logits, mask))
 
 
 def test_the_window_is_no_part_of_a_checkpoint() -> None:

@@ -3,7 +3,7 @@ import math
 import torch
 from torch import Tensor
 
-from train.metrics import difference, iou, rmse
+from train.metrics import dice, difference, iou, rmse
 
 RANDOM = torch.Generator().manual_seed(0)
 
@@ -37,6 +37,13 @@ def test_iou_of_an_empty_mask_is_one_if_nothing_was_found_and_else_zero() -> Non
     found = torch.zeros(2, 1, 4, 4, dtype=torch.bool)
     found[1, 0, 2, 3] = True
     assert iou(found, mask).tolist() == [1.0, 0.0]
+
+
+def test_dice_is_that_of_the_masks() -> None:
+    found, mask = picture() > 100, picture()
+    truth = mask >= 128
+    expected = [2 * (f & t).sum().item() / (f.sum() + t.sum()).item() for f, t in zip(found, truth, strict=True)]
+    torch.testing.assert_close(dice(iou(found, mask)), torch.tensor(expected))
 
 
 def test_rmse_is_that_of_each_set_by_itself() -> None:

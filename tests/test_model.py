@@ -23,6 +23,17 @@ def test_both_heads_answer_at_the_size_of_the_input(height: int, width: int) -> 
     assert 0 <= depth.min() <= depth.max() <= 1
 
 
+def test_without_depth_the_network_is_smaller_by_that_head_and_tells_the_same_mask() -> None:
+    both, alone = UNet(4).eval(), UNet(4, depth=False).eval()
+    kept = {name: value for name, value in both.state_dict().items() if not name.startswith("depth_head.")}
+    assert len(kept) < len(both.state_dict())
+    alone.load_state_dict(kept)
+    bg, fg_bg = pictures(2), pictures(2, seed=1)
+    mask_logits, depth = alone(bg, fg_bg)
+    assert depth is None
+    assert torch.equal(mask_logits, both(bg, fg_bg).mask_logits)
+
+
 def test_other_sizes_are_refused_with_both_numbers() -> None:
     with pytest.raises(ValueError, match=r"40 x 32 pixels.*multiples of 16"):
         UNet(4)(pictures(1, 40, 32), pictures(1, 40, 32))

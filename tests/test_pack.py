@@ -2,6 +2,7 @@ import csv
 import errno
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -154,23 +155,37 @@ def test_a_target_in_use_is_refused_and_kept(found: str, source: Path, tmp_path:
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt(), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))])
-def test_whatever_stops_it_leaves_nothing_behind(
-    failure: BaseException, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("sets", [5, 60])  # 10 backgrounds are added before
+def test_whatever_stops_it_the_same_call_goes_on(
+    failure: BaseException, sets: int, source: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / ".gitkeep", b"")
-    calls = []
+    options, calls = PackOptions(sets_per_shard=16, workers=1), list[str]()
     add = TarWriter.add
 
     def fail_later(self: TarWriter, key: str, parts: list[tuple[str, bytes]]) -> object:
         calls.append(key)
-        if len(calls) == 60:
+        if len(calls) == 10 + sets:
             raise failure
         return add(self, key, parts)
 
     monkeypatch.setattr(TarWriter, "add", fail_later)
     with pytest.raises(type(failure)):
-        pack(source, tmp_path, PackOptions(sets_per_shard=16, workers=1))
-    assert files_below(tmp_path) == {".gitkeep": b""}
+        pack(source, tmp_path, options)
+    if sets < 16:
+        assert files_below(tmp_path) == {".gitkeep": b""}
+        return
+    monkeypatch.undo()
+    finished = [f"sets-{number:06}.tar" for number in range(sets // 16)]
+    assert sorted(path.name for path in tmp_path.glob("*.tar")) == ["backgrounds.tar", *finished]
+    with pytest.raises(InputError, match=r"holds an unfinished fgbg-pack with seed 0, now it is 1"):
+        pack(source, tmp_path, replace(options, seed=1))
+    times = {name: (tmp_path / name).stat().st_mtime_ns for name in finished}
+    progress = list[int]()
+    pack(source, tmp_path, options, Progress(sets_packed=progress.append))
+    assert progress == [48, 16, 16, 16, 4]
+    assert {name: (tmp_path / name).stat().st_mtime_ns for name in finished} == times
+    assert files_below(tmp_path) == {".gitkeep": b"", **files_below(packed)}
 
 
 def test_progress_adds_up(source: Path, tmp_path: Path) -> None:
@@ -179,7 +194,7 @@ def test_progress_adds_up(source: Path, tmp_path: Path) -> None:
     pack(source, tmp_path / "shards", PackOptions(sets_per_shard=30, workers=1), progress)
     assert files == [310]
     assert found == [100]
-    assert packed == [30, 30, 30, 10]
+    assert packed == [0, 30, 30, 30, 10]
 
 
 def test_the_preview_pairs_parts_rightly(source: Path, packed: Path) -> None:

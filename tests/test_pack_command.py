@@ -60,26 +60,33 @@ def test_a_target_that_cannot_be_written(source: Path, tmp_path: Path) -> None:
     assert line == f"Error: Not a directory: {tmp_path / 'file' / 'shards'}"
 
 
-def test_interrupting_it_with_workers_leaves_nothing_behind(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_stopped_with_workers_it_goes_on_to_the_same_bytes(
+    end: signal.Signals, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     source = write_sets(tmp_path_factory.mktemp("many"), 20, 20)  # enough to be in the middle of it
-    command = [
-        sys.executable,
-        "-m",
-        "tools.pack",
-        str(source),
-        "--shards",
-        str(tmp_path / "shards"),
-        "--sets-per-shard",
-        "1",
-    ]
-    process = subprocess.Popen([*command, "--workers", "2"], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    shards, undisturbed = tmp_path / "shards", tmp_path / "undisturbed"
+    options = [source, "--sets-per-shard", 1]
+    command = [sys.executable, "-m", "tools.pack", *map(str, options), "--shards", str(shards), "--workers", "2"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("shards/sets-*.tar")) and time.monotonic() < deadline:
+    while len(list(shards.glob("sets-*.tar"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert errors.strip() == "Aborted!"
-    assert files_below(tmp_path) == {}
+    if end == signal.SIGINT:
+        os.killpg(process.pid, end)  # as a terminal does: to the workers too
+    else:
+        process.kill()  # the workers have to find out by themselves
+    _, errors = process.communicate(timeout=60)  # ends when the workers have let go of the pipe
+    assert process.returncode == (1 if end == signal.SIGINT else -end)
+    assert "Traceback" not in errors
+    if end == signal.SIGINT:
+        kept = f"interrupted; what is done is kept in {shards}: the same command continues it"
+        assert errors.split() == [*kept.split(), "Aborted!"]
+    assert not (shards / "manifest.json").exists()
+    done = len(list(shards.glob("sets-*.tar")))
+    assert 0 < done < 400
+    assert run(*options, "--shards", shards, "--workers", 1).exit_code == 0
+    assert run(*options, "--shards", undisturbed, "--workers", 1).exit_code == 0
+    assert files_below(shards) == files_below(undisturbed)

@@ -1,12 +1,16 @@
+import json
 import os
 import shutil
+import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import pipeline.store
 from pipeline.errors import InputError
+from pipeline.pack import PackOptions, pack
 from pipeline.store import Damaged, Store
 
 
@@ -14,6 +18,30 @@ from pipeline.store import Damaged, Store
 def store(packed: Path, tmp_path: Path) -> Store:
     shards = Path(shutil.copytree(packed, tmp_path / "shards"))
     return Store.open(shards)
+
+
+def without_depth(source: Path, shards: Path) -> Path:
+    """The sets of the fixture `packed`, packed without their depth."""
+    pack(source, shards, PackOptions(sets_per_shard=16, workers=1, depth=False))
+    return shards
+
+
+@pytest.fixture
+def bare(source: Path, tmp_path: Path) -> Store:
+    """The same sets without depth."""
+    return Store.open(without_depth(source, tmp_path / "bare"))
+
+
+def tar_members(shards: Path, key: str) -> dict[str, bytes]:
+    """The files of one set, as `tarfile` finds them: bytes by extension."""
+    found = {}
+    for path in shards.glob("sets-*.tar"):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                name, extension = member.name.split(".", 1)
+                if name == key:
+                    found[extension] = tar.extractfile(member).read()  # type: ignore[union-attr]
+    return found
 
 
 def open_files() -> int:
@@ -82,3 +110,62 @@ def test_few_files_are_open_at_once(store: Store, monkeypatch: pytest.MonkeyPatc
     assert open_files() == before + 2
     store.close()
     assert open_files() == before
+
+
+@pytest.mark.parametrize("row", [0, 41, 99])
+def test_a_set_has_the_parts_of_the_data_or_those_asked_for(row: int, store: Store, bare: Store) -> None:
+    def read(store: Store) -> list[bytes]:
+        return [bytes(part) for part in store.read(row)]
+
+    members = tar_members(store.shards, store.key(row))
+    expected = [members["fg_bg.jpg"], members["mask.jpg"], members["depth.jpg"]]
+    assert (store.parts, read(store)) == (("fg_bg", "mask", "depth"), expected)
+    for asked in (bare, Store.open(bare.shards, depth=False), Store.open(store.shards, depth=False)):
+        assert (asked.parts, read(asked)) == (("fg_bg", "mask"), expected[:2])
+
+
+def test_depth_that_is_not_asked_for_is_neither_read_nor_checked(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    offset, size = store.index["offset"][5].tolist(), store.index["size"][5].tolist()
+    flip_bit(store.shards / store.shard_name(5), offset[2])
+    asked: list[tuple[int, int]] = []
+
+    def pread(file: int, count: int, start: int) -> bytes:
+        asked.append((start, count))
+        return read(file, count, start)
+
+    read = os.pread
+    monkeypatch.setattr(os, "pread", pread)
+    with pytest.raises(Damaged, match="depth in"):
+        store.read(5)
+    Store.open(store.shards, depth=False).read(5)
+    assert asked == [(offset[0], offset[2] + size[2] - offset[0]), (offset[0], offset[1] + size[1] - offset[0])]
+
+
+@pytest.mark.parametrize("row", [0, 41, 99])
+def test_the_note_of_a_set_is_its_json(row: int, store: Store, bare: Store) -> None:
+    expected: dict[str, Any] = json.loads(tar_members(store.shards, store.key(row))["json"])
+    assert expected["bg"] == store.index["bg"][row]
+    assert store.read_note(row) == bare.read_note(row) == expected
+    assert Store.open(store.shards, depth=False).read_note(row) == expected
+
+
+def test_a_note_that_is_not_what_was_packed_is_damage(store: Store) -> None:
+    path, key = store.shards / store.shard_name(7), store.key(7)
+    header = int(store.index["offset"][7, 2]) + int(store.index["size"][7, 2])
+    header += -header % 512
+    for offset, reason in [(header + 3, "bad checksum"), (header + 512, "Expecting value")]:
+        flip_bit(path, offset)
+        with pytest.raises(Damaged, match=rf"^{key}: {key}\.json in sets-\d+\.tar is damaged \({reason}"):
+            store.read_note(7)
+        flip_bit(path, offset)
+    assert store.read_note(7)["bg"] == store.index["bg"][7]
+
+
+def test_an_index_that_points_elsewhere_finds_no_note(store: Store) -> None:
+    rows = np.array(store.index)
+    rows["offset"][0], rows["size"][0] = rows["offset"][1], rows["size"][1]
+    with pytest.raises(Damaged, match=r"\(found .*\.json\)"):
+        Store(store.shards, store.manifest, rows).read_note(0)
+    os.truncate(store.shards / store.shard_name(1), int(rows["offset"][1, 2]) + 10)
+    with pytest.raises(Damaged, match=r"\(empty header\)"):
+        store.read_note(1)

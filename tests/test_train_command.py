@@ -5,6 +5,7 @@ import torch
 from click.testing import CliRunner, Result
 
 import train.loop
+from tests.test_store import without_depth
 from tools.train import main
 from train.log import read_lines
 
@@ -80,6 +81,23 @@ def test_a_checkpoint_cut_short_is_named(packed: Path, finished: tuple[Path, str
 def test_missing_shards_are_one_line_and_leave_nothing(tmp_path: Path) -> None:
     one_line_error(run(tmp_path / "nothing", tmp_path / "run", *SMALL))
     assert not (tmp_path / "run").exists()
+
+
+def test_sets_without_depth_are_one_line_and_leave_nothing_or_train_the_mask_alone(
+    source: Path, tmp_path: Path
+) -> None:
+    bare = without_depth(source, tmp_path / "bare")
+    message = one_line_error(run(bare, tmp_path / "run", *SMALL))
+    assert f"the sets of {bare} have no depth: add it (fgbg-depth {bare} --model FILE.onnx --shards NEW)" in message
+    assert not (tmp_path / "run").exists()
+    result = run(bare, tmp_path / "run", *SMALL, "--no-depth")
+    assert result.exit_code == 0, result.output
+    assert "depth" not in result.output.replace(str(tmp_path), "")
+    assert "mask IoU" in result.output
+    message = one_line_error(run(bare, tmp_path / "run", "--resume", "--depth"))
+    assert message.startswith(f"Error: --depth: the run in {tmp_path / 'run'} has --no-depth; leave it out")
+    result = run(bare, tmp_path / "run", "--resume")
+    assert result.exit_code == 0, result.output
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

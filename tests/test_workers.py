@@ -3,7 +3,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.errors import InputError
 from pipeline.workers import Workers
 
 
@@ -42,5 +41,5 @@ def end_the_process(number: int) -> None:
 
 
 def test_a_killed_worker_is_one_line() -> None:
-    with Workers(2) as pool, pytest.raises(InputError, match="a worker process was killed; is memory short"):
+    with Workers(2) as pool, pytest.raises(ChildProcessError, match="a worker process was killed; is memory short"):
         list(pool.map(end_the_process, [9]))

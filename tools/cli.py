@@ -20,10 +20,17 @@ class Command(click.Command):
         try:
             return super().invoke(ctx)
         except InputError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(_with_notes(str(error), error)) from error
         except OSError as error:
             where = f": {error.filename}" if error.filename else ""
-            raise click.ClickException(f"{error.strerror or error}{where}") from error
+            raise click.ClickException(_with_notes(f"{error.strerror or error}{where}", error)) from error
+        except KeyboardInterrupt as error:
+            click.echo(_with_notes("\ninterrupted", error), err=True)
+            raise
+
+
+def _with_notes(text: str, error: BaseException) -> str:
+    return "; ".join([text, *getattr(error, "__notes__", ())])
 
 
 def progress_bar(label: str, length: int, show: Callable[[Any], str | None] | None = None) -> "ProgressBar[Any]":

@@ -1,62 +1,192 @@
 """fgbg-compose: make image sets."""
 
+import math
 import time
 from pathlib import Path
 
 import click
 
-from pipeline.compose import NEAR_M, Recipe, default_variety, write_sets
-from pipeline.workers import available_cores
+from pipeline.composing.compose import Progress, compose
+from pipeline.composing.composer import ComposeOptions
+from pipeline.composing.photos import Photographs, find_pictures, hash_pictures
+from pipeline.composing.stage import Source
+from pipeline.errors import InputError
+from pipeline.synthetic.source import NEAR_M, Synthetic
 from tools.cli import Command, progress_bar
 
-HELP = f"""Make image sets under OUT, a new or an empty folder.
+PHOTOS = ("backgrounds", "foregrounds", "size", "scale", "min_visible", "background_depth", "foreground_level")
+SYNTHETIC = ("streets", "cars")
+SYNTHETIC_SETS = 2000
+
+HELP = f"""Make image sets: foregrounds laid over backgrounds, with their masks.
+
+Backgrounds and foregrounds are photographs (--backgrounds, --foregrounds) or rendered (--synthetic, with exact depth).
+Every foreground is laid over every background, --placements times, each time plain and mirrored; --sets stops early
+with an even sample. The same options give the same bytes with any --workers; a stopped run goes on when it is called
+again.
+
+OUT, a new or an empty folder, gets loose files for fgbg-depth and fgbg-pack:
 
 \b
-bg/bg_BBB.jpg                                        street BBB, colour
-fg/fg_FFF.png                                        car FFF, RGBA with straight alpha
-fg_bg/bg_BBB/fg_FFF_bg_BBB_NNNNNN.jpg                set NNNNNN: the car on the street, colour
-fg_bg/bg_BBB/fg_FFF_bg_BBB_NNNNNN_disp.jpeg          its depth, gray: 255 * {NEAR_M:g} m / depth, near bright, sky 0
-fg_bg_mask/bg_BBB/fg_FFF_bg_BBB_mask_NNNNNN.jpg      its mask, gray: the car's alpha
+bg/bg_BBB.jpg                                        background BBB, colour
+fg/fg_FFF.png                                        foreground FFF, RGBA with straight alpha
+fg_bg/bg_BBB/fg_FFF_bg_BBB_NNNNNN.jpg                set NNNNNN: the foreground on the background, colour
+fg_bg/bg_BBB/fg_FFF_bg_BBB_NNNNNN_disp.jpeg          its depth, gray, near bright
+fg_bg_mask/bg_BBB/fg_FFF_bg_BBB_mask_NNNNNN.jpg      its mask, gray: the foreground's alpha
+labels.csv                                           key,bg,fg,x,y,width,height,mirrored,visible of each set
+sources.csv                                          the file that each background and foreground came from
 
-All pictures of sets and streets are 224 x 224 pixels. The same options give the same bytes with any --workers.
+--shards DIR writes the same sets as shards instead, with no loose files in between.
+
+Synthetic depth is 255 * {NEAR_M:g} m / depth, sky 0.
 """
 
 
 @click.command(cls=Command, help=HELP)
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path), required=False)
+@click.option("--shards", type=click.Path(path_type=Path), help="Write shards into this folder, not loose files.")
+@click.option("--sets-per-shard", type=click.IntRange(min=1), default=1000, show_default=True,
+              help="Image sets in each tar.")  # fmt: skip
+@click.option("--backgrounds", type=click.Path(path_type=Path),
+              help="Folder of backgrounds: pictures of any size and format, cropped around their middle.")  # fmt: skip
+@click.option("--foregrounds", type=click.Path(path_type=Path),
+              help="Folder of foregrounds: pictures with alpha, trimmed to their content.")  # fmt: skip
 @click.option("--synthetic", is_flag=True, help="Render streets and draw cars; needs no input.")
-@click.option("--sets", type=click.IntRange(min=1), default=2000, show_default=True, help="Image sets to make.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another seed, other pictures.")
-@click.option("--streets", type=click.IntRange(min=1), help="Different streets.  [default: 2 sqrt(SETS), 10 to 1000]")
-@click.option("--cars", type=click.IntRange(min=1), help="Different cars.  [default: 2 sqrt(SETS), 10 to 1000]")
-@click.option(
-    "--quality",
-    type=click.IntRange(1, 100),
-    default=90,
-    show_default=True,
-    help="JPEG quality. 90 keeps mask and depth within about a level; 75 rings visibly at the car's edge.",
-)
+@click.option("--sets", type=click.IntRange(min=1),
+              help=f"Image sets to make.  [default: all; with --synthetic {SYNTHETIC_SETS}]")  # fmt: skip
+@click.option("--placements", type=click.IntRange(min=1),
+              help="Places of each foreground on each background.  [default: 20, or what SETS needs]")  # fmt: skip
+@click.option("--mirror/--no-mirror", default=True, show_default=True,
+              help="Make each placement a second time with the foreground mirrored.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another seed, other sets.")
+@click.option("--size", type=click.IntRange(min=16), default=224, show_default=True,
+              help="Photographs: height and width of the sets, pixels.")  # fmt: skip
+@click.option("--scale", type=click.FloatRange(0, 1, min_open=True), nargs=2, default=(0.15, 0.35), show_default=True,
+              help="Photographs: smallest and largest height of a foreground; 1 is the background's.")  # fmt: skip
+@click.option("--min-visible", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True,
+              help="Photographs: share of a foreground that has to be inside the frame.")  # fmt: skip
+@click.option("--background-depth", type=click.Path(path_type=Path),
+              help="Photographs: folder of the backgrounds' depth, gray, near bright, called like them.")  # fmt: skip
+@click.option("--foreground-level", type=click.IntRange(0, 255),
+              help="Photographs: gray value of a foreground's depth.  [default: the ground's at its foot]")  # fmt: skip
+@click.option("--streets", type=click.IntRange(min=1), help="Synthetic: streets.  [default: 2 sqrt(SETS), 10 to 1000]")
+@click.option("--cars", type=click.IntRange(min=1), help="Synthetic: foregrounds.  [default: 2 sqrt(SETS), 10 to 1000]")
+@click.option("--shadow", is_flag=True, help="Foregrounds cast a soft contact shadow, which is no part of the mask.")
+@click.option("--hard", is_flag=True,
+              help="Overlays differ from their backgrounds in exposure, noise and a shift of up to 3 pixels, so that "
+              "|fg_bg - bg| does not give the mask away; --quality is 30 unless given.")  # fmt: skip
+@click.option("--quality", type=click.IntRange(1, 100), default=90, show_default=True,
+              help="JPEG quality. 90 keeps mask and depth within about a level; 75 rings at edges.")  # fmt: skip
+@click.option("--skip-bad", is_flag=True, help="Leave out pictures that cannot be used, instead of stopping.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: one a core]")
+@click.pass_context
 def main(
-    out: Path,
+    ctx: click.Context,
+    /,
+    out: Path | None,
+    shards: Path | None,
+    sets_per_shard: int,
     synthetic: bool,
-    sets: int,
+    sets: int | None,
+    placements: int | None,
+    mirror: bool,
     seed: int,
-    streets: int | None,
-    cars: int | None,
+    shadow: bool,
+    hard: bool,
     quality: int,
+    skip_bad: bool,
     workers: int | None,
+    **of_source: object,
 ) -> None:
-    """Fill a `Recipe` from the flags, write it, say what was written."""
-    if not synthetic:
-        raise click.UsageError("only synthetic sets can be made so far (photographs come later): add --synthetic")
-    variety = default_variety(sets)
-    recipe = Recipe(sets, seed, streets or variety, cars or variety, quality)
-    start_sec = time.perf_counter()
-    with progress_bar("compose", sets) as bar:
-        written_bytes = write_sets(out, recipe, workers or available_cores(), bar.update)
-    sets_per_sec = sets / (time.perf_counter() - start_sec)
-    click.echo(
-        f"{out}: {sets} sets of {recipe.streets} streets and {recipe.cars} cars, "
-        f"{written_bytes / 1e6:.1f} MB, {sets_per_sec:.0f} sets/s"
+    """Fill the options from the flags, compose, say what was made."""
+    given = {name for name in ctx.params if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT}
+    if (out is None) == (shards is None):
+        raise click.UsageError("give either OUT, for loose files, or --shards DIR")
+    if wrong := sorted(given.intersection(PHOTOS if synthetic else SYNTHETIC)):
+        kind = "--synthetic" if synthetic else "--backgrounds and --foregrounds"
+        raise click.UsageError(f"--{wrong[0].replace('_', '-')} does not go with {kind}")
+    if synthetic:
+        sets = sets or SYNTHETIC_SETS
+    else:
+        placements = placements or 20
+    if hard and "quality" not in given:
+        quality = 30
+    options = ComposeOptions(sets, placements, mirror, seed, quality, shadow, hard)
+    source, arguments = (
+        _synthetic(seed, sets or 0, **of_source) if synthetic else _photographs(**of_source)  # type: ignore[arg-type]
     )
+    target, start_sec = shards or out, time.perf_counter()
+    assert target
+    with progress_bar("preparing", 1) as bar:
+
+        def show(label: str, more: int, total: int) -> None:
+            if bar.label != label:
+                bar.label, bar.length, bar.pos = label, total, 0
+            bar.update(more)
+
+        progress = Progress(lambda *at: show("preparing", *at), lambda *at: show("composing", *at))
+        summary = compose(
+            target,
+            source,
+            options,
+            arguments,
+            sets_per_shard=sets_per_shard if shards else None,
+            workers=workers,
+            skip_bad=skip_bad,
+            progress=progress,
+        )
+    recipe, made = summary.recipe, summary.made
+    sets_per_sec = made.sets / (time.perf_counter() - start_sec)
+    earlier = f" ({recipe.sets - made.sets:,} of them earlier)" if made.sets < recipe.sets else ""
+    skipped = f"; skipped {len(summary.problems)}, listed in {target / 'problems.csv'}" if summary.problems else ""
+    click.echo(
+        f"{target}: {recipe.sets:,} sets{earlier} of {recipe.backgrounds} backgrounds and {recipe.foregrounds} "
+        f"foregrounds, {'with' if source.has_depth else 'without'} depth, {made.bytes / 1e6:,.1f} MB, "
+        f"{sets_per_sec:,.0f} sets/s{skipped}"
+    )
+
+
+def _synthetic(
+    seed: int, sets: int, streets: int | None, cars: int | None, **_: object
+) -> tuple[Source, dict[str, object]]:
+    variety = min(sets, max(10, min(1000, round(2 * math.sqrt(sets)))))
+    source = Synthetic(seed, streets or variety, cars or variety)
+    return source, {"source": "synthetic", "streets": source.streets, "cars": source.things}
+
+
+def _photographs(
+    backgrounds: Path | None,
+    foregrounds: Path | None,
+    size: int,
+    scale: tuple[float, float],
+    min_visible: float,
+    background_depth: Path | None,
+    foreground_level: int | None,
+    **_: object,
+) -> tuple[Source, dict[str, object]]:
+    if backgrounds is None or foregrounds is None:
+        raise click.UsageError("give --backgrounds DIR and --foregrounds DIR, or --synthetic")
+    if scale[0] > scale[1]:
+        raise click.UsageError(f"--scale {scale[0]:g} {scale[1]:g}: expected the smaller first")
+    if foreground_level is not None and background_depth is None:
+        raise click.UsageError("--foreground-level needs --background-depth: without it there is no depth")
+    names = find_pictures(backgrounds), find_pictures(foregrounds)
+    source = Photographs(backgrounds, foregrounds, *names, size, scale, min_visible, background_depth, foreground_level)
+    arguments: dict[str, object] = {
+        "source": "photographs",
+        "backgrounds": hash_pictures(backgrounds, names[0]),
+        "foregrounds": hash_pictures(foregrounds, names[1]),
+        "size": size,
+        "scale": scale,
+        "min_visible": min_visible,
+        "foreground_level": foreground_level,
+    }
+    if background_depth is not None:
+        if not background_depth.is_dir():
+            raise InputError(f"no such folder: {background_depth}: give the one with the backgrounds' depth pictures")
+        arguments["background_depth"] = hash_pictures(background_depth, find_pictures(background_depth))
+    return source, arguments
+
+
+if __name__ == "__main__":
+    main()

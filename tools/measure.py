@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import click
 import numpy as np
 import nvidia.dali
 import torch
@@ -59,6 +60,8 @@ class Pass(NamedTuple):
 def first_shards(shards: Path, sets: int) -> Iterator[Path]:
     """A temporary shard directory of links to the first shards, as many as it takes to hold `sets` sets."""
     manifest = Manifest.load(shards)
+    if "depth" not in manifest.parts:
+        raise InputError(f"the sets of {shards} have no depth: loaders are compared on sets with it, see fgbg-depth")
     index = load_index(shards, manifest)
     totals = np.cumsum([shard.sets for shard in manifest.shards])
     taken = min(int(np.searchsorted(totals, sets)) + 1, len(totals))
@@ -69,7 +72,7 @@ def first_shards(shards: Path, sets: int) -> Iterator[Path]:
         for file in (BACKGROUNDS, *(shard.name for shard in kept), *indexes):
             (folder / file).symlink_to((shards / file).resolve())
         rows = np.array(index[: totals[taken - 1]])
-        replace(manifest, sets=len(rows), shards=kept, index_sha256=save_index(folder, rows)).save(folder)
+        replace(manifest, sets=len(rows), shards=kept, index_sha256=save_index(folder, len(rows), [rows])).save(folder)
         yield folder
 
 
@@ -158,6 +161,34 @@ def spread(values: list[float]) -> dict[str, float]:
     """Median and quartiles."""
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
     return {"median": middle, "q1": low, "q3": high}
+
+
+def table_row(passes: dict[str, list[Pass]], name: str, base: str) -> dict[str, Any]:
+    """Medians and quartiles of one contestant; `ratio` is the median of the ratios to `base` within each round."""
+    ratios = [one.sets_per_sec / other.sets_per_sec for one, other in zip(passes[name], passes[base], strict=True)]
+    return {
+        "sets_per_sec": spread([run.sets_per_sec for run in passes[name]]),
+        "cpu_sec_per_1000_sets": statistics.median(run.cpu_sec_per_1000_sets for run in passes[name]),
+        "ratio": spread(ratios),
+        "ratio_to": base,
+    }
+
+
+def print_table(rows: dict[str, dict[str, Any]]) -> None:
+    """Print rows of `table_row`; a row may have a "difference" (of pictures) or a "peak_mib" (of memory) too."""
+    base = next(iter(rows.values()))["ratio_to"]
+    last = {"difference": "difference", "peak_mib": "peak MiB"}
+    titles = [title for name, title in last.items() if any(name in row for row in rows.values())]
+    click.echo(
+        f"{'':24}{'sets/s (quartiles)':>28}{f'x {base} (quartiles)':>44}{'CPU s/1000':>12}  {''.join(titles)}".rstrip()
+    )
+    for name, row in rows.items():
+        rate, ratio = row["sets_per_sec"], row["ratio"]
+        rates = f"{rate['median']:,.0f} ({rate['q1']:,.0f}-{rate['q3']:,.0f})"
+        ratios = f"{ratio['median']:.2f} ({ratio['q1']:.2f}-{ratio['q3']:.2f})"
+        more = " / ".join(f"{level:.2f}" for level in row.get("difference", {}).values())
+        more += f"{row['peak_mib']:.0f}" if "peak_mib" in row else ""
+        click.echo(f"{name:24}{rates:>28}{ratios:>44}{row['cpu_sec_per_1000_sets']:>12.2f}  {more}".rstrip())
 
 
 def machine() -> dict[str, str | int]:

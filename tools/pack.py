@@ -20,6 +20,8 @@ DEFAULTS = PackOptions()
 @click.option("--seed", default=DEFAULTS.seed, show_default=True, help="Of the shuffle over all shards.")
 @click.option("--sets-per-shard", type=click.IntRange(1), default=DEFAULTS.sets_per_shard, show_default=True,
               help="Image sets in each tar.")  # fmt: skip
+@click.option("--depth/--no-depth", default=DEFAULTS.depth, show_default=True,
+              help="Whether the sets have depth maps; without, those that are there are not packed.")  # fmt: skip
 @click.option("--depth-encoding", type=click.Choice(["auto", *ENCODINGS]), default=DEFAULTS.depth_encoding,
               show_default=True, help="Colours of the depth pictures; auto looks at a sample.")  # fmt: skip
 @click.option("--depth-near", type=click.Choice(NEAR), default=DEFAULTS.depth_near, show_default=True,
@@ -33,6 +35,7 @@ def main(
     shards: Path,
     seed: int,
     sets_per_shard: int,
+    depth: bool,
     depth_encoding: str,
     depth_near: str,
     verify: str,
@@ -44,7 +47,7 @@ def main(
     fg_bg/bg_005/fg_004_bg_005_000001.jpg with ..._disp.jpeg beside it. Parts are joined by the ids in their names.
     What is incomplete or does not decode is left out and listed in problems.csv.
     """
-    options = PackOptions(seed, sets_per_shard, depth_encoding, depth_near, verify, workers)
+    options = PackOptions(seed, sets_per_shard, depth, depth_encoding, depth_near, verify, workers)
     with progress_bar("scanning", 1) as bar:
 
         def files_found(total: int) -> None:
@@ -63,11 +66,14 @@ def describe(summary: Summary, shards: Path) -> str:
     manifest = summary.manifest
     megabytes = sum(shard.bytes for shard in manifest.shards) / 1e6
     rate = manifest.sets / summary.seconds
+    depth = "without depth"
+    if "depth" in manifest.parts:
+        depth = f"depth {manifest.depth_encoding} near {manifest.depth_near}"
     left_out = ", ".join(f"{count:,} {kind}" for kind, count in sorted((+summary.left_out).items()))
     problems = f"; {summary.problems:,} files listed in {shards / 'problems.csv'}" if summary.problems else ""
     return (
         f"packed {manifest.sets:,} sets on {len(manifest.backgrounds):,} backgrounds into {len(manifest.shards):,} "
-        f"shards, {megabytes:,.1f} MB, {rate:,.0f} sets/s, depth {manifest.depth_encoding} near {manifest.depth_near}; "
+        f"shards, {megabytes:,.1f} MB, {rate:,.0f} sets/s, {depth}; "
         f"left out: {left_out or 'nothing'}{problems}"
     )
 

@@ -62,7 +62,7 @@ class _Ours:
 
     def __iter__(self) -> Iterator[Loaded]:
         for batch in self._loader:
-            pictures = {"bg": batch.bg, "fg_bg": batch.fg_bg, "mask": batch.mask, "depth": batch.depth}
+            pictures = {name: picture for name, picture in vars(batch).items() if name != "index"}
             yield Loaded(len(batch.index), functools.partial(self._keys_of, batch.index), pictures)
 
     def _keys_of(self, index: torch.Tensor) -> list[str]:

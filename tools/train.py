@@ -26,6 +26,7 @@ DEFAULT = {name: field.default for name, field in Config.__dataclass_fields__.it
 @click.option("--lr", type=float, default=DEFAULT["lr"], help="Highest learning rate.")
 @click.option("--weight-decay", type=float, default=DEFAULT["weight_decay"], help="AdamW's decay of the weights.")
 @click.option("--warmup", type=float, default=DEFAULT["warmup"], help="Share of the steps in which the rate rises.")
+@click.option("--depth/--no-depth", default=DEFAULT["depth"], help="Learn the depth too, or the mask alone.")
 @click.option("--width", type=int, default=DEFAULT["width"], help="Size of the network: 16 small, 64 large.")
 @click.option("--device", type=click.Choice(DEVICES), default=DEFAULT["device"], help="auto: the GPU if there is one.")
 @click.option("--seed", type=int, default=DEFAULT["seed"], help="For the first weights and the order of the sets.")
@@ -37,7 +38,7 @@ DEFAULT = {name: field.default for name, field in Config.__dataclass_fields__.it
 def main(ctx: click.Context, /, resume: bool, **settings: object) -> None:
     """Train a network that tells mask and depth from a background and an overlay.
 
-    Both losses, the validation scores and the loader's stalls go to OUT/metrics.jsonl and OUT/tensorboard,
+    The losses, the validation scores and the loader's stalls go to OUT/metrics.jsonl and OUT/tensorboard,
     pictures and curves beside them after each epoch.
     """
     given = {name for name in settings if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT}

@@ -13,6 +13,7 @@ from pipeline.errors import InputError
 from pipeline.files import atomic_file
 
 FORMAT = 1
+LAST, BEST = "last.pt", "best.pt"  # in the folder of a run
 
 
 class Checkpoint(NamedTuple):

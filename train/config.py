@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from pipeline.decode import DEVICES as LOADER_DEVICES
+from pipeline.decode import torch_device
 from pipeline.errors import InputError
 from pipeline.loader import Loader
 
@@ -39,6 +40,8 @@ class Config:
     """AdamW's decay of convolution weights; norms and biases have none."""
     warmup: float = 0.05
     """Share of all steps in which the learning rate rises from 0."""
+    depth: bool = True
+    """Whether the network learns the depth too, or the mask alone."""
     width: int = 32
     """Channels of the network at half resolution; sets its size: 16 is 0.6 M parameters, 32 is 2.4 M, 64 is 9.6 M."""
     device: str = "auto"
@@ -55,7 +58,7 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "width", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
-                raise InputError(f"{flag(name)} {getattr(self, name)}: expected 1 or more")
+                raise InputError(f"{flag(name, getattr(self, name))}: expected 1 or more")
         if self.size < 32 or self.size % 16:
             raise InputError(f"--size {self.size}: expected a multiple of 16 of at least 32, such as 128")
         if not 0 < self.lr < float("inf"):
@@ -71,7 +74,7 @@ class Config:
         if self.device not in DEVICES:
             raise InputError(f"--device {self.device}: expected one of {', '.join(DEVICES)}")
 
-    def loader(self, split: str, device: torch.device, *, shuffle: bool = True) -> Loader:
+    def loader(self, device: torch.device, split: str = "train", *, shuffle: bool = True) -> Loader:
         """A loader of one split of the run's shards; raises `InputError` as `Loader` does."""
         return Loader(
             self.shards,
@@ -80,6 +83,7 @@ class Config:
             self.size,
             "gpu" if device.type == "cuda" else "cpu",
             self.seed,
+            depth=self.depth,
             shuffle=shuffle,
             max_bad_share=self.max_bad_share,
         )
@@ -98,12 +102,22 @@ class Config:
         for name, value in saved.items():
             if name in given and name in ours and ours[name] != value:
                 raise InputError(
-                    f"{flag(name)} {ours[name]}: the run in {self.out} has {flag(name)} {value}; "
+                    f"{flag(name, ours[name])}: the run in {self.out} has {flag(name, value)}; "
                     f"leave it out to continue that run, or start another with another --out"
                 )
         return replace(self, **{name: value for name, value in saved.items() if name in ours})  # type: ignore[arg-type]
 
 
-def flag(name: str) -> str:
-    """The command-line flag of a field."""
-    return "--" + name.replace("_", "-")
+def flag(name: str, value: object) -> str:
+    """How a field is set to a value on the command line."""
+    words = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{words}" if value else f"--no-{words}"
+    return f"--{words} {value}"
+
+
+def choose_device(name: str) -> torch.device:
+    """The device for gpu, cpu or auto. Raises `InputError` for a GPU that is not there."""
+    if name == "auto":
+        name = "gpu" if torch.cuda.is_available() else "cpu"
+    return torch_device(name)

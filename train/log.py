@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.files import atomic_file
@@ -36,9 +37,9 @@ class Log:
         for name, value in values.items():
             self._board.add_scalar(f"{name}/{kind}", value, step)
 
-    def picture(self, name: str, step: int, picture: np.ndarray[Any, Any]) -> None:
-        """A uint8 [H,W,3] picture for TensorBoard."""
-        self._board.add_image(name, picture, step, dataformats="HWC")
+    def picture(self, name: str, step: int, picture: Image.Image) -> None:
+        """A picture for TensorBoard."""
+        self._board.add_image(name, np.asarray(picture), step, dataformats="HWC")
 
     def close(self) -> None:
         """Write out what is still held back."""
@@ -63,25 +64,26 @@ class Meter:
 
     def restart(self) -> None:
         """Forget everything and start the clock."""
-        self._losses = torch.zeros(3, device=self._device)  # mask, depth, total: sums over sets
+        self._names = list[str]()
+        self._losses = torch.zeros(0, device=self._device)  # sums over sets, one for each name
         self.sets = 0
         self._wait_sec = 0.0
         self._started_sec = time.perf_counter()
 
     def add(self, losses: Losses, sets: int, wait_sec: float) -> None:
         """One step: its losses, the number of its sets, the seconds it waited for them. Waits for no device."""
-        self._losses += torch.stack(losses).detach() * sets
+        named = losses.named()
+        of_step = torch.stack(list(named.values())).detach() * sets
+        self._names, self._losses = list(named), self._losses + of_step if self.sets else of_step
         self.sets += sets
         self._wait_sec += wait_sec
 
     def read(self) -> dict[str, float]:
         """The means. Waits for the device: all steps so far are done when it returns."""
-        mask_loss, depth_loss, loss = (self._losses / max(1, self.sets)).tolist()
+        means = (self._losses / max(1, self.sets)).tolist()
         elapsed_sec = time.perf_counter() - self._started_sec
         return {
-            "mask_loss": mask_loss,
-            "depth_loss": depth_loss,
-            "loss": loss,
+            **dict(zip(self._names, means, strict=True)),
             "sets_per_sec": self.sets / elapsed_sec,
             "stall_share": self._wait_sec / elapsed_sec,
         }

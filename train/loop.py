@@ -11,19 +11,16 @@ from typing import Any
 
 import torch
 
-from pipeline.decode import torch_device
 from pipeline.errors import InputError
 from pipeline.loader import Batch
-from train.checkpoint import Checkpoint, load, load_network, refuse_other, save
-from train.config import Config
+from train.checkpoint import BEST, LAST, Checkpoint, load, load_network, refuse_other, save
+from train.config import Config, choose_device
 from train.log import Log, Meter, read_lines
 from train.losses import Criterion, Losses
 from train.model import UNet
 from train.optimizer import adamw, learning_rate
 from train.pictures import draw_curves, grid, save_picture
-from train.validation import Scores, Validator, predict
-
-LAST, BEST = "last.pt", "best.pt"
+from train.validation import Scores, Validator, describe, predict
 
 
 class Interrupted(Exception):  # noqa: N818 - the user's wish, not a fault of the program
@@ -54,7 +51,7 @@ class Trainer:
             config = config.resumed(checkpoint.state["settings"], given)
         self.config, self.say = config, say
         self.on_gpu = self.device.type == "cuda"
-        self.loader = config.loader("train", self.device)
+        self.loader = config.loader(self.device)
         if checkpoint:
             refuse_other(self.last, "the data set", checkpoint.state["manifest"], self.loader.manifest.sha256)
         if config.device == "auto":
@@ -63,7 +60,7 @@ class Trainer:
         self.total_steps = config.epochs * len(self.loader)
         torch.manual_seed(config.seed)  # for the first weights; nothing after them is drawn at random
         # channels_last: convolutions of many channels are faster so, on both devices.
-        self.network = UNet(config.width).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = UNet(config.width, config.depth).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.criterion = Criterion().to(self.device)
         self.optimizer = adamw(self.network, config.lr, config.weight_decay)
         self.meter = Meter(self.device)
@@ -72,7 +69,7 @@ class Trainer:
         self.best_iou = -1.0
         if checkpoint:
             self._restore(checkpoint)
-        self.validator = Validator(config, self.device, say)
+        self.validator = Validator(self.loader, say)
         config.out.mkdir(parents=True, exist_ok=True)
         self.log = Log(config.out, self.step)
 
@@ -129,15 +126,13 @@ class Trainer:
         self.log.picture("predictions", self.step, picture)
         self.scores = self.validator.scores(self.network, self.criterion)
         if self.scores:
-            self.log.write("val", self.step, epoch, self.scores._asdict())
-            self.say(f"epoch {epoch}/{self.config.epochs}: {self.scores}; {self._baseline(self.scores)}")
+            self.log.write("val", self.step, epoch, self.scores)
+            self.say(f"epoch {epoch}/{self.config.epochs}: {describe(self.scores)}; {self._baseline(self.scores)}")
         if self.loader.quarantined:
             self.say(f"sets left out as damaged: {len(self.loader.quarantined)}, such as {self.loader.quarantined[0]}")
         draw_curves(read_lines(self.log.path), self.config.out / "curves.png")
-        improved = self.scores is not None and self.scores.mask_iou > self.best_iou
-        if self.scores and improved:
-            self.best_iou = self.scores.mask_iou
-        if improved:
+        if self.scores and self.scores["mask_iou"] > self.best_iou:
+            self.best_iou = self.scores["mask_iou"]
             self._save(BEST)
         self._save(LAST)  # after the other: a run killed between the two does this epoch's end again
 
@@ -150,10 +145,8 @@ class Trainer:
             raise InputError(f"the loss is {values['loss']} at step {self.step}; {kept}; try a smaller --lr")
         counts = {"sets_seen": self.sets_seen, "sets_damaged": len(self.loader.quarantined)}
         self.log.write("train", self.step, epoch, {**values, "lr": self._rate(), **counts})
-        return (
-            f"mask {values['mask_loss']:.3f} depth {values['depth_loss']:.3f} "
-            f"{values['sets_per_sec']:,.0f} sets/s stall {values['stall_share']:.0%}"
-        )
+        losses = [f"{name} {values[f'{name}_loss']:.3f}" for name in ("mask", "depth") if f"{name}_loss" in values]
+        return f"{' '.join(losses)} {values['sets_per_sec']:,.0f} sets/s stall {values['stall_share']:.0%}"
 
     def _rate(self) -> float:
         return learning_rate(self.step, self.total_steps, self.config.lr, self.config.warmup)
@@ -167,7 +160,7 @@ class Trainer:
             "step": self.step,
             "sets_seen": self.sets_seen,
             "best_iou": self.best_iou,
-            "scores": self.scores and self.scores._asdict(),
+            "scores": self.scores,
         }
         save(self.config.out / name, Checkpoint(self.network.state_dict(), self.optimizer.state_dict(), state))
 
@@ -177,10 +170,10 @@ class Trainer:
         self.optimizer.load_state_dict(checkpoint.optimizer)
         self.loader.load_state_dict(state["loader"])
         self.step, self.sets_seen, self.best_iou = state["step"], state["sets_seen"], state["best_iou"]
-        self.scores = Scores(**state["scores"]) if state["scores"] else None
+        self.scores = state["scores"]
 
     def _baseline(self, scores: Scores) -> str:
-        return f"baseline |fg_bg - bg| > {self.validator.threshold}: mask IoU {scores.baseline_iou:.3f}"
+        return f"baseline |fg_bg - bg| > {self.validator.threshold}: mask IoU {scores['baseline_iou']:.3f}"
 
     def _how_to_continue(self) -> str:
         out, shards = shlex.quote(str(self.config.out)), shlex.quote(str(self.config.shards))
@@ -194,18 +187,12 @@ class Trainer:
         out = self.config.out
         lines = [f"trained {self.loader.epoch} epochs, {self.step:,} steps, {self.sets_seen:,} sets"]
         if self.scores:
-            lines.append(f"validation, {self.scores.sets} sets, backgrounds and foregrounds unseen: {self.scores}")
+            sets, scores = self.scores["sets"], describe(self.scores)
+            lines.append(f"validation, {sets} sets, backgrounds and foregrounds unseen: {scores}")
             lines.append(f"  {self._baseline(self.scores)}")
         lines.append(f"pictures: {out / 'pictures'}, curves: {out / 'curves.png'}, numbers: {self.log.path}")
         best = f" (best mask IoU, {self.best_iou:.3f}: {self.best})" if self.best.exists() else ""
         return [*lines, f"checkpoint: {self.last}{best}"]
-
-
-def choose_device(name: str) -> torch.device:
-    """The device for gpu, cpu or auto. Raises `InputError` for a GPU that is not there."""
-    if name == "auto":
-        name = "gpu" if torch.cuda.is_available() else "cpu"
-    return torch_device(name)
 
 
 def timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:

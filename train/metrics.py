@@ -15,6 +15,11 @@ def iou(found: Tensor, mask: Tensor) -> Tensor:
     return torch.where(either == 0, 1.0, both / either.clamp(min=1))
 
 
+def dice(iou: Tensor) -> Tensor:
+    """The Dice coefficient 2 |A and B| / (|A| + |B|) of the same two masks as an intersection over union."""
+    return 2 * iou / (1 + iou)
+
+
 def rmse(depth: Tensor, truth: Tensor) -> Tensor:
     """Root of the mean squared difference of two float [N,1,H,W]: float [N], in the units of the depth."""
     return (depth - truth).square().flatten(1).mean(1).sqrt()

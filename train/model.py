@@ -1,4 +1,4 @@
-"""A U-Net with two heads: (background, overlay) -> (mask logits, depth).
+"""A U-Net with two heads, or one: (background, overlay) -> (mask logits, depth).
 
 Letters in shapes: N sets, C channels, H and W pixels; h = H/2 and w = W/2 is where the network's widest level works.
 """
@@ -17,7 +17,7 @@ class Prediction(NamedTuple):
     """What the network says about a batch; both float32 [N,1,H,W]."""
 
     mask_logits: Tensor  # the mask before the sigmoid; above 0 is foreground
-    depth: Tensor  # in 0..1, near is bright
+    depth: Tensor | None  # in 0..1, near is bright; None of a network without a depth head
 
 
 def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
@@ -86,7 +86,8 @@ def planes(bg: Tensor, fg_bg: Tensor) -> Tensor:
 class UNet(nn.Module):
     """The network; `width` is its number of channels at half resolution and sets its size."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, depth: bool = True) -> None:
+        """With `depth`, it has a head for it; without, it tells the mask alone."""
         super().__init__()
         self.stem = nn.Sequential(convolution(12, width), Block(width))
         channels = [width, 2 * width, 4 * width, 8 * width]
@@ -95,7 +96,7 @@ class UNet(nn.Module):
         )
         self.up = nn.ModuleList(Up(coarse, fine) for fine, coarse in reversed(list(pairwise(channels))))
         self.mask_head = Head(width)
-        self.depth_head = Head(width)
+        self.depth_head = Head(width) if depth else None
 
     def forward(self, bg: Tensor, fg_bg: Tensor) -> Prediction:
         """Two uint8 [N,1,H,W] pictures -> mask logits and depth, float32 [N,1,H,W]. H and W are multiples of 16."""
@@ -109,4 +110,5 @@ class UNet(nn.Module):
         x = features.pop()
         for up in self.up:
             x = up(x, features.pop())
-        return Prediction(self.mask_head(x, pixels), torch.sigmoid(self.depth_head(x, pixels)))
+        depth = torch.sigmoid(self.depth_head(x, pixels)) if self.depth_head else None
+        return Prediction(self.mask_head(x, pixels), depth)

@@ -2,51 +2,44 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
+from pipeline.files import atomic_file
 from pipeline.loader import Batch
+from pipeline.preview import contact_sheet
 from train.log import Line
+from train.metrics import iou
 from train.model import Prediction
 
-Picture = np.ndarray[Any, np.dtype[np.uint8]]
-
-TITLES = ("bg", "fg_bg", "mask", "predicted mask", "depth", "predicted depth")
-GAP_PIXELS = 6
-TITLE_PIXELS = 26
+LEAST_TILE = 128  # pixels; smaller pictures are enlarged, so that the titles fit
+CURVES = {"mask_loss": "mask loss: binary cross-entropy", "depth_loss": "depth loss: 1 - SSIM"}
 
 
-def grid(batch: Batch, prediction: Prediction) -> Picture:
-    """One row a set, one column a title: uint8 [height,width,3]. Waits for the device."""
-    columns = [
-        batch.bg,
-        batch.fg_bg,
-        batch.mask,
-        eight_bits(prediction.mask_logits.sigmoid()),
-        batch.depth,
-        eight_bits(prediction.depth),
-    ]
-    rows = len(batch.bg)
-    scale = -(-128 // batch.bg.shape[-1])  # small pictures are enlarged, so that the titles fit
-    cell = batch.bg.shape[-1] * scale
-    canvas = Image.new(
-        "RGB",
-        (len(columns) * (cell + GAP_PIXELS) + GAP_PIXELS, TITLE_PIXELS + rows * (cell + GAP_PIXELS)),
-        "white",
-    )
-    draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(size=15)
-    for column, (title, pictures) in enumerate(zip(TITLES, columns, strict=True)):
-        left = GAP_PIXELS + column * (cell + GAP_PIXELS)
-        draw.text((left + cell / 2, TITLE_PIXELS / 2), title, fill="black", font=font, anchor="mm")
-        for row, picture in enumerate(pictures[:, 0].cpu().numpy()):
-            enlarged = picture.repeat(scale, axis=0).repeat(scale, axis=1)
-            canvas.paste(Image.fromarray(enlarged), (left, TITLE_PIXELS + row * (cell + GAP_PIXELS)))
-    return np.array(canvas)
+def grid(batch: Batch, prediction: Prediction, names: Sequence[str] = ()) -> Image.Image:
+    """One row a set, labelled with its name and mask IoU; one column a picture. Waits for the device."""
+    found = {
+        "bg": batch.bg,
+        "fg_bg": batch.fg_bg,
+        "mask": batch.mask,
+        "predicted mask": eight_bits(prediction.mask_logits.sigmoid()),
+        "depth": batch.depth,
+        "predicted depth": prediction.depth if prediction.depth is None else eight_bits(prediction.depth),
+    }
+    scale = -(-LEAST_TILE // batch.bg.shape[-1])
+    columns = {
+        title: pictures[:, 0].cpu().numpy().repeat(scale, axis=1).repeat(scale, axis=2)
+        for title, pictures in found.items()
+        if pictures is not None
+    }
+    scores = iou(prediction.mask_logits > 0, batch.mask).tolist()
+    labels = [f"mask IoU {score:.3f}" for score in scores]
+    if names:
+        labels = [f"{name}: {label}" for name, label in zip(names, labels, strict=True)]
+    rows = list(zip(labels, zip(*columns.values(), strict=True), strict=True))
+    return contact_sheet(list(columns), rows, tile=batch.bg.shape[-1] * scale)
 
 
 def eight_bits(plane: Tensor) -> Tensor:
@@ -54,27 +47,24 @@ def eight_bits(plane: Tensor) -> Tensor:
     return (plane.float() * 255).round().clamp(0, 255).byte()
 
 
-def save_picture(picture: Picture, path: Path) -> None:
-    """Write uint8 [H,W,3] as a PNG."""
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path)
+    with atomic_file(path) as file:
+        picture.save(file, "PNG")
 
 
 def draw_curves(lines: Sequence[Line], path: Path) -> None:
-    """Both losses over the steps, in training and in validation, from the lines of metrics.jsonl."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    for axes, name, title in zip(
-        figure.subplots(1, 2),
-        ("mask_loss", "depth_loss"),
-        ("mask loss: binary cross-entropy", "depth loss: 1 - SSIM"),
-        strict=True,
-    ):
+    """The losses over the steps, in training and in validation, from the lines of metrics.jsonl."""
+    drawn = [name for name in CURVES if any(name in line for line in lines)]
+    figure = Figure(figsize=(5 * len(drawn), 4), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
         for kind, label, style in (("train", "training", "-"), ("val", "validation", "o-")):
             points = [(line["step"], line[name]) for line in lines if line["kind"] == kind]
             if points:
                 axes.plot(*zip(*points, strict=True), style, label=label, markersize=4)
                 axes.legend()
-        axes.set_title(title)
+        axes.set_title(CURVES[name])
         axes.set_xlabel("step")
         axes.set_yscale("log")
         axes.grid(which="both", alpha=0.3)

@@ -10,60 +10,59 @@ from torch import Tensor, nn
 
 from pipeline.errors import InputError
 from pipeline.loader import Batch, Loader
-from train.config import Config
-from train.losses import Criterion, unit
-from train.metrics import difference, iou, rmse
+from train.losses import Criterion, Losses, bce_of_each, total_loss, unit
+from train.metrics import dice, difference, iou, rmse
 from train.model import Prediction
 
 THRESHOLDS = (*range(1, 16), *range(16, 64, 4), *range(64, 129, 8))
 THRESHOLD_SETS = 512  # training sets on which the baseline's threshold is chosen
 EXAMPLES = 6  # rows of the picture grid
 
+Scores = dict[str, float]
+"""`sets`, and means over them by the names of `score_batch`."""
 
-class Scores(NamedTuple):
-    """Means over `sets` sets."""
 
-    sets: int
-    mask_iou: float
-    """Intersection over union of the mask at 0.5."""
-    depth_ssim: float
-    """Structural similarity of the depth."""
-    depth_rmse: float
-    """Root of the mean squared difference of the depth, which is in 0..1."""
-    mask_loss: float
-    depth_loss: float
-    loss: float
-    baseline_iou: float
-    """What |fg_bg - bg| > threshold reaches on the same sets."""
+class SetScores(NamedTuple):
+    """Every set by itself, on the CPU."""
 
-    def __str__(self) -> str:
-        return f"mask IoU {self.mask_iou:.3f}, depth SSIM {self.depth_ssim:.3f}, RMSE {self.depth_rmse:.3f}"
+    rows: Tensor
+    """int64 [sets], rows of index.npy."""
+    values: dict[str, Tensor]
+    """float32 [sets], by the names of `score_batch`."""
+
+    def means(self) -> Scores:
+        """The mean of each score."""
+        return {
+            "sets": len(self.rows),
+            **{name: of_sets.double().mean().item() for name, of_sets in self.values.items()},
+        }
 
 
 class Validator:
     """The validation sets of a run, the baseline's threshold, and the sets that its pictures show."""
 
-    def __init__(self, config: Config, device: torch.device, say: Callable[[str], None]) -> None:
-        """Opens the split `val`; where it is empty, says so and shows training sets in the pictures."""
-        shown = config.loader(
-            "train", device, shuffle=False
-        )  # a loader of its own: the one that trains must not lose a batch to this
-        batches = math.ceil(THRESHOLD_SETS / config.batch_size)
-        self.threshold = best_threshold(islice(shown, batches))
+    def __init__(self, loader: Loader, say: Callable[[str], None]) -> None:
+        """Opens the split `val` of the data of `loader`; where it is empty, says so and shows training sets."""
+        shown = loader.sibling("train", shuffle=False)  # the one that trains must not lose a batch to this
+        self.threshold = training_threshold(shown)
         self._loader: Loader | None = None
         try:
-            shown = self._loader = config.loader("val", device, shuffle=False)
+            shown = self._loader = loader.sibling("val", shuffle=False)
         except InputError as error:
             say(f"training without validation: {error}")
         start = shown.state_dict()
-        first = next(iter(shown))
-        parts = (first.bg, first.fg_bg, first.mask, first.depth, first.index)
-        self.examples = Batch(*(part[:EXAMPLES].clone() for part in parts))
+        self.examples = next(iter(shown)).head(EXAMPLES)
         shown.load_state_dict(start)
 
     def scores(self, network: nn.Module, criterion: Criterion) -> Scores | None:
         """Scores over all validation sets; None without any."""
-        return validate(network, criterion, self._loader, self.threshold) if self._loader else None
+        return score_sets(network, criterion, self._loader, self.threshold).means() if self._loader else None
+
+
+def describe(scores: Scores) -> str:
+    """The scores that say most, for a line of text."""
+    labels = {"mask_iou": "mask IoU", "depth_ssim": "depth SSIM", "depth_rmse": "RMSE"}
+    return ", ".join(f"{label} {scores[name]:.3f}" for name, label in labels.items() if name in scores)
 
 
 @torch.no_grad()
@@ -78,32 +77,41 @@ def predict(network: nn.Module, bg: Tensor, fg_bg: Tensor) -> Prediction:
 
 
 @torch.no_grad()
-def validate(network: nn.Module, criterion: Criterion, batches: Iterable[Batch], threshold: int) -> Scores:
-    """Scores of `network` over one epoch of `batches`, which must hold at least one set."""
-    sums = torch.zeros(0)
-    sets = 0
-    for batch in batches:
-        count = len(batch.bg)
-        if not count:  # every set of it was damaged
-            continue
-        prediction = predict(network, batch.bg, batch.fg_bg)
-        losses = criterion(prediction, batch.mask, batch.depth)
+def score_batch(prediction: Prediction, batch: Batch, criterion: Criterion, threshold: int) -> dict[str, Tensor]:
+    """The scores and losses of each set of a batch, float32 [N]; those of the depth only where both have it.
+
+    `mask_iou` and `mask_dice` are those of the mask at 0.5, `baseline_iou` and `baseline_dice` those of
+    |fg_bg - bg| > threshold; `depth_ssim` and `depth_rmse` those of depth in 0..1.
+    """
+    found = iou(prediction.mask_logits > 0, batch.mask)
+    baseline = iou(difference(batch.bg, batch.fg_bg) > threshold, batch.mask)
+    scores = {"mask_iou": found, "mask_dice": dice(found)}
+    mask_loss, depth_loss = bce_of_each(prediction.mask_logits, unit(batch.mask)), None
+    if prediction.depth is not None and batch.depth is not None:
         depth = unit(batch.depth)
-        of_batch = torch.stack(
-            [
-                iou(prediction.mask_logits > 0, batch.mask).sum(),
-                criterion.ssim(prediction.depth, depth) * count,
-                rmse(prediction.depth, depth).sum(),
-                losses.mask * count,
-                losses.depth * count,
-                losses.total * count,
-                iou(difference(batch.bg, batch.fg_bg) > threshold, batch.mask).sum(),
-            ]
-        )
-        sums = sums + of_batch if sets else of_batch
-        sets += count
-    means: list[float] = (sums / sets).tolist()  # waits for the device, once
-    return Scores(sets, *means)
+        ssim = criterion.ssim(prediction.depth, depth)
+        scores |= {"depth_ssim": ssim, "depth_rmse": rmse(prediction.depth, depth)}
+        depth_loss = 1 - ssim
+    losses = Losses(mask_loss, depth_loss, total_loss(mask_loss, depth_loss))
+    return {**scores, **losses.named(), "baseline_iou": baseline, "baseline_dice": dice(baseline)}
+
+
+def score_sets(network: nn.Module, criterion: Criterion, batches: Iterable[Batch], threshold: int) -> SetScores:
+    """Score `network` on every set of one epoch of `batches`; raises `InputError` if there is none."""
+    rows, scored = list[Tensor](), list[dict[str, Tensor]]()
+    for batch in batches:
+        if len(batch.bg):  # or every set of it was damaged
+            rows.append(batch.index)
+            scored.append(score_batch(predict(network, batch.bg, batch.fg_bg), batch, criterion, threshold))
+    if not scored:
+        raise InputError("every set to be scored is damaged: copy the shards again")
+    values = {name: torch.cat([of_batch[name] for of_batch in scored]).cpu() for name in scored[0]}  # waits
+    return SetScores(torch.cat(rows).cpu(), values)
+
+
+def training_threshold(loader: Loader) -> int:
+    """The baseline's threshold, chosen on the first THRESHOLD_SETS sets of an epoch of `loader`."""
+    return best_threshold(islice(loader, math.ceil(THRESHOLD_SETS / loader.batch_size)))
 
 
 @torch.no_grad()

@@ -1,0 +1,117 @@
+"""Composer: one image set from a background and a foreground, as a function of the options and of its number alone."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline.composing.hard import draw, expose, make_noise, move
+from pipeline.composing.overlay import contact_shadow
+from pipeline.composing.recipe import Recipe
+from pipeline.composing.stage import U8, Stage
+from pipeline.errors import InputError
+from pipeline.layouts import set_key
+
+SOLID = 128  # where a mask is this or more, depth is the foreground's: two depths must not be mixed
+SHADOW = (0.35, 0.7)  # how dark contact shadows are
+
+
+@dataclass(frozen=True)
+class ComposeOptions:
+    """How to compose. Raises `InputError` for a value out of range."""
+
+    sets: int | None = None
+    """How many sets, an even sample of all; None: all."""
+    placements: int | None = 20
+    """Places of each foreground on each background; None: as many as `sets` needs."""
+    mirror: bool = True
+    """Whether each placement comes twice, the second time with the foreground mirrored."""
+    seed: int = 0
+    """Another seed, other places."""
+    quality: int = 90
+    """JPEG quality of all pictures."""
+    shadow: bool = False
+    """Whether foregrounds cast a contact shadow (on the overlay; the mask is of the foreground alone)."""
+    hard: bool = False
+    """Whether overlays differ from their backgrounds in exposure, noise and a small shift."""
+
+    def __post_init__(self) -> None:
+        for name in ("sets", "placements"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InputError(f"--{name} {value}: expected 1 or more")
+        if not 1 <= self.quality <= 100 or self.seed < 0:
+            raise InputError(f"--quality {self.quality}, --seed {self.seed}: expected 1 to 100, and 0 or more")
+
+    def recipe(self, backgrounds: int, foregrounds: int) -> Recipe:
+        """Which sets these options make of so many pictures; raises `InputError` if there are too few."""
+        sides = 2 if self.mirror else 1
+        pairs = backgrounds * foregrounds
+        placements = self.placements or -(-(self.sets or 1) // (pairs * sides))
+        sets = self.sets or pairs * placements * sides
+        return Recipe(backgrounds, foregrounds, placements, self.mirror, self.seed, sets)
+
+
+class Label(NamedTuple):
+    """Where the foreground is in a set's overlay: its rectangle in pixels, which may leave the frame."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    mirrored: int
+    visible: float
+    """The share of its alpha that is inside the frame."""
+
+
+class Composed(NamedTuple):
+    """One set."""
+
+    overlay: U8  # [size, size, 3]
+    mask: U8  # [size, size], the foreground's alpha
+    levels: U8 | None  # [size, size], near bright; None: without depth
+    label: Label
+
+
+class Composer:
+    """Makes any set of a recipe from a stage."""
+
+    def __init__(self, stage: Stage, recipe: Recipe, options: ComposeOptions) -> None:
+        self.stage, self.recipe, self._options = stage, recipe, options
+        self._noise = make_noise(stage.source.size, options.seed)
+
+    def compose(self, number: int) -> Composed:
+        """Set `number`. A set and its mirrored twin have the same place."""
+        stage, options = self.stage, self._options
+        bg, fg, placement, mirrored = self.recipe.ingredients(number)
+        rng = np.random.default_rng((options.seed, 4, bg, fg, placement))
+        at = stage.source.place(stage, bg, fg, rng)
+        sprite = stage.sprite(fg, at.width, at.height, mirrored)
+        if at.light_rgb:
+            sprite = sprite.lit(at.light_rgb)
+        under, levels = stage.rgb(bg), stage.levels(bg) if stage.source.has_depth else None
+        left, top, size = at.left, at.top, len(under)
+        by = None
+        if options.hard:
+            room = (left, top, size - left - at.width, size - top - at.height)
+            by = draw(np.random.default_rng((options.seed, 5, number)), room)
+            # The street moves first: a foreground at the border would be smeared along with it.
+            under, levels = move(under, by.shift), None if levels is None else move(levels, by.shift)
+            left, top = left + by.shift[0], top + by.shift[1]
+        overlay = under.copy()
+        if options.shadow:
+            shadow, right, down = contact_shadow(sprite.alpha, rng.uniform(*SHADOW))
+            shadow.lay_over(overlay, left + right, top + down)
+        sprite.lay_over(overlay, left, top)
+        mask = sprite.mask(left, top, size)
+        if levels is not None:
+            levels = levels.copy()
+            levels[mask >= SOLID] = at.level
+        if by:
+            overlay = expose(overlay, by, self._noise)
+        visible = round(sprite.visible_share(left, top, size), 4)
+        return Composed(overlay, mask, levels, Label(left, top, at.width, at.height, int(mirrored), visible))
+
+    def line(self, number: int, label: Label) -> str:
+        """A set's line of labels.csv."""
+        bg, fg, *_ = self.recipe.ingredients(number)
+        return ",".join(map(str, (set_key(fg, bg, number), bg, fg, *label))) + "\n"

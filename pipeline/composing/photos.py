@@ -1,0 +1,187 @@
+"""Photographs: backgrounds of any size and foregrounds with alpha, as the pictures of a composing."""
+
+import hashlib
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from pipeline.composing.stage import Backdrop, Cutout, Place, Stage
+from pipeline.errors import InputError
+from pipeline.images import BadImage
+from pipeline.sets import walk_files
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+MAX_PIXELS = 100_000_000  # of one picture: a decompression bomb, or a mistake
+FAINT = 8  # what is less opaque than this (of 255) is no content: erasers leave such dust
+ATTEMPTS = 100
+
+
+def find_pictures(folder: Path) -> tuple[str, ...]:
+    """The picture files below a folder, by extension, in natural order (2 before 10), as paths relative to it.
+
+    Raises `InputError` if there is none.
+    """
+    if not folder.is_dir():
+        raise InputError(f"no such folder: {folder}: give one that holds pictures")
+    found = [path for path in walk_files(folder) if path.lower().endswith(EXTENSIONS)]
+    if not found:
+        raise InputError(f"no picture in {folder}: expected files such as *{', *'.join(EXTENSIONS)}")
+    return tuple(sorted(found, key=lambda path: [(int(n or 0), text) for n, text in re.findall(r"(\d+)|(\D+)", path)]))
+
+
+def hash_pictures(folder: Path, names: tuple[str, ...]) -> str:
+    """A hash of the names and the bytes of pictures."""
+    digest = hashlib.sha256()
+    for name in names:
+        with (folder / name).open("rb") as file:
+            digest.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode(errors="replace"))
+    return digest.hexdigest()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """A still picture of a reasonable size in Pillow's hands; anything else is a `BadImage`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
+            with Image.open(path) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise BadImage(f"{image.width} x {image.height} pixels, at most {MAX_PIXELS / 1e6:.0f} million")
+                if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":  # phones' JPEGs with extras
+                    raise BadImage(f"it is animated or has pages ({frames} frames), not a still picture")
+                yield image
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadImage(f"it does not decode ({error})") from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Bring pictures of 16 or 32 bits a channel to 8: Pillow would clip them."""
+    if image.mode.startswith(("I", "F")):
+        levels = np.asarray(image, np.float64)
+        top = 65535 if levels.max() > 255 else 255
+        return Image.fromarray(np.clip(np.rint(levels * (255 / top)), 0, 255).astype(np.uint8))
+    return image
+
+
+def read_background(
+    path: Path, size: int, resampling: Image.Resampling = Image.Resampling.LANCZOS
+) -> NDArray[np.uint8]:
+    """A picture cropped around its middle and resized, turned as its EXIF says: uint8 [size, size, 3].
+
+    Raises `BadImage` if it does not decode, has several frames or more than `MAX_PIXELS`.
+    """
+    with _opened(path) as image:
+        image.draft("RGB", (2 * size, 2 * size))  # JPEGs decode to about what is needed
+        upright = _eight_bits(ImageOps.exif_transpose(image))
+        return np.array(ImageOps.fit(upright.convert("RGB"), (size, size), resampling))
+
+
+def read_foreground(path: Path, max_height: int) -> NDArray[np.uint8]:
+    """A picture with alpha, turned as its EXIF says and trimmed to its content: uint8 [H, W, 4].
+
+    It is brought down to `max_height` if it is higher. Raises `BadImage` if it does not decode, has no transparent or
+    no opaque pixel.
+    """
+    with _opened(path) as image:
+        if not image.has_transparency_data:
+            raise BadImage(f"no alpha channel ({image.mode}): expected a cut-out, such as a PNG with transparency")
+        upright = ImageOps.exif_transpose(image).convert("RGBA")
+    alpha = upright.getchannel("A")
+    if alpha.getextrema()[0] == 255:
+        raise BadImage("no transparent pixel in its alpha channel: expected a cut-out")
+    box = alpha.point([0] * FAINT + [255] * (256 - FAINT)).getbbox()
+    if box is None:
+        raise BadImage("wholly transparent")
+    upright = upright.crop(box)
+    if upright.height > max_height:
+        width = max(1, round(upright.width * max_height / upright.height))
+        upright = upright.resize((width, max_height), Image.Resampling.BOX)
+    return np.array(upright)
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Photographs of a folder of backgrounds and one of foregrounds (a `stage.Source`)."""
+
+    background_folder: Path
+    foreground_folder: Path
+    backgrounds: tuple[str, ...]
+    foregrounds: tuple[str, ...]
+    size: int = 224
+    """Height and width of the sets, pixels."""
+    scale: tuple[float, float] = (0.15, 0.35)
+    """Smallest and largest height of a foreground, as a share of the background's."""
+    min_visible: float = 1.0
+    """Share of a foreground that has to be inside the frame."""
+    depth_folder: Path | None = None
+    """Depth pictures of the backgrounds, near bright, called like them but for the extension."""
+    foreground_level: int | None = None
+    """A foreground's value in the depth picture; None: that of the background where the foreground's foot is."""
+
+    @property
+    def has_depth(self) -> bool:
+        """Whether the backgrounds have depth."""
+        return self.depth_folder is not None
+
+    def background(self, number: int) -> Backdrop:
+        """A background, and its depth if there is a folder for it."""
+        name = self.backgrounds[number]
+        rgb = read_background(self.background_folder / name, self.size)
+        if self.depth_folder is None:
+            return Backdrop(rgb)
+        stem = self.depth_folder / Path(name).with_suffix("")
+        found = next((path for end in EXTENSIONS if (path := stem.with_suffix(end)).exists()), None)
+        if found is None:
+            raise BadImage(f"no depth picture: expected {stem}.png or another extension")
+        # Cropped as its background is, but by a filter that cannot overshoot. Any channel: they are equal.
+        levels = read_background(found, self.size, Image.Resampling.BILINEAR)[..., 1]
+        return Backdrop(rgb, np.ascontiguousarray(levels))
+
+    def foreground(self, number: int) -> Cutout:
+        """A foreground; `BadImage` if at the largest scale it does not fit into the frame."""
+        largest = max(2, round(self.scale[1] * self.size))
+        rgba = read_foreground(self.foreground_folder / self.foregrounds[number], 2 * largest)
+        height, width = rgba.shape[:2]
+        across = round(largest * width / height)
+        if self.size < across * self.min_visible:
+            fits = height / width / self.min_visible
+            raise BadImage(
+                f"larger than the background: {across} x {largest} of {self.size} x {self.size} pixels at --scale "
+                f"{self.scale[1]:g}; for this one at most {np.floor(fits * 1000) / 1000:g} fits, lower --scale"
+            )
+        return Cutout(rgba)
+
+    def place(self, stage: Stage, bg: int, fg: int, rng: np.random.Generator) -> Place:
+        """Anywhere in the frame, at a height drawn evenly from `scale`."""
+        picture = stage.cutout(fg)
+        height = max(2, round(rng.uniform(*self.scale) * self.size))
+        width = max(2, round(height * picture.width / picture.height))
+        left, top = self._position(stage, fg, width, height, rng)
+        return Place(left, top, width, height, self._level(stage, bg, (left, top, width, height)))
+
+    def _position(self, stage: Stage, fg: int, width: int, height: int, rng: np.random.Generator) -> tuple[int, int]:
+        """Left and top, so that enough is visible of the foreground and of its mirrored twin."""
+        twins = [stage.sprite(fg, width, height, mirrored) for mirrored in (False, True) if self.min_visible < 1]
+        room_x, room_y = self.size - width, self.size - height
+        for attempt in range(ATTEMPTS):
+            beyond = 1 - self.min_visible if attempt < ATTEMPTS - 1 else 0.0
+            over_x, over_y = int(beyond * width), int(beyond * height)
+            left = int(rng.integers(min(0, room_x) - over_x, max(0, room_x) + over_x, endpoint=True))
+            top = int(rng.integers(-over_y, room_y + over_y, endpoint=True))
+            if all(twin.visible_share(left, top, self.size) >= self.min_visible for twin in twins):
+                break
+        return left, top
+
+    def _level(self, stage: Stage, bg: int, box: tuple[int, int, int, int]) -> int:
+        if self.depth_folder is None or self.foreground_level is not None:
+            return self.foreground_level or 0
+        left, top, width, height = box
+        foot = min(top + height, self.size) - 1
+        return int(np.median(stage.levels(bg)[foot, max(left, 0) : left + width]))

@@ -1,0 +1,236 @@
+"""Stage: all backgrounds and foregrounds of a composing, made ready once, on disk, for any number of workers.
+
+Where they come from is a `Source`'s business: photographs, or the synthetic renderer. Backgrounds are mapped into
+memory, so that workers share one copy of them.
+"""
+
+import functools
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.composing.overlay import Sprite
+from pipeline.errors import InputError
+from pipeline.images import BadImage, encode_rgb
+from pipeline.sets import Problem
+from pipeline.workers import Workers
+
+U8 = NDArray[np.uint8]
+SPRITE_BYTES = 256 << 20  # what a worker keeps of foregrounds that were brought to a size
+READY = "ready.json"
+
+
+class Backdrop(NamedTuple):
+    """A background made ready."""
+
+    rgb: U8  # [size, size, 3]
+    levels: U8 | None = None  # [size, size]: its depth picture, near bright
+    about: str = ""  # what its source wants to remember of it
+
+
+class Cutout(NamedTuple):
+    """A foreground made ready: its picture with straight alpha, trimmed to what can be seen of it."""
+
+    rgba: U8  # [H, W, 4]
+    about: str = ""
+
+
+class Place(NamedTuple):
+    """Where a foreground stands in the picture: its rectangle in pixels, which may leave the frame."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+    level: int = 0  # its value in the depth picture, if there is one
+    light_rgb: tuple[float, float, float] | None = None  # what its colours are multiplied by
+
+
+class Source(Protocol):
+    """Where pictures come from. It is small and hashable: it goes to workers with every piece of work."""
+
+    def __hash__(self) -> int: ...
+
+    @property
+    def size(self) -> int:
+        """Height and width of the sets, pixels."""
+
+    @property
+    def has_depth(self) -> bool:
+        """Whether backgrounds and places know their depth."""
+
+    @property
+    def backgrounds(self) -> tuple[str, ...]:
+        """A name for each background."""
+
+    @property
+    def foregrounds(self) -> tuple[str, ...]:
+        """A name for each foreground."""
+
+    def background(self, number: int) -> Backdrop:
+        """Make a background ready; raise `BadImage` if it cannot be used."""
+
+    def foreground(self, number: int) -> Cutout:
+        """Make a foreground ready; raise `BadImage` if it cannot be used."""
+
+    def place(self, stage: "Stage", bg: int, fg: int, rng: np.random.Generator) -> Place:
+        """Find a place for a foreground on a background, both given by their ids on the stage."""
+
+
+class _Job(NamedTuple):
+    source: Source
+    folder: Path
+    quality: int
+    kind: str  # "background" or "foreground"
+    number: int
+
+
+def _prepare(job: _Job) -> str | Problem:
+    """Make one picture ready: what its source wants to remember of it, or what is wrong with it."""
+    source, stage, number = job.source, job.folder, job.number
+    try:
+        if job.kind == "foreground":
+            cutout = source.foreground(number)
+            np.save(_foreground_file(stage, number), cutout.rgba)
+            return cutout.about
+        backdrop = source.background(number)
+    except BadImage as error:
+        names = source.foregrounds if job.kind == "foreground" else source.backgrounds
+        return Problem(names[number], "unusable", str(error))
+    np.lib.format.open_memmap(stage / "rgb.npy", mode="r+")[number] = backdrop.rgb
+    if backdrop.levels is not None:
+        np.lib.format.open_memmap(stage / "levels.npy", mode="r+")[number] = backdrop.levels
+    _background_file(stage, number).write_bytes(encode_rgb(backdrop.rgb, job.quality))
+    return backdrop.about
+
+
+def _foreground_file(folder: Path, number: int) -> Path:
+    return folder / f"fg_{number:06}.npy"
+
+
+def _background_file(folder: Path, number: int) -> Path:
+    return folder / f"bg_{number:06}.jpg"
+
+
+def prepare(
+    folder: Path,
+    source: Source,
+    quality: int,
+    workers: Workers,
+    *,
+    skip_bad: bool = False,
+    progress: Callable[[int], None] = lambda more: None,
+) -> list[Problem]:
+    """Make all pictures of `source` ready in `folder`, unless they are; return those that were skipped as unusable.
+
+    Raises `InputError` for the first of them if they are not to be skipped, and if no background or no foreground is
+    left.
+    """
+    pictures = [("background", number) for number in range(len(source.backgrounds))]
+    pictures += [("foreground", number) for number in range(len(source.foregrounds))]
+    if not (folder / READY).exists():
+        folder.mkdir(exist_ok=True)
+        shape = (len(source.backgrounds), source.size, source.size)
+        np.lib.format.open_memmap(folder / "rgb.npy", "w+", np.uint8, (*shape, 3))
+        if source.has_depth:
+            np.lib.format.open_memmap(folder / "levels.npy", "w+", np.uint8, shape)
+        jobs = (_Job(source, folder, quality, kind, number) for kind, number in pictures)
+        good: dict[str, list[tuple[int, str]]] = {"background": [], "foreground": []}
+        problems = list[Problem]()
+        for (kind, number), result in zip(pictures, workers.map(_prepare, jobs), strict=True):
+            if isinstance(result, str):
+                good[kind].append((number, result))
+            elif skip_bad:
+                problems.append(result)
+            else:
+                raise InputError(f"{kind} {result.path}: {result.why}; mend or remove it, or pass --skip-bad")
+            progress(1)
+        for kind, found in good.items():
+            if not found:
+                raise InputError(f"no usable {kind}; the first problem is {problems[0].path}: {problems[0].why}")
+        temporary = folder / "ready.partial"
+        temporary.write_text(json.dumps([good, problems]))
+        temporary.rename(folder / READY)
+    else:
+        progress(len(pictures))
+    return [Problem(*problem) for problem in json.loads((folder / READY).read_text())[1]]
+
+
+class Stage:
+    """The pictures of a folder that `prepare` filled, numbered anew without the unusable ones."""
+
+    def __init__(self, folder: Path, source: Source) -> None:
+        self.source = source
+        good, _ = json.loads((folder / READY).read_text())
+        self._folder = folder
+        self._backgrounds, self._foregrounds = good["background"], good["foreground"]
+        self._rgb = np.load(folder / "rgb.npy", mmap_mode="r").view(np.ndarray)
+        self._levels = np.load(folder / "levels.npy", mmap_mode="r").view(np.ndarray) if source.has_depth else None
+        self._sprites = OrderedDict[tuple[int, int, int, bool], Sprite]()
+        self._sprite_bytes = 0
+        self._cutout = functools.lru_cache(maxsize=64)(self._load_cutout)
+
+    @property
+    def backgrounds(self) -> int:
+        """How many there are."""
+        return len(self._backgrounds)
+
+    @property
+    def foregrounds(self) -> int:
+        """How many there are."""
+        return len(self._foregrounds)
+
+    def names(self) -> Iterator[tuple[str, int, str]]:
+        """Where each came from: (bg or fg, id, name)."""
+        for kind, found, names in (
+            ("bg", self._backgrounds, self.source.backgrounds),
+            ("fg", self._foregrounds, self.source.foregrounds),
+        ):
+            for new, (number, _) in enumerate(found):
+                yield kind, new, names[number]
+
+    def rgb(self, bg: int) -> U8:
+        """A background, uint8 [size, size, 3]; not to be written to."""
+        picture: U8 = self._rgb[self._backgrounds[bg][0]]
+        return picture
+
+    def levels(self, bg: int) -> U8:
+        """A background's depth picture, uint8 [size, size]; not to be written to."""
+        assert self._levels is not None, "ask source.has_depth first"
+        picture: U8 = self._levels[self._backgrounds[bg][0]]
+        return picture
+
+    def encoded(self, bg: int) -> bytes:
+        """A background as JPEG."""
+        return _background_file(self._folder, self._backgrounds[bg][0]).read_bytes()
+
+    def about(self, bg: int, fg: int) -> tuple[str, str]:
+        """What the source remembers of a background and of a foreground."""
+        return self._backgrounds[bg][1], self._foregrounds[fg][1]
+
+    def cutout(self, fg: int) -> Image.Image:
+        """A foreground as it was made ready, RGBA."""
+        return self._cutout(fg)
+
+    def _load_cutout(self, fg: int) -> Image.Image:
+        return Image.fromarray(np.load(_foreground_file(self._folder, self._foregrounds[fg][0])))
+
+    def sprite(self, fg: int, width: int, height: int, mirrored: bool) -> Sprite:
+        """A foreground brought to a size. The latest are kept: heights are few, and sets are many."""
+        key = fg, width, height, mirrored
+        sprite = self._sprites.pop(key, None)
+        if sprite is None:
+            # Pillow premultiplies RGBA while it resizes: no dark or bright fringe.
+            picture = self._cutout(fg).resize((width, height), Image.Resampling.HAMMING)
+            sprite = Sprite.of(picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else picture)
+            self._sprite_bytes += sprite.bytes
+            while self._sprite_bytes > SPRITE_BYTES:
+                self._sprite_bytes -= self._sprites.popitem(last=False)[1].bytes
+        self._sprites[key] = sprite
+        return sprite

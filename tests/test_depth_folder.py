@@ -1,0 +1,313 @@
+import csv
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.files import UNFINISHED
+from pipeline.images import decode_gray, decode_rgb
+from pipeline.labelling.depth_folder import JOURNAL, SETTINGS, TABLE, add_depth
+from pipeline.labelling.estimate import EstimateError, EstimateOptions, Progress, Report
+from pipeline.labelling.teacher import Teacher, TeacherSettings
+from tests.networks import WEIGHTS, weighted_sum
+from tests.samples import files_below, jpeg, set_paths, smooth_picture, write, write_sets
+
+BACKGROUNDS, FOREGROUNDS = 3, 5
+SETS = [(bg, fg, bg * FOREGROUNDS + fg) for bg in range(BACKGROUNDS) for fg in range(FOREGROUNDS)]
+OPTIONS = EstimateOptions(workers=2)
+
+
+def without_depth(source: Path) -> Path:
+    write_sets(source, BACKGROUNDS, FOREGROUNDS)
+    for path in source.rglob("*_disp.jpeg"):
+        path.unlink()
+    return source
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Teacher:
+    return Teacher(weighted_sum(tmp_path_factory.mktemp("teacher") / "net.onnx"), TeacherSettings(), 4)
+
+
+@pytest.fixture(scope="module")
+def finished(teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What an undisturbed run leaves."""
+    source = without_depth(tmp_path_factory.mktemp("finished"))
+    add_depth(source, teacher, OPTIONS)
+    return files_below(source)
+
+
+def test_each_set_gets_a_depth_map_and_nothing_else_changes(teacher: Teacher, tmp_path: Path) -> None:
+    source = without_depth(tmp_path / "source")
+    before, files, found, done = files_below(source), list[int](), list[int](), list[int]()
+    report = add_depth(source, teacher, OPTIONS, progress=Progress(files.append, found.append, done.append))
+    assert (report.sets, report.sets_before, report.problems) == (15, 0, [])
+    assert (files, found, sum(done)) == ([33], [15], 15)
+    after = files_below(source)
+    new = {path: content for path, content in after.items() if path not in before}
+    assert {path: after[path] for path in before} == before
+    assert set(new) == {TABLE, SETTINGS, *(set_paths(*ids)[2] for ids in SETS)}
+    table = list(csv.reader(new[TABLE].decode().splitlines()))
+    assert table[0] == ["key", "far", "near"]
+    assert [key for key, *_ in table[1:]] == [f"fg_{fg:03}_bg_{bg:03}_{number:06}" for bg, fg, number in SETS]
+    for ids, (_, far, near) in zip(SETS, table[1:], strict=True):
+        output = decode_rgb(before[set_paths(*ids)[0]]) / 255 @ WEIGHTS
+        assert np.allclose([float(far), float(near)], [output.min(), output.max()], atol=0.01)
+        levels = decode_gray(new[set_paths(*ids)[2]])
+        scaled = float(far) + levels / 255 * (float(near) - float(far))
+        assert np.abs(scaled - output).max() < 0.05
+    assert json.loads(new[SETTINGS]) == {
+        "command": "fgbg-depth",
+        "model_sha256": teacher.sha256,
+        "size": [48, 48],
+        "mean": [0, 0, 0],
+        "std": [1, 1, 1],
+        "near": "high",
+        "range": None,
+        "quality": 90,
+    }
+
+
+def stopped(source: Path, teacher: Teacher, monkeypatch: pytest.MonkeyPatch, at: int) -> bool:
+    """Run until the disk is full at the `at`th sync; False if the run needs fewer."""
+    syncs, fsync = 0, os.fsync
+
+    def full(descriptor: int) -> None:
+        nonlocal syncs
+        syncs += 1
+        if syncs == at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        try:
+            add_depth(source, teacher, OPTIONS)
+        except OSError as error:
+            return error.errno == errno.ENOSPC
+    return False
+
+
+def test_a_full_disk_leaves_whole_files_from_which_it_goes_on(
+    teacher: Teacher, finished: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at, kept = 1, set[int]()
+    while stopped(source := without_depth(tmp_path / f"{at}"), teacher, monkeypatch, at):
+        whole = {path: content for path, content in files_below(source).items() if UNFINISHED not in path}
+        assert whole == {path: finished[path] for path in whole}
+        assert whole == finished or TABLE not in whole
+        kept.add(sum(path.endswith("_disp.jpeg") for path in whole))
+        report = add_depth(source, teacher, OPTIONS)
+        assert report.sets + report.sets_before == len(SETS)
+        assert files_below(source) == finished
+        at += 1
+    assert kept == {0, 4, 8, 12, 15}
+    assert files_below(source) == finished
+
+
+def half_done(source: Path, teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which some batches are done; the paths of their sets."""
+    assert stopped(source, teacher, monkeypatch, 5)
+    done = list(source.rglob("*_disp.jpeg"))
+    assert 0 < len(done) < len(SETS)
+    return source / UNFINISHED / JOURNAL
+
+
+@pytest.mark.parametrize("cut", [1, 10, 60])
+def test_a_journal_that_is_cut_short(
+    cut: int, teacher: Teacher, finished: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = without_depth(tmp_path)
+    journal = half_done(source, teacher, monkeypatch)
+    lines = journal.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 12
+    # As a kill does, before the files that its last batch tells of have their names.
+    journal.write_bytes(b"".join(lines)[:-cut])
+    report = add_depth(source, teacher, OPTIONS)
+    assert report.sets_before == 8
+    assert files_below(source) == finished
+
+
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-9], lambda content: None])
+def test_a_file_that_is_not_as_noted_is_made_again(
+    damage: object, teacher: Teacher, finished: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = without_depth(tmp_path)
+    half_done(source, teacher, monkeypatch)
+    path = source / set_paths(*SETS[1])[2]
+    assert callable(damage)
+    content = damage(path.read_bytes())
+    path.unlink() if content is None else path.write_bytes(content)
+    assert add_depth(source, teacher, OPTIONS).sets_before > 0
+    assert files_below(source) == finished
+
+
+def test_a_finished_folder_stays_and_new_sets_are_added(
+    teacher: Teacher, finished: dict[str, bytes], tmp_path: Path
+) -> None:
+    source = without_depth(tmp_path)
+    hidden = {ids: [(source / path).read_bytes() for path in set_paths(*ids)[:2]] for ids in SETS[8:]}
+    for ids in hidden:
+        for path in set_paths(*ids)[:2]:
+            (source / path).unlink()
+    assert add_depth(source, teacher, OPTIONS).sets == 8
+    assert add_depth(source, teacher, OPTIONS)[:2] == (0, [])
+    for ids, contents in hidden.items():
+        for path, content in zip(set_paths(*ids), contents, strict=False):
+            (source / path).write_bytes(content)
+    report = add_depth(source, teacher, OPTIONS)
+    assert (report.sets, report.sets_before) == (7, 8)
+    assert files_below(source) == finished
+
+
+def other(teacher: Teacher, path: Path) -> list[tuple[Teacher, EstimateOptions, str]]:
+    """Runs that would not make the same, and what their refusal names."""
+    return [
+        (Teacher(teacher.model, TeacherSettings(near="low"), 4), OPTIONS, 'near "high", now it is "low"'),
+        (Teacher(teacher.model, TeacherSettings(range=(0, 1)), 4), OPTIONS, r"range null, now it is \[0, 1\]"),
+        (teacher, EstimateOptions(quality=80), "quality 90, now it is 80"),
+        (Teacher(weighted_sum(path, shrink=2), TeacherSettings(), 4), OPTIONS, 'model_sha256 ".*, now it is ".*'),
+    ]
+
+
+def test_other_arguments_are_refused_by_name(
+    teacher: Teacher, finished: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = without_depth(tmp_path / "source")
+    half_done(source, teacher, monkeypatch)
+    runs = other(teacher, tmp_path / "other.onnx")
+    for their, options, named in runs:
+        with pytest.raises(InputError, match=f"holds an unfinished fgbg-depth with {named}"):
+            add_depth(source, their, options)
+    add_depth(source, teacher, OPTIONS)
+    for their, options, named in runs:
+        with pytest.raises(InputError, match=f"has depth maps made with {named}: use the same, or give --overwrite"):
+            add_depth(source, their, options)
+    assert files_below(source) == finished
+
+
+def test_depth_maps_of_another_making_are_replaced_only_when_told(
+    teacher: Teacher, finished: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = without_depth(tmp_path / "source")
+    theirs = [source / set_paths(*SETS[5])[2], source / set_paths(*SETS[9])[2].replace(".jpeg", ".png")]
+    for path in theirs:
+        write(path, b"precious")
+    before = files_below(source)
+    found = (
+        r"has 2 depth maps that were not made by this run \(such as .*_disp\.jpeg\): remove them, or give --overwrite"
+    )
+    with pytest.raises(InputError, match=found):
+        add_depth(source, teacher, OPTIONS)
+    assert files_below(source) == before
+    add_depth(source, teacher, OPTIONS, overwrite=True)
+    assert files_below(source) == finished
+
+    # Ours, by another network: a run that is stopped while it replaces them is continued, too.
+    their, options, _ = other(teacher, tmp_path / "other.onnx")[3]
+    add_depth(source, their, options, overwrite=True)
+    assert files_below(source).keys() == finished.keys()
+    assert files_below(source) != finished
+    fsync, syncs = os.fsync, list[int]()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+
+        def interrupted(descriptor: int) -> None:
+            syncs.append(descriptor)
+            if len(syncs) == 5:
+                raise KeyboardInterrupt
+            fsync(descriptor)
+
+        patch.setattr(os, "fsync", interrupted)
+        add_depth(source, teacher, OPTIONS, overwrite=True)
+    with pytest.raises(InputError, match=r"has \d+ depth maps that were not made by this run"):
+        add_depth(source, teacher, OPTIONS)
+    report = add_depth(source, teacher, OPTIONS, overwrite=True)
+    assert 0 < report.sets_before < len(SETS)
+    assert files_below(source) == finished
+
+
+def test_a_bad_overlay_is_left_without_depth(teacher: Teacher, finished: dict[str, bytes], tmp_path: Path) -> None:
+    source = without_depth(tmp_path)
+    overlay, _, depth = set_paths(*SETS[6])
+    write(source / overlay, (source / overlay).read_bytes()[:-300])
+    with pytest.raises(EstimateError, match=rf"^{overlay}: JPEG does not decode.*--skip-bad"):
+        add_depth(source, teacher, OPTIONS)
+    skipping = EstimateOptions(skip_bad=True)
+    report = add_depth(source, teacher, skipping)
+    assert report.sets + report.sets_before == 14
+    assert [problem.path for problem in report.problems] == [overlay]
+    after = files_below(source)
+    assert set(finished) - set(after) == {depth}
+    assert after[TABLE].count(b"\n") == 15
+    # Mended, it gets its depth map.
+    write(source / overlay, jpeg(smooth_picture(1000 + SETS[6][2])))
+    report = add_depth(source, teacher, OPTIONS)
+    assert not report.problems
+    assert files_below(source) == finished
+
+
+def test_a_bad_overlay_keeps_no_depth_of_another_making(teacher: Teacher, tmp_path: Path) -> None:
+    source = without_depth(tmp_path)
+    overlay, _, depth = set_paths(*SETS[6])
+    write(source / overlay, b"GIF89a")
+    theirs = [source / depth, source / depth.replace(".jpeg", ".png")]
+    for path in theirs:
+        write(path, b"theirs")
+    add_depth(source, teacher, EstimateOptions(skip_bad=True), overwrite=True)
+    assert not any(path.exists() for path in theirs)
+    assert len(list(source.rglob("*_disp.*"))) == 14
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        {TABLE: b"frame;metres\n1;2\n"},
+        {TABLE: b"", SETTINGS: b"[1, 2]"},
+        {TABLE: b"key,far,near\na,b\n", SETTINGS: b"{}"},
+        {TABLE: b"key,far,near\n", SETTINGS: b"{"},
+    ],
+)
+def test_tables_of_another_making_stay(theirs: dict[str, bytes], teacher: Teacher, tmp_path: Path) -> None:
+    source = without_depth(tmp_path)
+    for name, content in theirs.items():
+        write(source / name, content)
+    before = files_below(source)
+    with pytest.raises(
+        InputError, match=r"depth\.csv and depth\.json were not made by fgbg-depth, or are damaged \(.*"
+    ):
+        add_depth(source, teacher, OPTIONS, overwrite=True)
+    assert files_below(source) == before
+
+
+def test_what_cannot_be_done_changes_nothing(teacher: Teacher, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        add_depth(tmp_path / "nowhere", teacher, OPTIONS)
+    source = without_depth(tmp_path / "source")
+    shutil.rmtree(source / "fg_bg_mask")
+    before = files_below(source)
+    with pytest.raises(InputError, match=r"no set in .* has an overlay, a mask and a background: fg_bg/.* has no mask"):
+        add_depth(source, teacher, OPTIONS)
+    shutil.rmtree(source / "fg_bg")
+    with pytest.raises(InputError, match="there are backgrounds only"):
+        add_depth(source, teacher, OPTIONS)
+    assert files_below(source) == {path: before[path] for path in before if path.startswith("bg/")}
+
+
+def test_the_originals_own_overlays(s15: Path, tmp_path: Path) -> None:
+    for path in [*s15.glob("bg/*"), *s15.glob("fg_bg*/*/*.jpg")]:
+        write(tmp_path / "s15" / path.relative_to(s15), path.read_bytes())
+    teacher = Teacher(weighted_sum(tmp_path / "net.onnx", (128, 128), shrink=2), TeacherSettings(), 3)
+    report: Report = add_depth(tmp_path / "s15", teacher, OPTIONS)
+    assert report.sets == 4
+    for path in (tmp_path / "s15").glob("fg_bg/*/*_disp.jpeg"):
+        overlay = decode_rgb(path.with_name(path.name.replace("_disp.jpeg", ".jpg")).read_bytes())
+        sums, depth = overlay / 255 @ WEIGHTS, decode_gray(path.read_bytes())
+        assert depth.shape == sums.shape == (256, 256)
+        assert (
+            np.corrcoef(sums.ravel(), depth.ravel())[0, 1] > 0.85
+        )  # it saw the picture at half its size, and said it at a quarter

@@ -1,0 +1,96 @@
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import InputError
+from pipeline.loader import Batch, Loader
+from train.losses import Criterion
+from train.metrics import difference, iou, rmse
+from train.model import Prediction, UNet
+from train.validation import describe, score_sets
+
+RANDOM = torch.Generator().manual_seed(0)
+THRESHOLD = 40
+
+
+def a_batch(sets: int, start: int, *, depth: bool = True) -> Batch:
+    bg, fg_bg, mask, near = (
+        torch.randint(0, 256, (sets, 1, 32, 32), generator=RANDOM, dtype=torch.uint8) for _ in range(4)
+    )
+    return Batch(bg, fg_bg, mask, near if depth else None, torch.arange(start, start + sets))
+
+
+def one_by_one(batches: list[Batch]) -> Iterator[Batch]:
+    for batch in batches:
+        for place in range(len(batch.index)):
+            yield replace(batch, **{n: p[place : place + 1] for n, p in vars(batch).items() if p is not None})
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return UNet(4)
+
+
+@pytest.mark.parametrize("depth", [True, False])
+def test_scores_are_those_of_each_set_by_itself(depth: bool, network: nn.Module) -> None:
+    batches = [a_batch(3, 10, depth=depth), a_batch(0, 0, depth=depth), a_batch(1, 7, depth=depth)]
+    criterion = Criterion()
+    scores = score_sets(network, criterion, batches, THRESHOLD)
+    assert scores.rows.tolist() == [10, 11, 12, 7]
+    network.eval()
+    for place, batch in enumerate(one_by_one(batches)):
+        with torch.no_grad():
+            prediction: Prediction = network(batch.bg, batch.fg_bg)
+            losses = criterion(prediction, batch.mask, batch.depth)
+        expected: dict[str, Tensor] = {
+            **losses.named(),
+            "mask_iou": iou(prediction.mask_logits > 0, batch.mask)[0],
+            "baseline_iou": iou(difference(batch.bg, batch.fg_bg) > THRESHOLD, batch.mask)[0],
+        }
+        for name in ("mask", "baseline"):
+            expected[f"{name}_dice"] = 2 * expected[f"{name}_iou"] / (1 + expected[f"{name}_iou"])
+        if prediction.depth is not None and batch.depth is not None:
+            expected["depth_ssim"] = 1 - losses.named()["depth_loss"]
+            expected["depth_rmse"] = rmse(prediction.depth, batch.depth.float() / 255)[0]
+        assert scores.values.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(scores.values[name][place], value, rtol=1e-5, atol=1e-6)
+
+
+def test_means_are_over_sets_not_over_batches(network: nn.Module) -> None:
+    batches = [a_batch(3, 10), a_batch(1, 7)]
+    scores = score_sets(network, Criterion(), batches, THRESHOLD)
+    means = scores.means()
+    assert means["sets"] == 4
+    for name, values in scores.values.items():
+        assert means[name] == pytest.approx(sum(values.tolist()) / 4)
+    assert score_sets(network, Criterion(), one_by_one(batches), THRESHOLD).means() == pytest.approx(means, rel=1e-5)
+
+
+def test_a_network_without_depth_is_scored_by_its_mask_on_sets_that_have_it() -> None:
+    scores = score_sets(UNet(4, depth=False), Criterion(), [a_batch(2, 0)], THRESHOLD).means()
+    assert not [name for name in scores if "depth" in name]
+    assert describe(scores) == f"mask IoU {scores['mask_iou']:.3f}"
+
+
+def test_scoring_leaves_the_networks_mode_as_it_was(network: nn.Module) -> None:
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    score_sets(network, Criterion(), [a_batch(2, 0)], THRESHOLD)
+    assert network.training
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_nothing_to_score_is_an_error(network: nn.Module) -> None:
+    with pytest.raises(InputError, match="every set to be scored is damaged"):
+        score_sets(network, Criterion(), [a_batch(0, 0)], THRESHOLD)
+
+
+def test_a_loaders_epoch_is_scored_set_by_set(packed: Path, network: nn.Module) -> None:
+    scores = score_sets(network, Criterion(), Loader(packed, "train", 10, 32, shuffle=False), THRESHOLD)
+    assert scores.rows.tolist() == sorted(scores.rows.tolist())
+    assert {len(values) for values in scores.values.values()} == {len(scores.rows)} == {64}

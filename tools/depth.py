@@ -1,0 +1,120 @@
+"""fgbg-depth: depth maps by a teacher network."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.errors import InputError
+from pipeline.index import MANIFEST
+from pipeline.labelling.depth_folder import add_depth
+from pipeline.labelling.depth_shards import rewrite_with_depth
+from pipeline.labelling.estimate import EstimateOptions, Progress, Report
+from pipeline.labelling.teacher import NEAR, Teacher, TeacherSettings
+from tools.cli import Command, progress_bar
+
+DEFAULTS = EstimateOptions()
+
+
+@click.command(cls=Command)
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--model", type=click.Path(path_type=Path), required=True, metavar="FILE.onnx",
+              help="The network: float32 [N, 3, H, W] (RGB) in, float [N, H, W] or [N, 1, H, W] out.")  # fmt: skip
+@click.option("--shards", type=click.Path(path_type=Path),
+              help="Where a shard directory is rewritten to: a new or an empty folder.")  # fmt: skip
+@click.option("--size", type=click.IntRange(1), nargs=2, metavar="HEIGHT WIDTH",
+              help="Of the network's input, pixels.  [default: as the file has it]")  # fmt: skip
+@click.option("--mean", type=float, nargs=3, metavar="R G B",
+              help="Subtracted from pixels in 0..1.  [default: 0 0 0]")  # fmt: skip
+@click.option(
+    "--std", type=float, nargs=3, metavar="R G B", help="What the difference is divided by.  [default: 1 1 1]"
+)
+@click.option("--near", type=click.Choice(NEAR),
+              help="Which outputs are near: high ones (disparity) or low ones (depth).  [default: high]")  # fmt: skip
+@click.option("--range", "range_", type=float, nargs=2, metavar="LOW HIGH",
+              help="Outputs that become the ends of the gray scale; what lies beyond saturates.")  # fmt: skip
+@click.option("--per-image-range", is_flag=True,
+              help="Each picture's extremes become the ends of the gray scale.  [default]")  # fmt: skip
+@click.option("--quality", type=click.IntRange(1, 100), default=DEFAULTS.quality, show_default=True,
+              help="Of the JPEG files.")  # fmt: skip
+@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True,
+              help="Pictures that the network takes at a time.")  # fmt: skip
+@click.option(
+    "--skip-bad",
+    is_flag=True,
+    help="Pass over an overlay that does not decode; its set gets no depth, and no place in --shards.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace depth maps of another making in the folder SOURCE.")
+@click.option("--workers", type=click.IntRange(1), default=DEFAULTS.workers, show_default="one a core",
+              help="Threads that decode and encode; the bytes written do not depend on it.")  # fmt: skip
+def main(
+    source: Path,
+    model: Path,
+    shards: Path | None,
+    range_: tuple[float, float] | None,
+    per_image_range: bool,
+    quality: int,
+    batch_size: int,
+    skip_bad: bool,
+    overwrite: bool,
+    workers: int,
+    **flags: Any,
+) -> None:
+    """Add depth maps to the image sets of SOURCE with a teacher network; near is bright.
+
+    SOURCE is a folder of image sets, which gets a ..._disp.jpeg beside each overlay, a table of their scales
+    (depth.csv) and what they were made with (depth.json); or a shard directory, which is rewritten to --shards.
+    --size, --mean, --std, --near and --range may also stand in FILE.json beside FILE.onnx; flags win.
+    The same command continues a run that was stopped, to the same bytes. It works on the GPU with onnxruntime-gpu.
+    """
+    if range_ and per_image_range:
+        raise click.UsageError("--range and --per-image-range exclude each other: give one")
+    packed = (source / MANIFEST).is_file()
+    if packed and not shards:
+        raise InputError(f"{source} is a shard directory: say where to rewrite it to, --shards NEW")
+    if shards and not packed:
+        raise InputError(f"{source} is no shard directory ({MANIFEST} is missing): leave out --shards")
+    if packed and overwrite:
+        raise InputError("--overwrite is for folders: of a shard directory, nothing is overwritten")
+    given = {name: value for name, value in flags.items() if value is not None}
+    if range_ or per_image_range:
+        given["range"] = range_
+    teacher = Teacher(model, TeacherSettings.load(model, given), batch_size)
+    options = EstimateOptions(quality, skip_bad, workers)
+    with progress_bar("scanning", 1, lambda rate: rate) as bar:
+
+        def files_found(total: int) -> None:
+            bar.label = f"scanning: {total:,} files"
+            bar.render_progress()
+
+        def sets_found(to_do: int) -> None:
+            bar.label, bar.length, bar.start = "depth", to_do, time.time()
+
+        def sets_done(more: int) -> None:
+            bar.update(more, f"{(bar.pos + more) / (time.time() - bar.start):,.1f} sets/s")
+
+        progress = Progress(files_found, sets_found, sets_done)
+        if packed and shards:
+            report = rewrite_with_depth(source, shards, teacher, options, progress)
+        else:
+            report = add_depth(source, teacher, options, overwrite=overwrite, progress=progress)
+    for problem in report.problems:
+        click.echo(f"left out: {problem.path}: {problem.why}", err=True)
+    click.echo(describe(report, teacher))
+
+
+def describe(report: Report, teacher: Teacher) -> str:
+    """One line: how many depth maps were made, how fast, and whether the network had to wait."""
+    before = f" ({report.sets_before:,} were done before)" if report.sets_before else ""
+    share = report.model_sec / report.seconds
+    return (
+        f"made {report.sets:,} depth maps{before} with {teacher.model.name} on the {teacher.device}, "
+        f"{report.sets / report.seconds:,.1f} sets/s, {share:.0%} of the time inside the model; "
+        f"left out: {len(report.problems):,}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

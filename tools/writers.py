@@ -1,0 +1,140 @@
+"""Writers: packing and composing beside their peers, on the same files."""
+
+import contextlib
+import functools
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from PIL import Image
+
+from pipeline.composing.photos import find_pictures
+from pipeline.composing.recipe import Recipe
+from pipeline.images import encode_gray, encode_rgb
+from pipeline.index import Manifest
+from pipeline.layouts import SEED_DEPTH_RUN
+from pipeline.sets import find_sets
+from tools.cli import progress_bar
+from tools.measure import Pass, cpu_sec, in_turn, print_table, table_row
+from tools.peers import pack_with_shard_writer
+
+SIZE_PX, QUALITY, SCALE = 224, 90, (0.15, 0.35)  # what fgbg-compose does unless told otherwise
+
+
+def bench_packing(source: Path, rounds: int, workers: int) -> dict[str, Any]:
+    """Time fgbg-pack, with both ways of verifying, and `webdataset.ShardWriter` in turn on the same files."""
+
+    def with_pack(verify: str, folder: Path) -> int:
+        # The command, start-up and all: its workers would import this program, were they started from here.
+        command = [sys.executable, "-m", "tools.pack", str(source), "--shards", str(folder), "--verify", verify]
+        subprocess.run([*command, "--workers", str(workers)], check=True, stdout=subprocess.DEVNULL)
+        return Manifest.load(folder).sets
+
+    def with_shard_writer(folder: Path) -> int:
+        sets = find_sets(source, SEED_DEPTH_RUN)
+        pack_with_shard_writer(source, folder, sets)
+        return len(sets)
+
+    find_sets(source, SEED_DEPTH_RUN)  # a wrong source ends here, in one line
+    writers: dict[str, Callable[[Path], int]] = {
+        "ours (verify header)": functools.partial(with_pack, "header"),
+        "ours (verify decode)": functools.partial(with_pack, "decode"),
+        "webdataset.ShardWriter": with_shard_writer,
+    }
+    with progress_bar("measuring", len(writers) * (rounds + 1)) as bar:
+        runs = {name: functools.partial(_timed, write) for name, write in writers.items()}
+        in_turn(runs, 1, lambda: bar.update(1))  # the warm-up: files come into the page cache
+        passes = in_turn(runs, rounds, lambda: bar.update(1))
+    rows = {name: table_row(passes, name, "webdataset.ShardWriter") for name in writers}
+    click.echo(f"packing {source}, {rounds} rounds each in turn, {workers} workers for ours, page cache warm")
+    print_table(rows)
+    return {"rounds": rounds, "workers": workers, "packing": rows}
+
+
+def bench_composing(photos: Path, sets: int, rounds: int) -> dict[str, Any]:
+    """Time fgbg-compose with one process, into shards and as loose files, beside the original's way of doing it.
+
+    The last line encodes pictures of the same kind and does nothing else: what no composing with JPEG can go below.
+    """
+    names = {part: find_pictures(photos / part) for part in ("bg", "fg")}
+    placements = -(-sets // (len(names["bg"]) * len(names["fg"]) * 2))
+    recipe = Recipe(len(names["bg"]), len(names["fg"]), placements, True, 0, sets)
+    peak_kib: dict[str, int] = {}
+
+    def with_compose(name: str, target: list[str], folder: Path) -> int:
+        folders = ["--backgrounds", str(photos / "bg"), "--foregrounds", str(photos / "fg")]
+        command = [sys.executable, "-m", "tools.compose", *target, str(folder / "out"), *folders]
+        counts = ["--sets", str(sets), "--placements", str(placements), "--workers", "1"]
+        with subprocess.Popen([*command, *counts], stdout=subprocess.DEVNULL) as process:
+            while process.poll() is None:
+                with contextlib.suppress(OSError, IndexError):  # it may end meanwhile
+                    status = Path(f"/proc/{process.pid}/status").read_text()
+                    peak_kib[name] = max(peak_kib.get(name, 0), int(status.split("VmHWM:")[1].split()[0]))
+                time.sleep(0.05)
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command)
+        return sets
+
+    def one_by_one(folder: Path) -> int:
+        for number in recipe.numbers().tolist():
+            paste_one(photos, names, recipe, number, folder)
+        return sets
+
+    def encode_only(folder: Path) -> int:
+        street = np.asarray(Image.open(photos / "bg" / names["bg"][0]).convert("RGB").resize((SIZE_PX, SIZE_PX)))
+        mask = np.zeros((SIZE_PX, SIZE_PX), np.uint8)
+        mask[70:130, 80:160] = 255
+        for _ in range(sets):
+            encode_rgb(street, QUALITY)
+            encode_gray(mask, QUALITY)
+        return sets
+
+    original = "original: Pillow, files"
+    writers: dict[str, Callable[[Path], int]] = {
+        "ours, shards": functools.partial(with_compose, "ours, shards", ["--shards"]),
+        "ours, loose files": functools.partial(with_compose, "ours, loose files", []),
+        original: one_by_one,
+        "two JPEGs, nothing else": encode_only,
+    }
+    with progress_bar("measuring", len(writers) * rounds) as bar:
+        runs = {name: functools.partial(_timed, write) for name, write in writers.items()}
+        passes = in_turn(runs, rounds, lambda: bar.update(1))
+    rows = {name: table_row(passes, name, original) for name in writers}
+    for name, kib in peak_kib.items():
+        rows[name]["peak_mib"] = kib / 1024
+    click.echo(f"composing {sets:,} sets of {photos}, {rounds} rounds each in turn, one process")
+    print_table(rows)
+    return {"rounds": rounds, "sets": sets, "composing": rows}
+
+
+def paste_one(photos: Path, names: dict[str, tuple[str, ...]], recipe: Recipe, number: int, folder: Path) -> None:
+    """One set as the original made it: both pictures opened, resized and pasted, two files saved, all by Pillow."""
+    bg, fg, placement, mirrored = recipe.ingredients(number)
+    rng = np.random.default_rng((bg, fg, placement))
+    with Image.open(photos / "bg" / names["bg"][bg]) as street, Image.open(photos / "fg" / names["fg"][fg]) as car:
+        overlay = street.convert("RGB").resize((SIZE_PX, SIZE_PX))
+        height = round(rng.uniform(*SCALE) * SIZE_PX)
+        width = min(SIZE_PX, round(height * car.width / car.height))
+        sprite = car.convert("RGBA").resize((width, height))
+        if mirrored:
+            sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        at = int(rng.integers(SIZE_PX - width + 1)), int(rng.integers(SIZE_PX - height + 1))
+        overlay.paste(sprite, at, sprite)
+        mask = Image.new("L", overlay.size)
+        mask.paste(sprite.getchannel("A"), at)
+        overlay.save(folder / f"{number}.jpg", quality=QUALITY)
+        mask.save(folder / f"{number}_mask.jpg", quality=QUALITY)
+
+
+def _timed(write: Callable[[Path], int]) -> Pass:
+    with tempfile.TemporaryDirectory(prefix="fgbg-bench-") as name:
+        cpu_before, start = cpu_sec(), time.perf_counter()
+        sets = write(Path(name))
+        wall_sec = time.perf_counter() - start
+        return Pass(sets / wall_sec, (cpu_sec() - cpu_before) / sets * 1000)
