@@ -86,7 +86,7 @@ def test_an_overlay_is_the_float_blend_of_its_parts(folders: Path, tmp_path: Pat
     )  # the foreground's own size: nothing is resized
     for number in range(made.recipe.total):
         bg, fg, _, mirrored = made.recipe.ingredients(number)
-        overlay, mask, levels, label = made.compose(number)
+        overlay, mask, levels, label, *_ = made.compose(number)
         rgba = np.asarray(made.stage.cutout(fg))
         if mirrored:
             rgba = rgba[:, ::-1]
@@ -133,7 +133,7 @@ def test_min_visible_lets_foregrounds_leave_the_frame_so_far(folders: Path, tmp_
     made = composer(tmp_path, photographs(folders, min_visible=0.5), ComposeOptions(placements=30))
     shares = []
     for number in range(made.recipe.total):
-        _, mask, _, label = made.compose(number)
+        _, mask, _, label, *_ = made.compose(number)
         fg, mirrored = made.recipe.ingredients(number).fg, bool(label.mirrored)
         whole = made.stage.sprite(fg, label.width, label.height, mirrored).alpha
         assert label.visible == pytest.approx(mask.sum() / whole.sum(dtype=float), abs=1e-4)
@@ -161,7 +161,7 @@ def test_depth_is_the_backgrounds_with_the_foreground_in_it(folders: Path, tmp_p
         source = photographs(folders, depth_folder=depth_folder, foreground_level=level)
         made = composer(tmp_path / str(level), source)
         for number in range(made.recipe.total):
-            _, mask, levels, label = made.compose(number)
+            _, mask, levels, label, *_ = made.compose(number)
             assert levels is not None
             far = made.stage.levels(made.recipe.ingredients(number).bg)
             assert (levels[mask < SOLID] == far[mask < SOLID]).all()
@@ -391,7 +391,7 @@ def test_synthetic_sets_have_exact_depth(tmp_path: Path) -> None:
     made = composer(tmp_path, source, ComposeOptions(sets=24, placements=None))
     assert made.recipe == Recipe(4, 3, 1, True, 0, 24)
     for number in range(24):
-        overlay, mask, levels, label = made.compose(number)
+        overlay, mask, levels, label, *_ = made.compose(number)
         assert levels is not None
         bg = made.recipe.ingredients(number).bg
         far = made.stage.levels(bg)

@@ -1,5 +1,6 @@
 import functools
 import json
+import random
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ def test_road_points_are_found_by_their_depth(aside: Curve, hill: Curve) -> None
 def test_a_foreground_stands_on_the_road_inside_the_picture_and_nothing_is_before_it(number: int) -> None:
     street, thing = rendered(number % 20), drawn(number)
     ground = street.ground
-    at = stand(ground, thing.width_m, thing.height_m, np.random.default_rng(number))
+    at = stand(ground, thing.width_m, thing.height_m, random.Random(number))
     assert at.depth_m == pytest.approx(ground.camera.focal_px * thing.height_m / at.height)
     assert at.width == max(2, round(at.height * thing.width_m / thing.height_m))
     assert 0 <= at.left <= SIZE_PX - at.width
@@ -106,7 +107,7 @@ def test_a_foreground_stands_on_the_road_inside_the_picture_and_nothing_is_befor
 
 def test_the_feet_of_what_is_narrower_than_the_road_are_on_it() -> None:
     for number in range(12):
-        ground, rng = rendered(number).ground, np.random.default_rng(number)
+        ground, rng = rendered(number).ground, random.Random(number)
         right, down, forward = ground.camera.axes()
         for _ in range(20):
             at = stand(ground, 4.4, 1.5, rng)
@@ -121,7 +122,7 @@ def test_the_feet_of_what_is_narrower_than_the_road_are_on_it() -> None:
 def test_a_stand_depends_on_ground_size_and_dice_alone() -> None:
     ground = rendered(0).ground
     again = Ground.from_json(ground.to_json())
-    one, same, other = (stand(g, 4.0, 1.5, np.random.default_rng(s)) for g, s in ((ground, 1), (again, 1), (ground, 2)))
+    one, same, other = (stand(g, 4.0, 1.5, random.Random(s)) for g, s in ((ground, 1), (again, 1), (ground, 2)))
     assert one == same != other
 
 

@@ -1,3 +1,5 @@
+import random
+
 import numpy as np
 
 from pipeline.composing.hard import NOISE, SHIFT_PX, TILE, Disturbance, draw, expose, make_noise, move
@@ -38,7 +40,7 @@ def test_moving_repeats_the_border() -> None:
 
 
 def test_drawing_stays_in_bounds_and_in_the_room() -> None:
-    rng = np.random.default_rng(0)
+    rng = random.Random(0)
     drawn = [draw(rng, (0, 1, 9, 9)) for _ in range(400)]
     assert {by.shift[0] for by in drawn} == set(range(SHIFT_PX + 1))
     assert {by.shift[1] for by in drawn} == set(range(-1, SHIFT_PX + 1))

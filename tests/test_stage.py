@@ -1,3 +1,4 @@
+import random
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ class Waves:
         rgba = np.dstack([smooth_picture(20 + number), np.full((SIZE, SIZE), 255, np.uint8)])
         return Cutout(rgba[: 20 + number], f"size {number}")
 
-    def place(self, stage: Stage, bg: int, fg: int, rng: np.random.Generator) -> Place:
+    def place(self, stage: Stage, bg: int, fg: int, rng: random.Random) -> Place:
         raise AssertionError("nobody asks for places here")
 
 

@@ -23,12 +23,13 @@ from pipeline.assemble import (
     write_bank,
     write_problems,
 )
-from pipeline.composing.composer import ComposeOptions, Composer
+from pipeline.composing.composer import Composed, ComposeOptions, Composer
 from pipeline.composing.recipe import Recipe
 from pipeline.composing.stage import Source, Stage, prepare
 from pipeline.depth import NO_DEPTH
 from pipeline.files import atomic_file, continued
 from pipeline.images import Picture, encode_gray, encode_rgb
+from pipeline.layouts import set_key
 from pipeline.order import Permutation
 from pipeline.sets import Problem
 from pipeline.shards import ShardWriter
@@ -80,19 +81,23 @@ def _composer(stage: Path, source: Source, recipe: Recipe, options: ComposeOptio
     return Composer(Stage(stage, source), recipe, options)
 
 
+def _line(number: int, made: Composed) -> str:
+    """A set's line of labels.csv."""
+    return f"{set_key(made.fg, made.bg, number)},{made.bg},{made.fg},{','.join(map(str, made.label))}\n"
+
+
 def write_shard(piece: Piece) -> Made:
     """Compose the sets of one shard."""
     composer = _composer(piece.stage, piece.source, piece.recipe, piece.options)
     quality, lines = piece.options.quality, list[str]()
     with ShardWriter(piece.target, piece.recipe.key_length) as writer:
         for number in piece.numbers.tolist():
-            overlay, mask, levels, label = composer.compose(number)
-            contents = [encode_rgb(overlay, quality), encode_gray(mask, quality)]
-            contents += [] if levels is None else [encode_gray(levels, quality)]
-            bg, fg, *_ = piece.recipe.ingredients(number)
-            pictures = [Picture("jpg", content, (len(mask), len(mask))) for content in contents]
-            writer.add((bg, fg, number), pictures, label._asdict())
-            lines.append(composer.line(number, label))
+            made = composer.compose(number)
+            contents = [encode_rgb(made.overlay, quality), encode_gray(made.mask, quality)]
+            contents += [] if made.levels is None else [encode_gray(made.levels, quality)]
+            pictures = [Picture("jpg", content, (len(made.mask), len(made.mask))) for content in contents]
+            writer.add((made.bg, made.fg, number), pictures, made.label._asdict())
+            lines.append(_line(number, made))
     shard = writer.shard(Counter(), [], "".join(lines))
     shard.save(piece.note)
     return Made(len(lines), shard.info.bytes)
@@ -103,15 +108,14 @@ def write_files(piece: Piece) -> Made:
     composer = _composer(piece.stage, piece.source, piece.recipe, piece.options)
     quality, lines, size = piece.options.quality, list[str](), 0
     for number in piece.numbers.tolist():
-        overlay, mask, levels, label = composer.compose(number)
-        bg, fg, *_ = piece.recipe.ingredients(number)
-        stem = f"fg_{fg:03}_bg_{bg:03}"
-        overlays, masks = (piece.target / part / f"bg_{bg:03}" for part in ("fg_bg", "fg_bg_mask"))
-        size += (overlays / f"{stem}_{number:06}.jpg").write_bytes(encode_rgb(overlay, quality))
-        size += (masks / f"{stem}_mask_{number:06}.jpg").write_bytes(encode_gray(mask, quality))
-        if levels is not None:
-            size += (overlays / f"{stem}_{number:06}_disp.jpeg").write_bytes(encode_gray(levels, quality))
-        lines.append(composer.line(number, label))
+        made = composer.compose(number)
+        stem = f"fg_{made.fg:03}_bg_{made.bg:03}"
+        overlays, masks = (piece.target / part / f"bg_{made.bg:03}" for part in ("fg_bg", "fg_bg_mask"))
+        size += (overlays / f"{stem}_{number:06}.jpg").write_bytes(encode_rgb(made.overlay, quality))
+        size += (masks / f"{stem}_mask_{number:06}.jpg").write_bytes(encode_gray(made.mask, quality))
+        if made.levels is not None:
+            size += (overlays / f"{stem}_{number:06}_disp.jpeg").write_bytes(encode_gray(made.levels, quality))
+        lines.append(_line(number, made))
     with atomic_file(piece.note) as file:
         file.write("".join(lines).encode())
     return Made(len(lines), size)

@@ -4,6 +4,7 @@ Exposure and noise differ, and the camera has moved a little. A network that is 
 that; thresholding |fg_bg - bg| cannot.
 """
 
+import random
 from typing import NamedTuple
 
 import numpy as np
@@ -26,15 +27,15 @@ class Disturbance(NamedTuple):
     noise_at: tuple[int, int]
 
 
-def draw(rng: np.random.Generator, room: tuple[int, int, int, int]) -> Disturbance:
+def draw(rng: random.Random, room: tuple[int, int, int, int]) -> Disturbance:
     """Draw a disturbance; `room` is how far (left, up, right, down) the picture may move, beyond `SHIFT_PX` no more."""
     left, up, right, down = (min(SHIFT_PX, max(0, free)) for free in room)
     return Disturbance(
         gain=1 + rng.uniform(-GAIN, GAIN),
         offset=rng.uniform(-OFFSET, OFFSET),
         noise=rng.uniform(*NOISE),
-        shift=(int(rng.integers(-left, right + 1)), int(rng.integers(-up, down + 1))),
-        noise_at=(int(rng.integers(TILE)), int(rng.integers(TILE))),
+        shift=(rng.randint(-left, right), rng.randint(-up, down)),
+        noise_at=(rng.randrange(TILE), rng.randrange(TILE)),
     )
 
 

@@ -1,6 +1,7 @@
 """Photographs: backgrounds of any size and foregrounds with alpha, as the pictures of a composing."""
 
 import hashlib
+import random
 import re
 import warnings
 from collections.abc import Iterator
@@ -156,25 +157,25 @@ class Photographs:
                 f"larger than the background: {across} x {largest} of {self.size} x {self.size} pixels at --scale "
                 f"{self.scale[1]:g}; for this one at most {np.floor(fits * 1000) / 1000:g} fits, lower --scale"
             )
-        return Cutout(rgba)
+        return Cutout(rgba, f"{width} {height}")
 
-    def place(self, stage: Stage, bg: int, fg: int, rng: np.random.Generator) -> Place:
+    def place(self, stage: Stage, bg: int, fg: int, rng: random.Random) -> Place:
         """Anywhere in the frame, at a height drawn evenly from `scale`."""
-        picture = stage.cutout(fg)
+        whole_width, whole_height = map(int, stage.about(bg, fg)[1].split())
         height = max(2, round(rng.uniform(*self.scale) * self.size))
-        width = max(2, round(height * picture.width / picture.height))
+        width = max(2, round(height * whole_width / whole_height))
         left, top = self._position(stage, fg, width, height, rng)
         return Place(left, top, width, height, self._level(stage, bg, (left, top, width, height)))
 
-    def _position(self, stage: Stage, fg: int, width: int, height: int, rng: np.random.Generator) -> tuple[int, int]:
+    def _position(self, stage: Stage, fg: int, width: int, height: int, rng: random.Random) -> tuple[int, int]:
         """Left and top, so that enough is visible of the foreground and of its mirrored twin."""
         twins = [stage.sprite(fg, width, height, mirrored) for mirrored in (False, True) if self.min_visible < 1]
         room_x, room_y = self.size - width, self.size - height
         for attempt in range(ATTEMPTS):
             beyond = 1 - self.min_visible if attempt < ATTEMPTS - 1 else 0.0
             over_x, over_y = int(beyond * width), int(beyond * height)
-            left = int(rng.integers(min(0, room_x) - over_x, max(0, room_x) + over_x, endpoint=True))
-            top = int(rng.integers(-over_y, room_y + over_y, endpoint=True))
+            left = rng.randint(min(0, room_x) - over_x, max(0, room_x) + over_x)
+            top = rng.randint(-over_y, room_y + over_y)
             if all(twin.visible_share(left, top, self.size) >= self.min_visible for twin in twins):
                 break
         return left, top

@@ -6,6 +6,7 @@ memory, so that workers share one copy of them.
 
 import functools
 import json
+import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from pipeline.sets import Problem
 from pipeline.workers import Workers
 
 U8 = NDArray[np.uint8]
-SPRITE_BYTES = 256 << 20  # what a worker keeps of foregrounds that were brought to a size
+SPRITE_BYTES = 192 << 20  # what a worker keeps of foregrounds that were brought to a size
 READY = "ready.json"
 
 
@@ -79,7 +80,7 @@ class Source(Protocol):
     def foreground(self, number: int) -> Cutout:
         """Make a foreground ready; raise `BadImage` if it cannot be used."""
 
-    def place(self, stage: "Stage", bg: int, fg: int, rng: np.random.Generator) -> Place:
+    def place(self, stage: "Stage", bg: int, fg: int, rng: random.Random) -> Place:
         """Find a place for a foreground on a background, both given by their ids on the stage."""
 
 
@@ -172,9 +173,9 @@ class Stage:
         self._backgrounds, self._foregrounds = good["background"], good["foreground"]
         self._rgb = np.load(folder / "rgb.npy", mmap_mode="r").view(np.ndarray)
         self._levels = np.load(folder / "levels.npy", mmap_mode="r").view(np.ndarray) if source.has_depth else None
-        self._sprites = OrderedDict[tuple[int, int, int, bool], Sprite]()
+        self._sprites = OrderedDict[tuple[int, int, int], Sprite]()
         self._sprite_bytes = 0
-        self._cutout = functools.lru_cache(maxsize=64)(self._load_cutout)
+        self._cutout = functools.lru_cache(maxsize=256)(self._load_cutout)
 
     @property
     def backgrounds(self) -> int:
@@ -223,14 +224,13 @@ class Stage:
 
     def sprite(self, fg: int, width: int, height: int, mirrored: bool) -> Sprite:
         """A foreground brought to a size. The latest are kept: heights are few, and sets are many."""
-        key = fg, width, height, mirrored
+        key = fg, width, height
         sprite = self._sprites.pop(key, None)
         if sprite is None:
             # Pillow premultiplies RGBA while it resizes: no dark or bright fringe.
-            picture = self._cutout(fg).resize((width, height), Image.Resampling.HAMMING)
-            sprite = Sprite.of(picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else picture)
+            sprite = Sprite.of(self._cutout(fg).resize((width, height), Image.Resampling.HAMMING))
             self._sprite_bytes += sprite.bytes
             while self._sprite_bytes > SPRITE_BYTES:
                 self._sprite_bytes -= self._sprites.popitem(last=False)[1].bytes
         self._sprites[key] = sprite
-        return sprite
+        return sprite.mirrored() if mirrored else sprite

@@ -6,6 +6,7 @@ is bright, and depth_m = 255 * NEAR_M / value in every set alike. A foreground i
 
 import functools
 import json
+import random
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,7 +70,7 @@ class Synthetic:
         drawn = draw_foreground(self.seed, number)
         return Cutout(drawn.rgba, json.dumps([drawn.width_m, drawn.height_m]))
 
-    def place(self, stage: Stage, bg: int, fg: int, rng: np.random.Generator) -> Place:
+    def place(self, stage: Stage, bg: int, fg: int, rng: random.Random) -> Place:
         """Somewhere on the road, as large as the distance makes it, in the street's light."""
         about_ground, about_size = stage.about(bg, fg)
         ground, (width_m, height_m) = _ground(about_ground), json.loads(about_size)

@@ -5,6 +5,7 @@ foreground there.
 """
 
 import json
+import random
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -119,7 +120,7 @@ class Stand(NamedTuple):
     depth_m: float
 
 
-def stand(ground: Ground, width_m: float, height_m: float, rng: np.random.Generator) -> Stand:
+def stand(ground: Ground, width_m: float, height_m: float, rng: random.Random) -> Stand:
     """Stand a foreground somewhere on the road, wholly in the picture; its depth follows from its size in pixels.
 
     Nothing of the street is before it.
