@@ -96,7 +96,9 @@ def continued(folder: Path, arguments: Mapping[str, object], *, fresh: bool = Tr
                     _empty(folder, existed)
             raise
         # Under another name first: a kill while it is being removed must not leave the work half known.
-        shutil.rmtree(notes.rename(folder / f"{UNFINISHED}-no-more"))
+        rubbish = folder / f"{UNFINISHED}-no-more"
+        shutil.rmtree(rubbish, ignore_errors=True)
+        shutil.rmtree(notes.rename(rubbish))
 
 
 def _short(value: object) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.depth import ENCODINGS, NEAR, NO_DEPTH
 from pipeline.errors import InputError
-from pipeline.files import atomic_file
+from pipeline.files import atomic_file, require_finished
 from pipeline.layouts import PARTS
 
 FORMAT = "fgbg-shards"
@@ -102,7 +102,8 @@ class Manifest:
         try:
             text = path.read_bytes()
         except FileNotFoundError:
-            remedy = "make them with fgbg-pack SOURCE --shards DIR (an unfinished packing has no manifest)"
+            require_finished(shards)
+            remedy = "make them with fgbg-pack SOURCE --shards DIR"
             raise InputError(f"no shards in {shards}: {MANIFEST} is missing; {remedy}") from None
         try:
             content: dict[str, Any] = json.loads(text)

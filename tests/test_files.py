@@ -106,3 +106,10 @@ def test_two_processes_do_not_work_in_one_folder(tmp_path: Path) -> None:
 def test_a_kill_at_any_moment_of_the_start_is_survived(tmp_path: Path) -> None:
     (tmp_path / ".unfinished").mkdir()
     assert count(tmp_path) == [0, 1, 2]
+
+
+def test_a_kill_at_the_very_end_is_survived(tmp_path: Path) -> None:
+    with continued(tmp_path, COUNT) as notes:
+        write(notes / "0", b"")
+        write(tmp_path / ".unfinished-no-more" / "0", b"what another kill left behind")
+    assert files_below(tmp_path) == {}

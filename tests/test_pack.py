@@ -175,6 +175,8 @@ def test_whatever_stops_it_the_same_call_goes_on(
     if sets < 16:
         assert files_below(tmp_path) == {".gitkeep": b""}
         return
+    with pytest.raises(InputError, match="is unfinished: run the same fgbg-pack again"):
+        Manifest.load(tmp_path)
     monkeypatch.undo()
     finished = [f"sets-{number:06}.tar" for number in range(sets // 16)]
     assert sorted(path.name for path in tmp_path.glob("*.tar")) == ["backgrounds.tar", *finished]

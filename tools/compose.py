@@ -51,7 +51,7 @@ Synthetic depth is 255 * {NEAR_M:g} m / depth, sky 0.
               help="Folder of backgrounds: pictures of any size and format, cropped around their middle.")  # fmt: skip
 @click.option("--foregrounds", type=click.Path(path_type=Path),
               help="Folder of foregrounds: pictures with alpha, trimmed to their content.")  # fmt: skip
-@click.option("--synthetic", is_flag=True, help="Render streets and draw cars; needs no input.")
+@click.option("--synthetic", is_flag=True, help="Render streets, draw cars and others; needs no input.")
 @click.option("--sets", type=click.IntRange(min=1),
               help=f"Image sets to make.  [default: all; with --synthetic {SYNTHETIC_SETS}]")  # fmt: skip
 @click.option("--placements", type=click.IntRange(min=1),
@@ -76,7 +76,7 @@ Synthetic depth is 255 * {NEAR_M:g} m / depth, sky 0.
               help="Overlays differ from their backgrounds in exposure, noise and a shift of up to 3 pixels, so that "
               "|fg_bg - bg| does not give the mask away; --quality is 30 unless given.")  # fmt: skip
 @click.option("--quality", type=click.IntRange(1, 100), default=90, show_default=True,
-              help="JPEG quality. 90 keeps mask and depth within about a level; 75 rings at edges.")  # fmt: skip
+              help="JPEG quality of colour pictures; masks and depth have 90 at least.")  # fmt: skip
 @click.option("--skip-bad", is_flag=True, help="Leave out pictures that cannot be used, instead of stopping.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: one a core]")
 @click.pass_context

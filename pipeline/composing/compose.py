@@ -89,12 +89,12 @@ def _line(number: int, made: Composed) -> str:
 def write_shard(piece: Piece) -> Made:
     """Compose the sets of one shard."""
     composer = _composer(piece.stage, piece.source, piece.recipe, piece.options)
-    quality, lines = piece.options.quality, list[str]()
+    quality, label_quality, lines = piece.options.quality, piece.options.label_quality, list[str]()
     with ShardWriter(piece.target, piece.recipe.key_length) as writer:
         for number in piece.numbers.tolist():
             made = composer.compose(number)
-            contents = [encode_rgb(made.overlay, quality), encode_gray(made.mask, quality)]
-            contents += [] if made.levels is None else [encode_gray(made.levels, quality)]
+            contents = [encode_rgb(made.overlay, quality), encode_gray(made.mask, label_quality)]
+            contents += [] if made.levels is None else [encode_gray(made.levels, label_quality)]
             pictures = [Picture("jpg", content, (len(made.mask), len(made.mask))) for content in contents]
             writer.add((made.bg, made.fg, number), pictures, made.label._asdict())
             lines.append(_line(number, made))
@@ -106,15 +106,15 @@ def write_shard(piece: Piece) -> Made:
 def write_files(piece: Piece) -> Made:
     """Compose some sets as loose files."""
     composer = _composer(piece.stage, piece.source, piece.recipe, piece.options)
-    quality, lines, size = piece.options.quality, list[str](), 0
+    quality, label_quality, lines, size = piece.options.quality, piece.options.label_quality, list[str](), 0
     for number in piece.numbers.tolist():
         made = composer.compose(number)
         stem = f"fg_{made.fg:03}_bg_{made.bg:03}"
         overlays, masks = (piece.target / part / f"bg_{made.bg:03}" for part in ("fg_bg", "fg_bg_mask"))
         size += (overlays / f"{stem}_{number:06}.jpg").write_bytes(encode_rgb(made.overlay, quality))
-        size += (masks / f"{stem}_mask_{number:06}.jpg").write_bytes(encode_gray(made.mask, quality))
+        size += (masks / f"{stem}_mask_{number:06}.jpg").write_bytes(encode_gray(made.mask, label_quality))
         if made.levels is not None:
-            size += (overlays / f"{stem}_{number:06}_disp.jpeg").write_bytes(encode_gray(made.levels, quality))
+            size += (overlays / f"{stem}_{number:06}_disp.jpeg").write_bytes(encode_gray(made.levels, label_quality))
         lines.append(_line(number, made))
     with atomic_file(piece.note) as file:
         file.write("".join(lines).encode())

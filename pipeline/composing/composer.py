@@ -27,7 +27,7 @@ class ComposeOptions:
     seed: int = 0
     """Another seed, other places."""
     quality: int = 90
-    """JPEG quality of all pictures."""
+    """JPEG quality of colour pictures."""
     shadow: bool = False
     """Whether foregrounds cast a contact shadow (on the overlay; the mask is of the foreground alone)."""
     hard: bool = False
@@ -39,6 +39,11 @@ class ComposeOptions:
                 raise InputError(f"--{name} {value}: expected 1 or more")
         if not 1 <= self.quality <= 100 or self.seed < 0:
             raise InputError(f"--quality {self.quality}, --seed {self.seed}: expected 1 to 100, and 0 or more")
+
+    @property
+    def label_quality(self) -> int:
+        """JPEG quality of masks and depth: they are what is learnt, and lower than 90 it rings at edges."""
+        return max(self.quality, 90)
 
     def recipe(self, backgrounds: int, foregrounds: int) -> Recipe:
         """Which sets these options make of so many pictures; raises `InputError` if there are too few."""
