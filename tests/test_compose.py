@@ -380,6 +380,14 @@ def test_a_foreground_larger_than_the_background_is_refused(folders: Path, tmp_p
         run(tmp_path / "out", photographs(folders, scale=(0.2, 1.0)))
 
 
+def test_depth_is_found_by_the_whole_name_but_its_extension(folders: Path, tmp_path: Path) -> None:
+    for kind in ("bg", "depth"):
+        write(tmp_path / kind / "st.1.a.png", (folders / kind / "street 1.png").read_bytes())
+    shutil.copytree(folders / "fg", tmp_path / "fg")
+    made = composer(tmp_path, photographs(tmp_path, depth_folder=tmp_path / "depth"))
+    assert made.stage.levels(0)[0, 0] < made.stage.levels(0)[-1, 0]
+
+
 def test_a_background_without_its_depth_is_refused(folders: Path, tmp_path: Path) -> None:
     write(tmp_path / "depth" / "street 0.jpg", (folders / "depth" / "street 0.png").read_bytes())
     with pytest.raises(InputError, match=r"background street 1\.png: no depth picture: expected .*street 1\.png or"):

@@ -138,7 +138,7 @@ class Photographs:
         if self.depth_folder is None:
             return Backdrop(rgb)
         stem = self.depth_folder / Path(name).with_suffix("")
-        found = next((path for end in EXTENSIONS if (path := stem.with_suffix(end)).exists()), None)
+        found = next((path for end in EXTENSIONS if (path := Path(f"{stem}{end}")).exists()), None)
         if found is None:
             raise BadImage(f"no depth picture: expected {stem}.png or another extension")
         # Cropped as its background is, but by a filter that cannot overshoot. Any channel: they are equal.

@@ -175,7 +175,8 @@ class Stage:
         self._levels = np.load(folder / "levels.npy", mmap_mode="r").view(np.ndarray) if source.has_depth else None
         self._sprites = OrderedDict[tuple[int, int, int], Sprite]()
         self._sprite_bytes = 0
-        self._cutout = functools.lru_cache(maxsize=256)(self._load_cutout)
+        self.cutout = functools.lru_cache(maxsize=256)(self._load_cutout)
+        """A foreground by its id, as it was made ready: a picture in RGBA."""
 
     @property
     def backgrounds(self) -> int:
@@ -215,10 +216,6 @@ class Stage:
         """What the source remembers of a background and of a foreground."""
         return self._backgrounds[bg][1], self._foregrounds[fg][1]
 
-    def cutout(self, fg: int) -> Image.Image:
-        """A foreground as it was made ready, RGBA."""
-        return self._cutout(fg)
-
     def _load_cutout(self, fg: int) -> Image.Image:
         return Image.fromarray(np.load(_foreground_file(self._folder, self._foregrounds[fg][0])))
 
@@ -228,7 +225,7 @@ class Stage:
         sprite = self._sprites.pop(key, None)
         if sprite is None:
             # Pillow premultiplies RGBA while it resizes: no dark or bright fringe.
-            sprite = Sprite.of(self._cutout(fg).resize((width, height), Image.Resampling.HAMMING))
+            sprite = Sprite.of(self.cutout(fg).resize((width, height), Image.Resampling.HAMMING))
             self._sprite_bytes += sprite.bytes
             while self._sprite_bytes > SPRITE_BYTES:
                 self._sprite_bytes -= self._sprites.popitem(last=False)[1].bytes
