@@ -14,7 +14,7 @@ import click
 import numpy as np
 from PIL import Image
 
-from pipeline.composing.photos import find_pictures
+from pipeline.composing.photos import find_pictures, read_background
 from pipeline.composing.recipe import Recipe
 from pipeline.images import encode_gray, encode_rgb
 from pipeline.index import Manifest
@@ -87,11 +87,11 @@ def bench_composing(photos: Path, sets: int, rounds: int) -> dict[str, Any]:
         return sets
 
     def encode_only(folder: Path) -> int:
-        street = np.asarray(Image.open(photos / "bg" / names["bg"][0]).convert("RGB").resize((SIZE_PX, SIZE_PX)))
+        streets = [read_background(photos / "bg" / name, SIZE_PX) for name in names["bg"]]
         mask = np.zeros((SIZE_PX, SIZE_PX), np.uint8)
         mask[70:130, 80:160] = 255
-        for _ in range(sets):
-            encode_rgb(street, QUALITY)
+        for number in range(sets):
+            encode_rgb(streets[number % len(streets)], QUALITY)
             encode_gray(mask, QUALITY)
         return sets
 
