@@ -3,7 +3,7 @@
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from pipeline.files import atomic_file
 from pipeline.images import Picture
-from pipeline.index import BACKGROUNDS, Background, Manifest, ShardInfo, save_index
-from pipeline.layouts import PARTS
+from pipeline.index import BACKGROUNDS, Background, Manifest, ShardInfo, save_index, stored_members
+from pipeline.layouts import UNKNOWN
 from pipeline.preview import write_preview
-from pipeline.sets import Problem
+from pipeline.problems import Problem
 from pipeline.shards import Shard, load_shard
 from pipeline.tar import TarWriter
 
@@ -89,7 +89,9 @@ def tally(shards: Path, notes: Path, count: int) -> Tally:
     return total
 
 
-def assemble(shards: Path, notes: Path, count: int, total: Tally, bank: Bank, depth: tuple[str, str]) -> Manifest:
+def assemble(
+    shards: Path, notes: Path, count: int, total: Tally, bank: Bank, depth: tuple[str, str], codec: str = "jpeg"
+) -> Manifest:
     """Write what belongs to the shards 0 .. count - 1; `depth` is (encoding, near end) of the manifest.
 
     The manifest comes last: without it a directory is no data set.
@@ -106,14 +108,15 @@ def assemble(shards: Path, notes: Path, count: int, total: Tally, bank: Bank, de
     index_sha256 = save_index(shards, total.sets, rows())
     manifest = Manifest(
         sets=total.sets,
-        foregrounds=len(foregrounds),
+        foregrounds=len(foregrounds - {UNKNOWN}),
         depth_encoding=depth[0],
         depth_near=depth[1],
-        sizes=_size_ranges(bank.sizes, total.sizes),
+        sizes=_size_ranges(stored_members(codec, depth[0]), bank.sizes, total.sizes),
         shards=total.infos,
         backgrounds=bank.backgrounds,
         backgrounds_sha256=bank.sha256,
         index_sha256=index_sha256,
+        codec=codec,
     )
     write_problems(shards / "problems.csv", total.problems)
     write_preview(shards, manifest)
@@ -121,10 +124,12 @@ def assemble(shards: Path, notes: Path, count: int, total: Tally, bank: Bank, de
     return manifest
 
 
-def _size_ranges(backgrounds: NDArray[np.int64], sets: list[NDArray[np.int64]]) -> dict[str, dict[str, list[int]]]:
+def _size_ranges(
+    members: Sequence[str], backgrounds: NDArray[np.int64], sets: list[NDArray[np.int64]]
+) -> dict[str, dict[str, list[int]]]:
     smallest = np.min([sizes[0] for sizes in sets], axis=0).tolist()
     largest = np.max([sizes[1] for sizes in sets], axis=0).tolist()
-    ranges = {part: {"min": low, "max": high} for part, low, high in zip(PARTS, smallest, largest, strict=False)}
+    ranges = {name: {"min": low, "max": high} for name, low, high in zip(members, smallest, largest, strict=True)}
     return ranges | {"bg": {"min": backgrounds.min(axis=0).tolist(), "max": backgrounds.max(axis=0).tolist()}}
 
 
@@ -136,3 +141,13 @@ def write_problems(path: Path, problems: list[Problem]) -> None:
     table.writerows(sorted(problems))
     with atomic_file(path) as file:
         file.write(text.getvalue().encode(errors="surrogateescape"))
+
+
+def read_problems(path: Path) -> list[Problem]:
+    """The rows of problems.csv; none if it is not there, or is none of ours."""
+    try:
+        with path.open(newline="", errors="surrogateescape") as file:
+            header, *rows = csv.reader(file)
+    except (OSError, ValueError, csv.Error):
+        return []
+    return [Problem(*row) for row in rows if len(row) == len(header)] if tuple(header) == Problem._fields else []

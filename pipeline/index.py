@@ -14,14 +14,23 @@ from pipeline.depth import ENCODINGS, NEAR, NO_DEPTH
 from pipeline.errors import InputError
 from pipeline.files import atomic_file, require_finished
 from pipeline.layouts import PARTS
+from pipeline.planes import PLANES
 
 FORMAT = "fgbg-shards"
 VERSION = 1
 MANIFEST, INDEX, BACKGROUNDS = "manifest.json", "index.npy", "backgrounds.tar"
+CODECS = ("jpeg", PLANES)
+REBUILD = "rebuild it from the tars (fgbg-check --repair-index)"
+
+
+def stored_members(codec: str, depth_encoding: str) -> tuple[str, ...]:
+    """The files that a set's pictures are in, one a column of the index: a file a part, or all in one."""
+    parts = PARTS if depth_encoding != NO_DEPTH else PARTS[:-1]
+    return (PLANES,) if codec == PLANES else parts
 
 
 def row_type(key_length: int) -> np.dtype[np.void]:
-    """One set: its key and ids, its shard, and where each part (in the order of PARTS) lies in it."""
+    """One set: its key and ids, its shard, and where each of `Manifest.members` lies in it, then zeros."""
     return np.dtype(
         [
             ("key", f"S{key_length}"),
@@ -68,13 +77,13 @@ class Manifest:
     depth_near: str
     """The near end of the encoded scalar: "bright" or "dark"."""
     sizes: dict[str, dict[str, list[int]]]
-    """For each part the smallest and the largest picture: {"min": [height, width], "max": [height, width]}."""
+    """For each of `members`, and bg, the smallest and the largest: {"min": [height, width], "max": [height, width]}."""
     shards: list[ShardInfo]
     backgrounds: list[Background]
     backgrounds_sha256: str
     index_sha256: str
     codec: str = "jpeg"
-    """How pictures are stored: "jpeg" means as they came (JPEG or PNG)."""
+    """How pictures are stored: "jpeg" means as they came (JPEG or PNG), "planes" as gray planes of one size."""
     format: str = FORMAT
     version: int = VERSION
     sha256: str = field(default="", compare=False)
@@ -84,6 +93,16 @@ class Manifest:
     def parts(self) -> tuple[str, ...]:
         """Those of PARTS that every set has."""
         return PARTS if self.depth_encoding != NO_DEPTH else PARTS[:-1]
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """See `stored_members`."""
+        return stored_members(self.codec, self.depth_encoding)
+
+    @property
+    def plane_size(self) -> int:
+        """Height and width of all planes, pixels; only of the codec "planes"."""
+        return self.sizes["bg"]["min"][0]
 
     def to_json(self) -> str:
         """The text of manifest.json."""
@@ -113,12 +132,14 @@ class Manifest:
             content["shards"] = [ShardInfo(**shard) for shard in content["shards"]]
             content["backgrounds"] = [Background(**background) for background in content["backgrounds"]]
             manifest = cls(**content, sha256=hashlib.sha256(text).hexdigest())
+            if len({background.id for background in manifest.backgrounds}) < len(manifest.backgrounds):
+                raise ValueError("two backgrounds have one id")
         except (ValueError, TypeError, AttributeError, KeyError) as error:
-            raise InputError(f"{path} is damaged ({error}): pack again") from error
+            raise InputError(f"{path} is damaged ({error}): {REBUILD}") from error
         if (
             manifest.depth_encoding not in (*ENCODINGS, NO_DEPTH)
             or manifest.depth_near not in NEAR
-            or manifest.codec != "jpeg"
+            or manifest.codec not in CODECS
         ):
             stored = f"codec {manifest.codec}, depth {manifest.depth_encoding} with near {manifest.depth_near}"
             raise InputError(f"{path} has {stored}: this fgbg cannot read that; update it, or pack again")
@@ -147,8 +168,12 @@ def load_index(shards: Path, manifest: Manifest) -> NDArray[np.void]:
     try:
         digest = _file_sha256(path)
     except FileNotFoundError:
-        raise InputError(f"{path} is missing: copy it again, or pack again") from None
+        raise InputError(f"{path} is missing: copy it again, or {REBUILD}") from None
     if digest != manifest.index_sha256:
-        raise InputError(f"{path} does not belong to the manifest beside it (its hash differs): copy or pack again")
+        differs = f"{path} does not belong to the manifest beside it (its hash differs)"
+        raise InputError(f"{differs}: copy it again, or {REBUILD}")
     rows: NDArray[np.void] = np.load(path, mmap_mode="r")
+    bank = [background.id for background in manifest.backgrounds]
+    if (missing := np.setdiff1d(rows["bg"], bank)).size:  # a bank that is searched for them would give another
+        raise InputError(f"{shards / MANIFEST} has no background {missing[0]}, which sets need: {REBUILD}")
     return rows

@@ -15,7 +15,9 @@ from pipeline.bank import Bank
 from pipeline.decode import DecodeOptions, Decoder, Encoded, Table, Undecodable, torch_device
 from pipeline.depth import depth_table
 from pipeline.errors import InputError
+from pipeline.inflate import PlaneDecoder
 from pipeline.order import Order
+from pipeline.planes import PLANES
 from pipeline.split import split_rows
 from pipeline.store import Damaged, Store
 from pipeline.workers import available_cores
@@ -71,10 +73,12 @@ class Loader:
     ) -> None:
         """Open shards for reading; `size` in pixels, `device` "gpu" or "cpu".
 
-        Without `depth`, no byte of it is read and batches have none, whether the data have it or not. `threads` are
-        DALI's (default: one a core); when more than `max_bad_share` of the split's sets are damaged the run stops.
+        Without `depth`, no byte of it is read (of planes: none is handed on) and batches have none, whether the data
+        have it or not. `threads` are those that decode (default: one a core); when more than `max_bad_share` of the
+        split's sets are damaged the run stops.
         Raises `InputError` for a directory that is no shard directory or does not belong together, data without the
-        depth that is asked for, a split without sets, settings out of range, and a missing device.
+        depth that is asked for, planes of another size, a split without sets, settings out of range, and a missing
+        device.
         """
         if not (batch_size >= world > rank >= 0 and size > 0 and prefetch > 0):
             got = f"batch size {batch_size}, rank {rank} of {world}, size {size}, prefetch {prefetch}"
@@ -84,6 +88,10 @@ class Loader:
         if depth and "depth" not in self._store.parts:
             add = f"add it (fgbg-depth {shards} --model FILE.onnx --shards NEW)"
             raise InputError(f"the sets of {shards} have no depth: {add}, or train the mask alone (--no-depth)")
+        self._planes = self.manifest.codec == PLANES
+        if self._planes and size != (stored := self.manifest.plane_size):
+            held = f"{shards} holds planes of {stored} x {stored} pixels, size {size} was asked for"
+            raise InputError(f"{held}: ask for {stored}, or pack again with --size {size}")
         self._device = torch_device(device)
         self.batch_size, self._seed, self._rank, self._world = batch_size, seed, rank, world
         self._max_bad_share = max_bad_share
@@ -106,9 +114,15 @@ class Loader:
         self._split = split
         self._order = Order(len(self._rows), self.batch_size, f"{self.manifest.sha256}/{split}/{self._seed}", shuffle)
         self._bad: dict[int, str] = {}
-        self._decoder = Decoder(self._tables, self._options)
+        self._decoder = self._new_decoder(self._options)
         self.epoch = 0
         self._position = 0
+
+    def _new_decoder(self, options: DecodeOptions) -> Decoder | PlaneDecoder:
+        """A decoder of what is stored."""
+        if self._planes:
+            return PlaneDecoder(tuple(self._tables), len(self.manifest.parts), options)
+        return Decoder(self._tables, options)
 
     def sibling(self, split: str, *, shuffle: bool = True) -> "Loader":
         """A loader of another split, or of the same, with all else alike; it shares open files and backgrounds.
@@ -140,7 +154,7 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         """Yield the rest of the current epoch.
 
-        Raises `InputError` if too many sets are damaged, or DALI cannot decode one.
+        Raises `InputError` if too many sets are damaged, or one cannot be decoded.
         """
         in_flight: deque[NDArray[np.int64]] = deque()
         try:
@@ -160,15 +174,18 @@ class Loader:
             places = places.pin_memory()  # from pageable memory the copy would wait for all work on the stream
         index, background = places.to(self._device, non_blocking=True)
         parts = {part: picture[: len(rows)] for part, picture in pictures.items()}
-        return Batch(self._bank.pictures[background], parts["fg_bg"], parts["mask"], parts.get("depth"), index)
+        bg = self._bank.pictures.index_select(0, background)
+        if self._planes:
+            parts["fg_bg"] += bg  # they hold what differs from it
+        return Batch(bg, parts["fg_bg"], parts["mask"], parts.get("depth"), index)
 
     def pick(self, rows: Sequence[int]) -> Batch:
         """The sets at these rows of the index (one or more, of any split), in this order; the loader stays where it is.
 
-        Raises `InputError` where one is damaged, or DALI cannot decode it.
+        Raises `InputError` where one is damaged, or cannot be decoded.
         """
         picked = np.array(rows, dtype=np.int64)
-        decoder = Decoder(self._tables, replace(self._options, batch_size=len(rows), prefetch=1))
+        decoder = self._new_decoder(replace(self._options, batch_size=len(rows), prefetch=1))
         try:
             sets = [self._store.read(row) for row in rows]
             [pictures] = decoder.decode(iter([[list(part) for part in zip(*sets, strict=True)]]))
@@ -179,8 +196,9 @@ class Loader:
         return self._batch(picked, pictures)
 
     def _name_undecodable(self, rows: NDArray[np.int64], error: Undecodable) -> InputError:
-        """Find the first of some sets that DALI cannot decode, one at a time, since it does not tell."""
-        alone = Decoder(self._tables, replace(self._options, batch_size=1, prefetch=1))
+        """Find the first of some sets that cannot be decoded, one at a time, since DALI does not tell."""
+        decoder = "zstd" if self._planes else "DALI"
+        alone = self._new_decoder(replace(self._options, batch_size=1, prefetch=1))
         good = 0
         try:
             for _ in alone.decode([[part] for part in self._store.read(row)] for row in rows.tolist()):
@@ -188,14 +206,15 @@ class Loader:
         except Undecodable as reason:
             error = reason
             where = f"set {self._store.key(rows[good])} in {self._store.shard_name(rows[good])}"
-            return InputError(f"DALI cannot decode {where}: leave it out and pack again with --verify decode ({error})")
-        return InputError(f"DALI failed once on a batch of sets that it can decode one by one: {error}")
+            remedy = "leave it out and pack again with --verify decode"
+            return InputError(f"{decoder} cannot decode {where}: {remedy} ({error})")
+        return InputError(f"{decoder} failed once on a batch of sets that it can decode one by one: {error}")
 
     def _read_ahead(self, in_flight: deque[NDArray[np.int64]]) -> Iterator[Encoded]:
         """Read the shares of the epoch's remaining batches, telling in `in_flight` which rows each of them holds."""
         epoch = self.epoch
         for number in range(self._position, len(self)):
-            rows, encoded = list[int](), Encoded([] for _ in self._tables)
+            rows, encoded = list[int](), Encoded([] for _ in self._store.members)
             for row in self._rows[self._order.batch(epoch, number, self._rank, self._world)].tolist():
                 try:
                     parts = self._store.read(row)
@@ -206,8 +225,8 @@ class Loader:
                 for part, content in zip(encoded, parts, strict=True):
                     part.append(content)
             in_flight.append(np.array(rows, dtype=np.int64))
-            # DALI knows no empty batch: a picture stands in, which __iter__ cuts off again.
-            yield encoded if rows else [[self._bank.any_encoded] for _ in self._tables]
+            # DALI knows no empty batch: a picture stands in, which _batch cuts off again.
+            yield encoded if rows or self._planes else [[self._bank.any_encoded] for _ in encoded]
 
     def _quarantine(self, row: int, damage: Damaged) -> None:
         if row not in self._bad:

@@ -1,4 +1,4 @@
-"""Packing: a folder of image sets -> a shard directory (format version 1).
+"""Packing: image sets -> a shard directory (format version 1).
 
 Shards are independent jobs, so any number of worker processes writes the same bytes. Every picture is decoded once on
 the way; what is bad is left out by name. The manifest is written last: without it a directory is not a data set.
@@ -6,28 +6,39 @@ the way; what is bad is left out by name. The manifest is written last: without 
 
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.assemble import Tally, assemble, done_shards, note_path, shard_path, tally, write_bank
-from pipeline.depth import ENCODINGS, NEAR, NO_DEPTH, recognise_encoding
+from pipeline.depth import CONVERTED, ENCODINGS, NEAR, NO_DEPTH
+from pipeline.depth_files import DepthFiles, recognise_files
 from pipeline.errors import InputError
-from pipeline.files import continued, require_finished
-from pipeline.images import VERIFY, BadImage, Picture, decode_rgb, read_picture
-from pipeline.index import Manifest
-from pipeline.layouts import PARTS, SEED_DEPTH_RUN, set_key
+from pipeline.files import UNFINISHED, continued, require_finished
+from pipeline.images import VERIFY, BadImage, Picture, check_picture
+from pipeline.index import BACKGROUNDS, CODECS, Manifest
+from pipeline.layouts import PARTS, Layout, set_key
+from pipeline.masks import FINDINGS
 from pipeline.order import Permutation
-from pipeline.sets import Problem, SetFiles, Sets, find_sets
+from pipeline.planes import PLANES
+from pipeline.problems import Problem
+from pipeline.set_list import SetList
+from pipeline.set_reader import SetReader
+from pipeline.sets import SetFiles, Sets, find_sets
 from pipeline.shards import ShardWriter
+from pipeline.sources import Reader, Source, unpack_compressed
 from pipeline.tables import Note, Tables
 from pipeline.workers import Workers, available_cores
 
+if TYPE_CHECKING:
+    from pipeline.encode import BackgroundEncoder, PlanesJob
+
 DEPTH_SAMPLE = 16
+DEPTH = PARTS.index("depth")
+LISTING = ".sources.npz"  # hidden: it is no piece that is done
 
 
 @dataclass(frozen=True)
@@ -41,21 +52,41 @@ class PackOptions:
     depth: bool = True
     """Whether the sets have depth; without, depth maps that are there are not packed."""
     depth_encoding: str = "auto"
-    """"auto" looks at a sample; else one of `depth.ENCODINGS`."""
+    """"auto" looks at a sample; else one of `depth.ENCODINGS` or `depth.CONVERTED`."""
     depth_near: str = "bright"
-    """The near end of the depth pictures' scalar: "bright" or "dark"."""
+    """The near end of what depth files hold: "bright" (large values) or "dark"."""
+    codec: str = "jpeg"
+    """How pictures are stored: one of `index.CODECS`."""
+    size: int = 128
+    """Height and width of planes, pixels; of no effect on "jpeg"."""
     verify: str = "decode"
     """How each picture is checked: "decode" or "header" (see `images.check_image`)."""
     workers: int = field(default_factory=available_cores)
     """Processes; the bytes written do not depend on it."""
+    depth_range: tuple[float, float] | None = None
+    """(low, high): one scale for all .npy and 16-bit depth, in their units; else .npy are scaled each by itself."""
+    depth_per_image: bool = False
+    """Whether 16-bit depth, too, is scaled each picture by itself, and not over the whole 16 bits."""
+    strict: bool = False
+    """Whether any problem at all ends the packing."""
 
     def __post_init__(self) -> None:
         if self.sets_per_shard < 1 or self.workers < 1:
             raise InputError(f"{self.sets_per_shard} sets a shard, {self.workers} workers: both must be 1 or more")
+        if self.codec not in CODECS or self.size < 1:
+            got = f"codec {self.codec}, size {self.size}"
+            raise InputError(f"{got}: expected one of {', '.join(CODECS)}, and 1 pixel or more")
         if self.verify not in VERIFY:
             raise InputError(f"verify {self.verify!r}: expected one of {', '.join(VERIFY)}")
-        if self.depth_encoding not in ("auto", *ENCODINGS) or self.depth_near not in NEAR:
-            raise InputError(f"depth {self.depth_encoding}, near {self.depth_near}: expected {ENCODINGS} and {NEAR}")
+        if self.depth_encoding not in ("auto", *ENCODINGS, *CONVERTED) or self.depth_near not in NEAR:
+            expected = f"{', '.join((*ENCODINGS, *CONVERTED))} and {', '.join(NEAR)}"
+            raise InputError(f"depth {self.depth_encoding}, near {self.depth_near}: expected one each of {expected}")
+        low, high = self.depth_range or (0.0, 1.0)
+        if not -np.inf < low < high < np.inf:
+            got = f"depth range {low:g} {high:g}"
+            raise InputError(f"{got}: expected the low end, then the high one; which of them is near says --depth-near")
+        if self.depth_range and self.depth_per_image:
+            raise InputError("depth is scaled by one range or each picture by itself: choose one")
 
 
 class Progress(NamedTuple):
@@ -73,138 +104,230 @@ class Summary(NamedTuple):
     left_out: Counter[str]
     problems: int
     seconds: float
+    layout: str
+    """Which it is, and why."""
+    depth: str
+    """How its files are read, and why; empty without depth."""
+    findings: Counter[str]
+    """Kept sets whose masks look wrong, by kind; they are rows of problems.csv, too."""
+    decode_share: float
+    """Part of the workers' time in which pictures were decoded, if they were; 0 if nothing was left to do."""
 
 
-def pack(source: Path, shards: Path, options: PackOptions, progress: Progress | None = None) -> Summary:
-    """Write the sets below `source` as shards into `shards`, a folder that is new or empty but for hidden files.
+def pack(
+    source: Path | Sequence[Path],
+    shards: Path,
+    options: PackOptions,
+    progress: Progress | None = None,
+    layout: Layout | SetList | Sequence[Layout] | None = None,
+) -> Summary:
+    """Write the sets of one or several sources as shards into `shards`, which is new or empty but for hidden files.
 
-    A packing that is stopped leaves its finished shards, from which the same call goes on to the same bytes. Raises
-    `InputError` for a source without sets, a target in use, and a target with an unfinished packing of something else.
+    `layout` as for `find_sets`. A packing that is stopped leaves its finished shards, from which the same call goes on
+    to the same bytes. Raises `InputError` for sources without sets, a target in use, and a target with an unfinished
+    packing of something else.
     """
     start, progress = time.monotonic(), progress or Progress()
-    parts = PARTS if options.depth else PARTS[:-1]
-    require_finished(source)
     with Workers(options.workers) as workers:
-        sets = find_sets(source, SEED_DEPTH_RUN, progress.files_found, parts)
-        _require(len(sets), source, sets)
-        tables = Tables(source)
+        sets = find(source, options, progress, layout)
+        tables = Tables(*sets.tables())
+        if changed := sets.listing.difference(shards / UNFINISHED / LISTING):
+            raise InputError(
+                f"{shards} holds an unfinished packing of other files: {changed} since: "
+                f"bring it back as it was, or remove {shards}"
+            )
         with continued(shards, _arguments(options, sets, tables)) as notes:
-            bank = write_bank(shards, _backgrounds(source, sets))
-            _require(len(sets), source, sets)
-            encoding = NO_DEPTH
-            if options.depth:
-                encoding = options.depth_encoding
-                if encoding == "auto":
-                    encoding = recognise_encoding(_sample_depth(source, sets))
+            if not (notes / LISTING).exists():
+                sets.listing.save(notes / LISTING)
+            sources = unpack_compressed(sets.listing.sources, notes)
+            reader = Reader(sources)
+            encoder = None
+            if options.codec == PLANES:  # imported only here: torch takes a second and memory in every worker
+                from pipeline.encode import BackgroundEncoder, PlanesJob
+
+                encoder = BackgroundEncoder(options.size)
+            bank = write_bank(shards, _backgrounds(reader, sets, encoder))
+            _require(len(sets), sets, sets)
+            if options.strict:
+                _require_clean(sets.problems)
+            depth, why_depth = _depth_files(reader, sets, options) if options.depth else (None, "")
             progress.sets_found(len(sets))
             count = -(-len(sets) // options.sets_per_shard)
             done = done_shards(shards, notes, count)
             progress.sets_packed(sum(done.values()))
-            for packed in workers.map(write_shard, _jobs(source, shards, notes, sets, tables, options, done)):
-                progress.sets_packed(packed)
+            clock = Clock(0.0, 0.0)
+            stored, planes = depth.stored if depth else (NO_DEPTH, options.depth_near), None
+            if encoder:
+                places = {background.id: background for background in bank.backgrounds}
+                planes = PlanesJob(options.size, stored, shards / BACKGROUNDS, places)
+                if depth:
+                    stored = ("gray", "bright")  # planes hold nearness
+            jobs = _jobs(sources, shards, notes, sets, tables, options, done, depth, planes)
+            for dealt_with, took in workers.map(write_shard, jobs):
+                progress.sets_packed(dealt_with)
+                clock = clock.plus(took)
             total = tally(shards, notes, count)
             total.left_out.update(sets.left_out)
             total.problems.extend(sets.problems)
-            _require(total.sets, source, total)
-            manifest = assemble(shards, notes, count, total, bank, (encoding, options.depth_near))
-    return Summary(manifest, total.left_out, len(total.problems), time.monotonic() - start)
+            _require(total.sets, sets, total)
+            manifest = assemble(shards, notes, count, total, bank, stored, options.codec)
+    findings = Counter(problem.kind for problem in total.problems if problem.kind in FINDINGS)
+    share = clock.decode_sec / clock.worker_sec if clock.worker_sec and options.verify == "decode" else 0.0
+    seconds, problems = time.monotonic() - start, len(total.problems)
+    return Summary(manifest, total.left_out, problems, seconds, sets.chosen.why, why_depth, findings, share)
+
+
+def find(
+    source: Path | Sequence[Path],
+    options: PackOptions,
+    progress: Progress,
+    layout: Layout | SetList | Sequence[Layout] | None = None,
+) -> Sets:
+    """The sets that `pack` would pack, of which no picture was opened yet; raise `InputError` if there are none."""
+    for folder in [source] if isinstance(source, Path) else source:
+        require_finished(folder)
+    sets = find_sets(source, layout, progress.files_found, PARTS if options.depth else PARTS[:-1])
+    _require(len(sets), sets, sets)
+    if options.strict:
+        _require_clean(sets.problems)
+    return sets
+
+
+def _require_clean(problems: Sequence[Problem]) -> None:
+    if problems:
+        first = min(problems)
+        count = f"{len(problems):,} problems, the first: " if len(problems) > 1 else ""
+        remedy = "mend it, or pack without --strict, which leaves out what is bad"
+        raise InputError(f"{count}{first.path}: {first.why} ({first.kind}); {remedy}")
 
 
 def _arguments(options: PackOptions, sets: Sets, tables: Tables) -> dict[str, object]:
     """What decides the bytes of a packing, for `files.continued`."""
     decisive = {name: value for name, value in asdict(options).items() if name != "workers"}
-    return {"command": "fgbg-pack", **decisive, "source": sets.fingerprint(), "tables": tables.fingerprint()}
+    return {
+        "command": "fgbg-pack",
+        **decisive,
+        "layout": sets.chosen.layout,
+        "source": sets.fingerprint(),
+        "tables": tables.fingerprint(),
+    }
 
 
-def _require(count: int, source: Path, found: Sets | Tally) -> None:
+def _require(count: int, sets: Sets, found: Sets | Tally) -> None:
     if not count:
         kinds = ", ".join(f"{number:,} {kind}" for kind, number in (+found.left_out).items()) or "no overlay at all"
-        first = min(found.problems, default=None)
+        first = min(found.problems, default=None, key=lambda problem: (problem.kind == "incomplete", problem))
         example = f"; the first problem is {first.path}: {first.why}" if first else ""
         if first and first.why.endswith("has no depth"):
             example += "; add it with fgbg-depth, or pack without: --no-depth"
-        raise InputError(f"no usable set in {source}: {kinds}{example}")
+        where = ", ".join(str(source.path) for source in sets.listing.sources)
+        raise InputError(f"no usable set in {where}: {kinds}{example}")
 
 
-def _backgrounds(source: Path, sets: Sets) -> Iterator[tuple[int, Picture]]:
+def _backgrounds(reader: Reader, sets: Sets, encoder: "BackgroundEncoder | None") -> Iterator[tuple[int, Picture]]:
     """The backgrounds by id; one that is no picture is dropped from `sets`, with every set on it."""
     for bg, path in list(sets.backgrounds.items()):
         try:
-            yield bg, read_picture(f"{source}/{path}")
+            picture = check_picture(reader.read(path, sets.background_place(bg)))
+            yield bg, encoder.encode(picture) if encoder else picture
         except BadImage as error:
             sets.drop_background(bg, "undecodable", str(error))
 
 
-def _sample_depth(source: Path, sets: Sets) -> list[tuple[str, NDArray[np.uint8]]]:
-    pictures = []
-    for position in np.unique(np.linspace(0, len(sets) - 1, DEPTH_SAMPLE).astype(np.int64)):
-        path = sets[position].paths[PARTS.index("depth")]
+def _depth_files(reader: Reader, sets: Sets, options: PackOptions) -> tuple[DepthFiles, str]:
+    """How the depth files are read, and why: from a sample of the pictures among them."""
+    arrays, sample = sets.ending(DEPTH, ".npy"), list[tuple[str, bytes]]()
+    pictures, unreadable = np.flatnonzero(~arrays), ""
+    if len(pictures):
+        pictures = pictures[np.unique(np.linspace(0, len(pictures) - 1, DEPTH_SAMPLE).astype(np.int64))]
+    for position in pictures:
+        files = sets[position]
+        path = files.paths[DEPTH]
         try:
-            pictures.append((path, decode_rgb(read_picture(f"{source}/{path}").content)))
+            sample.append((path, check_picture(reader.read(path, files.places[DEPTH])).content))
         except BadImage as error:
             unreadable = f"{path}: {error}"
-    if not pictures:
-        raise InputError(f"none of {DEPTH_SAMPLE} sampled depth maps can be used: {unreadable}")
-    return pictures
+    if len(pictures) and not sample:
+        raise InputError(f"none of {len(pictures)} sampled depth maps can be used: {unreadable}")
+    scale = options.depth_per_image, options.depth_range
+    return recognise_files(sample, int(arrays.sum()), options.depth_encoding, options.depth_near, *scale)
 
 
 class ShardJob(NamedTuple):
-    """The sets of one shard; they go to a worker as paths."""
+    """The sets of one shard; they go to a worker as paths and places."""
 
-    source: str
+    sources: tuple[Source, ...]
     path: Path
     note: Path
     key_length: int
     verify: str
     sets: list[SetFiles]
     notes: list[Note]  # what is known of each
+    depth: DepthFiles | None
+    strict: bool
+    planes: "PlanesJob | None"  # if they are to be stored as such
+
+
+class Clock(NamedTuple):
+    """What workers took in all, and to check and convert pictures; seconds."""
+
+    worker_sec: float
+    decode_sec: float
+
+    def plus(self, other: "Clock") -> "Clock":
+        """Both together."""
+        return Clock(self.worker_sec + other.worker_sec, self.decode_sec + other.decode_sec)
 
 
 def _jobs(
-    source: Path,
+    sources: tuple[Source, ...],
     shards: Path,
     notes: Path,
     sets: Sets,
     tables: Tables,
     options: PackOptions,
     done: Container[int],
+    depth: DepthFiles | None,
+    planes: "PlanesJob | None",
 ) -> Iterator[ShardJob]:
     """Deal the sets out to shards in shuffled order."""
-    bg, fg, number = (int(value) for value in sets.ids.max(axis=0))
-    key_length = len(set_key(fg, bg, number))
+    bg, fg, number = sets.ids.max(axis=0).tolist()
+    key_length = max(len(set_key(one, bg, number)) for one in (fg, sets.ids[:, 1].min()))
     order = Permutation(len(sets), f"pack/{options.seed}")(np.arange(len(sets)))
     for shard, first in enumerate(range(0, len(order), options.sets_per_shard)):
         if shard not in done:
             chosen = [sets[position] for position in order[first : first + options.sets_per_shard]]
             note = note_path(notes, shard)
             known = tables.find([files.key for files in chosen])
-            yield ShardJob(str(source), shard_path(shards, shard), note, key_length, options.verify, chosen, known)
+            path, strict = shard_path(shards, shard), options.strict
+            made = planes.of({files.bg for files in chosen}) if planes else None
+            yield ShardJob(sources, path, note, key_length, options.verify, chosen, known, depth, strict, made)
 
 
-def write_shard(job: ShardJob) -> int:
-    """Write one shard and its note; sets with a bad picture are left out. Returns how many sets were dealt with."""
-    left_out, problems = Counter[str](), list[Problem]()
-    with ShardWriter(job.path, job.key_length) as writer:
-        for files, known in zip(job.sets, job.notes, strict=True):
-            pictures, bad = read_set(job.source, files, job.verify)
+def _named_with(files: SetFiles, bad: list[Problem]) -> list[Problem]:
+    """The other files of a set that is left out for some of its files."""
+    why = f"set {files.key} is left out for {bad[0].path}"
+    return [Problem(path, "incomplete", why) for path in files.paths if path not in {problem.path for problem in bad}]
+
+
+def write_shard(job: ShardJob) -> tuple[int, Clock]:
+    """Write one shard and its note; sets with a bad picture are left out. Returns how many sets were dealt with.
+
+    Raises `InputError` for the first problem if the job is strict.
+    """
+    start, left_out, problems = time.perf_counter(), Counter[str](), list[Problem]()
+    pictures_reader = SetReader(Reader(job.sources), job.verify, job.depth)
+    reader = job.planes.reader(pictures_reader) if job.planes else pictures_reader
+    with ShardWriter(job.path, job.key_length, (PLANES,) if job.planes else PARTS) as writer:
+        for files, known, read in zip(job.sets, job.notes, reader.read_all(job.sets), strict=True):
+            pictures, depth_note, bad, findings = read
+            if job.strict:
+                _require_clean(bad or findings)
             if bad:
-                problems += bad
+                problems += bad + _named_with(files, bad)
                 left_out[bad[0].kind] += 1
             else:
-                writer.add((files.bg, files.fg, files.number), pictures, known)
+                problems += findings
+                writer.add((files.bg, files.fg, files.number), pictures, {**known, **depth_note})
     writer.shard(left_out, problems).save(job.note)
-    return len(job.sets)
-
-
-def read_set(source: str, files: SetFiles, verify: str) -> tuple[list[Picture], list[Problem]]:
-    """The pictures of a set, in the order of PARTS, and what is wrong with them."""
-    pictures, problems = [], []
-    for path in files.paths:
-        try:
-            pictures.append(read_picture(f"{source}/{path}", verify))
-        except BadImage as error:
-            problems.append(Problem(path, "undecodable", str(error)))
-    if not problems and pictures[0].size != pictures[1].size:
-        (overlay, mask) = (f"{width} x {height}" for height, width in (pictures[0].size, pictures[1].size))
-        problems.append(Problem(files.paths[1], "mismatch", f"mask is {mask}, its overlay {overlay} pixels"))
-    return pictures, problems
+    return len(job.sets), Clock(time.perf_counter() - start, reader.decode_sec)

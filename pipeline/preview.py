@@ -11,6 +11,7 @@ from pipeline.depth import depth_table
 from pipeline.files import atomic_file
 from pipeline.images import BadImage, decode_gray, decode_rgb
 from pipeline.index import Manifest, load_index
+from pipeline.planes import PLANES, decode_set, decompress_frames
 from pipeline.store import Store
 
 TILE, GAP, TITLE, FONT = 160, 4, 16, 12  # pixels
@@ -38,6 +39,14 @@ def contact_sheet(
     return sheet
 
 
+def _planes(store: Store, row: int, bg: memoryview) -> list[NDArray[np.uint8]]:
+    """The background and the parts of a set that is stored as planes."""
+    size = store.manifest.plane_size
+    [background] = decompress_frames([bg], size * size)
+    square = background.reshape(size, size)
+    return [square, *decode_set(store.read(row)[0].data, square, len(store.parts))]
+
+
 def write_preview(shards: Path, manifest: Manifest) -> None:
     """Write preview.jpg: the first sets as they lie in the shards, read back through the index; depth as nearness."""
     store = Store(shards, manifest, load_index(shards, manifest))
@@ -48,6 +57,9 @@ def write_preview(shards: Path, manifest: Manifest) -> None:
     rows = []
     for row in range(min(PREVIEW_ROWS, manifest.sets)):
         bg = store.read_background(int(store.index["bg"][row]))
+        if manifest.codec == PLANES:
+            rows.append((store.key(row), _planes(store, row, bg.data)))
+            continue
         fg_bg, mask, *depth = (bytes(part) for part in store.read(row))
         try:
             pictures = [decode_rgb(bytes(bg)), decode_rgb(fg_bg), decode_rgb(mask)]

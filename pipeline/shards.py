@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from pipeline.images import Picture
 from pipeline.index import ShardInfo, row_type
-from pipeline.layouts import PARTS, set_key
-from pipeline.sets import Problem
+from pipeline.layouts import PARTS, UNKNOWN, set_key
+from pipeline.problems import Problem
 from pipeline.tar import TarWriter
 
 
@@ -24,7 +24,7 @@ class Shard(NamedTuple):
 
     info: ShardInfo
     rows: NDArray[np.void]  # those of index.npy, but for the shard's place in the manifest
-    sizes: NDArray[np.int64]  # [2, parts, 2]: smallest and largest (height, width); empty without sets
+    sizes: NDArray[np.int64]  # [2, members, 2]: smallest and largest (height, width); empty without sets
     left_out: Counter[str]
     problems: list[Problem]
     text: str = ""  # lines about its sets for a table beside the shards
@@ -55,8 +55,12 @@ def load_shard(path: Path, shards: Path) -> Shard | None:
 class ShardWriter:
     """Write one shard; its files appear when the context closes well, unless no set was added."""
 
-    def __init__(self, path: Path, key_length: int) -> None:
-        """`path` of the tar; `key_length` is that of the longest key of all shards, in bytes."""
+    def __init__(self, path: Path, key_length: int, members: Sequence[str] = PARTS) -> None:
+        """`path` of the tar; `key_length` is that of the longest key of all shards, in bytes.
+
+        `members` name the pictures of a set (see `Manifest.members`); there may be more of them than pictures.
+        """
+        self._members = members
         self._tar = TarWriter(path)
         self._row_type = row_type(key_length)
         self._rows = list[tuple[object, ...]]()
@@ -67,17 +71,18 @@ class ShardWriter:
         return self
 
     def add(self, ids: tuple[int, int, int], pictures: Sequence[Picture], note: Mapping[str, object]) -> None:
-        """Append a set: (bg, fg, number), its pictures in the order of PARTS, and what else its json shall say.
+        """Append a set: (bg, fg, number), its pictures in the order of the members, and what else its json shall say.
 
         Without depth there are two pictures.
         """
         bg, fg, number = ids
         key = set_key(fg, bg, number)
         parts = [
-            (f"{part}.{picture.extension}", picture.content) for part, picture in zip(PARTS, pictures, strict=False)
+            (f"{member}.{picture.extension}", picture.content)
+            for member, picture in zip(self._members, pictures, strict=False)
         ]
-        text = json.dumps({"bg": bg, "fg": fg, "id": number, **note}).encode()
-        places = [*self._tar.add(key, [*parts, ("json", text)])[:-1], (0, 0, 0)][: len(PARTS)]
+        text = json.dumps({"bg": bg, "fg": None if fg == UNKNOWN else fg, "id": number, **note}).encode()
+        places = [*self._tar.add(key, [*parts, ("json", text)])[:-1], *[(0, 0, 0)] * len(PARTS)][: len(PARTS)]
         self._rows.append((key, bg, fg, 0, *zip(*places, strict=True)))
         self._sizes.append([picture.size for picture in pictures])
 

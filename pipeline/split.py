@@ -1,7 +1,8 @@
 """Split: train, val and test by background id and foreground id, so that nothing evaluated was ever trained on.
 
 An id's group depends on the id alone: it never changes as a data set grows, and every version of it keeps the same
-pictures held out. A set is in a split when *both* its ids are; sets of mixed groups are in none of the three.
+pictures held out. A set is in a split when *both* its ids are; sets of mixed groups are in none of the three. Where the
+foreground is not known its background decides alone: the same foregrounds may then be in all three.
 """
 
 import hashlib
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
+from pipeline.layouts import UNKNOWN
 
 SPLITS = ("train", "val", "test")
 TEST_SHARE, VAL_SHARE = 0.1, 0.1
@@ -27,14 +29,14 @@ def group(salt: str, number: int) -> str:
 def split_rows(backgrounds: NDArray[np.int32], foregrounds: NDArray[np.int32], split: str) -> NDArray[np.int64]:
     """Rows [N] of the index (whose columns these are, [sets]) that belong to a split: "train", "val", "test" or "all".
 
-    Raises `InputError` for another name.
+    A foreground that is `layouts.UNKNOWN` keeps a set out of none. Raises `InputError` for another name.
     """
     if split == "all":
         return np.arange(len(backgrounds))
     if split not in SPLITS:
         raise InputError(f"no split called {split!r}: expected one of {', '.join(SPLITS)} or all")
-    chosen = _members(backgrounds, BACKGROUND_SALT, split) & _members(foregrounds, FOREGROUND_SALT, split)
-    return np.flatnonzero(chosen)
+    fits_foreground = (foregrounds == UNKNOWN) | _members(foregrounds, FOREGROUND_SALT, split)
+    return np.flatnonzero(_members(backgrounds, BACKGROUND_SALT, split) & fits_foreground)
 
 
 def _members(ids: NDArray[np.int32], salt: str, split: str) -> NDArray[np.bool_]:

@@ -10,6 +10,7 @@ import tarfile
 import zlib
 from collections import OrderedDict
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.index import BACKGROUNDS, Manifest, load_index
+from pipeline.planes import PLANES
 from pipeline.tar import BLOCK
 
 MAX_OPEN_FILES = 256
@@ -27,19 +29,25 @@ class Damaged(Exception):  # noqa: N818 - a finding about the data, not a fault 
 
 
 class Store:
-    """The bytes of a shard directory. Not thread-safe; `close` it, or let it go."""
+    """The bytes of a shard directory; threads may share it. `close` it, or let it go."""
 
     def __init__(self, shards: Path, manifest: Manifest, rows: NDArray[np.void], *, depth: bool = True) -> None:
-        """`rows` is the index, [sets] of `index.row_type`; without `depth`, its pictures are left unread."""
+        """`rows` is the index, [sets] of `index.row_type`.
+
+        Without `depth`, its pictures are left unread where they are files of their own.
+        """
         self._open_files: OrderedDict[str, int] = OrderedDict()
+        self._reading = Lock()  # no file is closed while another thread reads it
         self.shards = shards
         self.manifest = manifest
         self.index = rows = rows.view(np.ndarray)  # still mapped, without the cost of `np.memmap` at every access
         self._backgrounds = {background.id: background for background in manifest.backgrounds}
         self._key, self._shard = rows["key"], rows["shard"]
         self.parts = tuple(part for part in manifest.parts if depth or part != "depth")
+        """The pictures asked for."""
+        self.members = manifest.members if manifest.codec == PLANES else self.parts
         """What `read` returns, in this order."""
-        columns = slice(len(self.parts))  # depth is the last of PARTS
+        columns = slice(len(self.members))  # depth is the last of PARTS
         self._offset, self._size, self._crc32 = (rows[name][:, columns] for name in ("offset", "size", "crc32"))
 
     @classmethod
@@ -57,12 +65,12 @@ class Store:
         return self.manifest.shards[int(self._shard[row])].name
 
     def read(self, row: int) -> list[NDArray[np.uint8]]:
-        """The encoded pictures of one set, one for each of `parts`, uint8 [size]; raise `Damaged` if a CRC differs."""
+        """The files of a set's pictures, one for each of `members`, uint8 [size]; raise `Damaged` if a CRC differs."""
         offsets, sizes = self._offset[row].tolist(), self._size[row].tolist()
         name = self.shard_name(row)
         content = self._read(row, offsets[0], offsets[-1] + sizes[-1] - offsets[0])
         whole, view, parts = np.frombuffer(content, np.uint8), memoryview(content), []
-        for part, offset, size, crc32 in zip(self.parts, offsets, sizes, self._crc32[row].tolist(), strict=True):
+        for part, offset, size, crc32 in zip(self.members, offsets, sizes, self._crc32[row].tolist(), strict=True):
             start = offset - offsets[0]
             if zlib.crc32(view[start : start + size]) != crc32:
                 cut = start + size > len(content)
@@ -76,7 +84,7 @@ class Store:
         The index has no checksum of it: the tar header's own, its name and its syntax are what there is to compare.
         """
         name = f"{self.key(row)}.json"
-        last = len(self.manifest.parts) - 1
+        last = len(self.manifest.members) - 1
         end = int(self.index["offset"][row, last]) + int(self.index["size"][row, last])
         start = -(-end // BLOCK) * BLOCK
         try:
@@ -94,7 +102,8 @@ class Store:
         """Bytes of the shard that holds a row, fewer where it is cut short; raise `Damaged` if it cannot be read."""
         name = self.shard_name(row)
         try:
-            return os.pread(self._file(name), size, offset)
+            with self._reading:
+                return os.pread(self._file(name), size, offset)
         except OSError as error:
             raise Damaged(f"{self.key(row)}: {name} cannot be read ({error.strerror})") from error
 
@@ -102,7 +111,8 @@ class Store:
         """The encoded picture of background `bg`, uint8 [size]; raise `InputError` if it is not as it was packed."""
         background = self._backgrounds[bg]
         try:
-            content = os.pread(self._file(BACKGROUNDS), background.size, background.offset)
+            with self._reading:
+                content = os.pread(self._file(BACKGROUNDS), background.size, background.offset)
         except OSError as error:
             raise InputError(f"{self.shards / BACKGROUNDS} cannot be read ({error.strerror}): copy it again") from error
         if zlib.crc32(content) != background.crc32:

@@ -17,12 +17,12 @@ Note = dict[str, object]
 
 
 def _number(text: str) -> object:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    if text.removeprefix("-").isdecimal():
+        return int(text)
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _labels(line: dict[str, str]) -> Note:
@@ -33,16 +33,24 @@ def _scale(line: dict[str, str]) -> Note:
     return {"depth_range": [_number(line["far"]), _number(line["near"])]}
 
 
+def _mapped(path: Path) -> bytes | mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.seek(0, 2) else b""
+
+
 class Table:
     """One CSV file."""
 
-    def __init__(self, path: Path, note: Callable[[dict[str, str]], Note], needed: Iterable[str] = ("key",)) -> None:
-        """`note` makes of a line what the set's json shall say. A file without the `needed` columns counts as empty."""
+    def __init__(
+        self, content: Path | bytes, note: Callable[[dict[str, str]], Note], needed: Iterable[str] = ("key",)
+    ) -> None:
+        """`content` or its file; `note` makes of a line what the set's json shall say.
+
+        A file without the `needed` columns counts as empty.
+        """
         self._note = note
-        with path.open("rb") as file:
-            self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            empty = not file.seek(0, 2)
-            self._text = b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._text: bytes | mmap.mmap = content if isinstance(content, bytes) else _mapped(content)
+        self.sha256 = hashlib.sha256(self._text).hexdigest()
         ends = np.flatnonzero(np.frombuffer(self._text, np.uint8) == ord("\n")) + 1
         self._bounds = np.unique([0, *ends, len(self._text)])  # of lines; the last may lack its end
         self._columns = self._line(0) if len(self._bounds) > 1 else []
@@ -70,12 +78,24 @@ class Table:
         ]
 
 
-class Tables:
-    """The tables of a source that are there."""
+TABLES: dict[str, tuple[Callable[[dict[str, str]], Note], tuple[str, ...]]] = {
+    "labels.csv": (_labels, ("key",)),
+    "depth.csv": (_scale, ("key", "far", "near")),
+}
 
-    def __init__(self, source: Path) -> None:
-        known = (("labels.csv", _labels, ("key",)), ("depth.csv", _scale, ("key", "far", "near")))
-        self._tables = [Table(source / name, note, needed) for name, note, needed in known if (source / name).is_file()]
+
+class Tables:
+    """The tables of sources that are there."""
+
+    def __init__(self, *places: Path | tuple[str, bytes]) -> None:
+        """Of folders, and of other sources as (name, content) of a table."""
+        self._tables = list[Table]()
+        for place in places:
+            for name, (note, needed) in TABLES.items():
+                if isinstance(place, Path) and (place / name).is_file():
+                    self._tables.append(Table(place / name, note, needed))
+                elif isinstance(place, tuple) and place[0] == name:
+                    self._tables.append(Table(place[1], note, needed))
 
     def find(self, keys: list[str]) -> list[Note]:
         """What they say of each set, together."""

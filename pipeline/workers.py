@@ -4,7 +4,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from threading import Thread
@@ -55,7 +55,7 @@ class Workers:
     def map(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
         """Yield `function(job)` for each job, in their order; jobs are taken a few ahead of the results.
 
-        Raises what `function` raises, and `ChildProcessError` if a process is killed.
+        Raises what `function` raises, once no other job is running, and `ChildProcessError` if a process is killed.
         """
         if self._count == 1:
             yield from map(function, jobs)
@@ -69,7 +69,11 @@ class Workers:
             while running:
                 yield running.popleft().result()
         except BrokenProcessPool as error:
+            running.clear()  # nothing runs any more
             raise ChildProcessError("a worker process was killed; is memory short? try fewer --workers") from error
+        finally:
+            # A job that is running would else still write where the caller tidies up.
+            wait([future for future in running if not future.cancel()])
 
     def _submit(self, function: Callable[[Job], Result], job: Job) -> "Future[Result]":
         # A terminal sends Ctrl-C to every process. It is ours to handle, so workers are born with it blocked, as they

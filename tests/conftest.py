@@ -37,6 +37,14 @@ def packed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def planes(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same sets again, as planes of 16 x 16 pixels; read only."""
+    shards = tmp_path_factory.mktemp("planes") / "shards"
+    pack(source, shards, PackOptions(sets_per_shard=16, workers=1, codec="planes", size=16))
+    return shards
+
+
+@pytest.fixture(scope="session")
 def s15() -> Path:
     """The original's own 4 sets."""
     if not S15.is_dir():

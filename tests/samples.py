@@ -8,6 +8,8 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.depth import colour_map
+
 S15 = Path(__file__).parent.parent.parent / "shared" / "data" / "s15"
 SIZE = 48  # pixels
 
@@ -20,6 +22,30 @@ def smooth_picture(seed: int, channels: int = 3, size: int = SIZE) -> NDArray[np
     return np.rint(127.5 + 120 * np.stack(waves, axis=2)).astype(np.uint8)
 
 
+def soft_disc(seed: int, size: int = SIZE) -> NDArray[np.uint8]:
+    """A mask that JPEG keeps well: a disc with a soft edge, its place told apart by seed; uint8 [size, size, 1]."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:size, 0:size] / size
+    inside = rng.uniform(0.15, 0.28) - np.hypot(y - rng.uniform(0.35, 0.65), x - rng.uniform(0.35, 0.65))
+    disc: NDArray[np.uint8] = np.rint(255 * np.clip(0.5 + 8 * inside, 0, 1)).astype(np.uint8)[..., None]
+    return disc
+
+
+def street_depth(size: int = 128) -> NDArray[np.uint8]:
+    """Nearness as streets have it: a rising ground, a far wall, boxes with sharp edges; uint8 [size, size]."""
+    y, x = np.mgrid[0:size, 0:size] / size
+    near: NDArray[np.float64] = np.where(y > 0.45, (y - 0.45) / 0.55, 0.1 * x)
+    for left, top, side, value in ((0.1, 0.3, 0.2, 0.35), (0.55, 0.4, 0.3, 0.7), (0.4, 0.2, 0.08, 0.9)):
+        near[(x >= left) & (x < left + side) & (y >= top) & (y < top + side)] = value
+    levels: NDArray[np.uint8] = np.rint(255 * near).astype(np.uint8)
+    return levels
+
+
+def coloured(levels: NDArray[np.uint8], encoding: str) -> NDArray[np.uint8]:
+    """Depth levels, uint8 [H, W], in the colours of a map, uint8 [H, W, 3]; "gray" has three equal channels."""
+    return np.rint(colour_map(encoding)[levels]).astype(np.uint8)
+
+
 def jpeg(picture: NDArray[np.uint8], quality: int = 90) -> bytes:
     gray = picture.shape[2] == 1
     data: bytes = simplejpeg.encode_jpeg(
@@ -28,7 +54,7 @@ def jpeg(picture: NDArray[np.uint8], quality: int = 90) -> bytes:
     return data
 
 
-def png(picture: NDArray[np.uint8]) -> bytes:
+def png(picture: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG")
     return buffer.getvalue()
@@ -55,8 +81,9 @@ def write_sets(source: Path, backgrounds: int = 6, foregrounds: int = 5) -> Path
         write(source / f"bg/bg_{bg:03}.jpg", jpeg(smooth_picture(bg)))
         for fg in range(foregrounds):
             number = bg * foregrounds + fg
-            for part, path in enumerate(set_paths(bg, fg, number)):
-                write(source / path, jpeg(smooth_picture(1000 * (part + 1) + number, channels=1 if part else 3)))
+            pictures = smooth_picture(1000 + number), soft_disc(2000 + number), smooth_picture(3000 + number, 1)
+            for path, picture in zip(set_paths(bg, fg, number), pictures, strict=True):
+                write(source / path, jpeg(picture))
     return source
 
 

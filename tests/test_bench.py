@@ -75,6 +75,19 @@ def test_a_loader_that_is_wrong_is_not_timed(
     assert message in result.output
 
 
+def test_planes_are_measured_beside_their_pictures(packed: Path, planes: Path) -> None:
+    arguments = ("--shards", packed, "--rounds", 2, "--batch-size", 32, "--size", 16, "--workers", 1)
+    result = run(*arguments, "--loader", "ours", "--planes", planes)
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.output.splitlines()[-1])
+    assert list(report["loaders"]) == ["ours", "ours-planes"]
+    assert report["loaders"]["ours"]["difference"] == report["loaders"]["ours-planes"]["difference"]
+    result = run(*arguments, "--loader", "ours", "--planes", packed)
+    assert (result.exit_code, "holds jpeg: give pictures with --shards" in result.output) == (1, True)
+    result = run("--shards", planes)
+    assert (result.exit_code, "holds planes: give pictures with --shards" in result.output) == (1, True)
+
+
 def test_part_of_the_shards_is_a_data_set_of_its_own(packed: Path) -> None:
     with first_shards(packed, 20) as folder:
         assert Manifest.load(folder).sets == 32  # two shards of 16
@@ -97,6 +110,7 @@ def test_packing_beside_shard_writer(source: Path) -> None:
         (["--shards", "nowhere", "--loader", "ours,magic"], 2, "no loader called magic: expected some of ours, dali-"),
         (["--shards", "nowhere"], 1, "no shards in nowhere: manifest.json is missing"),
         (["--shards", "nowhere", "--device", "gpu"], 1, "no usable GPU"),
+        (["--packing", "nowhere", "--planes", "there"], 2, "--planes goes with --shards"),
         (["--packing", "nowhere"], 1, "no such folder: nowhere"),
     ],
 )

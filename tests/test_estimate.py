@@ -12,7 +12,7 @@ from pipeline.errors import InputError
 from pipeline.images import BadImage, decode_gray, decode_rgb
 from pipeline.labelling.estimate import DepthMap, EstimateError, EstimateOptions, Result, decode_colour, draw, estimate
 from pipeline.labelling.teacher import Teacher, TeacherSettings
-from pipeline.sets import Problem
+from pipeline.problems import Problem
 from tests.networks import WEIGHTS, save_network, weighted_sum
 from tests.samples import jpeg, png, smooth_picture
 

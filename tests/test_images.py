@@ -1,10 +1,14 @@
+import io
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
-from pipeline.images import VERIFY, BadImage, check_image, decode_gray, decode_rgb
+from pipeline.decode import DecodeOptions, Decoder
+from pipeline.images import VERIFY, BadImage, check_image, decode_deep, decode_gray, decode_rgb, is_deep
 from tests.samples import jpeg, png, smooth_picture
 
 
@@ -42,3 +46,31 @@ def test_the_check_needs_no_torch() -> None:
     # Packing starts a fresh interpreter for each worker: it must stay light.
     code = "import sys, pipeline.pack; sys.exit(bool({'torch', 'nvidia', 'matplotlib.pyplot'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_jpeg_of_four_colours_is_refused() -> None:
+    buffer = io.BytesIO()
+    Image.new("CMYK", (16, 16), (10, 20, 30, 40)).save(buffer, "JPEG")
+    for verify in VERIFY:
+        with pytest.raises(BadImage, match=r"four colours \(CMYK\)"):
+            check_image(buffer.getvalue(), verify)
+
+
+def test_sixteen_bits_are_scaled_as_by_dali() -> None:
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    content = png(values)
+    assert is_deep(content)
+    assert np.array_equal(decode_deep(content), values)
+    gray = decode_gray(content)
+    assert np.array_equal(gray, np.rint(values / 257))
+    assert (decode_rgb(content) == gray[..., None]).all()
+    [decoded] = Decoder({"depth": None}, DecodeOptions(1, 256, "cpu", 1, 1)).decode(
+        iter([[[np.frombuffer(content, np.uint8)]]])
+    )
+    assert np.array_equal(decoded["depth"][0, 0].numpy(), gray)
+
+
+@pytest.mark.parametrize("picture", [smooth_picture(0), smooth_picture(0)[..., 0]])
+def test_eight_bits_are_not_sixteen(picture: NDArray[np.uint8]) -> None:
+    assert not is_deep(png(picture))
+    assert not is_deep(jpeg(smooth_picture(0)))

@@ -49,7 +49,7 @@ def test_no_manifest(tmp_path: Path) -> None:
         ({"version": 2}, "is fgbg-shards version 2; this fgbg reads fgbg-shards version 1"),
         ({"format": "tfrecord"}, "is tfrecord version 1; this fgbg reads"),
         ({"depth_encoding": "octarine"}, "depth octarine .* cannot read that"),
-        ({"codec": "planes"}, "codec planes, .* cannot read that"),
+        ({"codec": "wavelets"}, "codec wavelets, .* cannot read that"),
         ({"shards": [{"name": "a"}]}, r"manifest\.json is damaged"),
         ({"surprise": 1}, r"manifest\.json is damaged"),
     ],
@@ -63,7 +63,7 @@ def test_manifests_of_another_kind(changes: dict[str, object], message: str, cop
 @pytest.mark.parametrize("text", ["", "[]", "{", "\x00\xff"])
 def test_a_manifest_that_is_none(text: str, copy: Path) -> None:
     (copy / "manifest.json").write_text(text)
-    with pytest.raises(InputError, match=r"manifest\.json is damaged .*: pack again"):
+    with pytest.raises(InputError, match=r"manifest\.json is damaged .*: rebuild it from the tars"):
         Manifest.load(copy)
 
 

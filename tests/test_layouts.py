@@ -1,6 +1,7 @@
 import pytest
 
-from pipeline.layouts import SEED_DEPTH_RUN, Layout, Template, set_key
+from pipeline.layouts import Template, set_key
+from pipeline.schemes import SEED_DEPTH_RUN
 
 
 @pytest.mark.parametrize(
@@ -14,7 +15,7 @@ from pipeline.layouts import SEED_DEPTH_RUN, Layout, Template, set_key
         ("bg/42.jpeg", "bg", {"bg": 42}),
         ("bg/street2night07.png", "bg", {"bg": 7}),
         ("fg/fg_000.png", "", {}),
-        ("fg_bg/bg_005/fg_004_bg_005_000001_disp.npy", "", {"bg": 5, "fg": 4, "id": 1}),
+        ("fg_bg/bg_005/fg_004_bg_005_000001_disp.npy", "depth", {"bg": 5, "fg": 4, "id": 1}),
     ],
 )
 def test_the_seeds_names(path: str, part: str, fields: dict[str, int]) -> None:
@@ -43,9 +44,9 @@ def test_a_name_may_not_contradict_itself() -> None:
 
 
 def test_dots_in_a_template_are_dots() -> None:
-    layout = Layout("dots", {"bg": Template("a.b/{bg}")})
-    assert layout.match("a.b/1.jpg") == ("bg", {"bg": 1})
-    assert layout.match("aXb/1.jpg") is None
+    template = Template("a.b/{bg}")
+    assert template.matches("a.b/1.jpg")
+    assert not template.matches("aXb/1.jpg")
 
 
 def test_keys_have_no_dot_since_webdataset_splits_there() -> None:

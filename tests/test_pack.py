@@ -79,9 +79,15 @@ def test_a_bad_picture_leaves_its_set_out_by_name(damage: object, kind: str, why
     summary = pack(source, tmp_path / "shards", PackOptions(workers=1))
     assert summary.manifest.sets == 3
     assert dict(+summary.left_out) == {kind: 1}
-    [(path, found_kind, found_why)] = problems(tmp_path / "shards")
+    [(path, found_kind, found_why)] = [row for row in problems(tmp_path / "shards") if row[1] != "incomplete"]
     assert (path, found_kind) == (mask, kind)
     assert why in found_why
+    overlay, _, depth = set_paths(1, 0, 2)
+    left_out = f"set fg_000_bg_001_000002 is left out for {mask}"
+    assert {row for row in problems(tmp_path / "shards") if row[0] != mask} == {
+        (overlay, "incomplete", left_out),
+        (depth, "incomplete", left_out),
+    }
 
 
 def test_header_verification_sees_truncation_and_strangers(tmp_path: Path) -> None:
@@ -90,7 +96,8 @@ def test_header_verification_sees_truncation_and_strangers(tmp_path: Path) -> No
     write(source / set_paths(0, 1, 1)[2], b"GIF89a")
     summary = pack(source, tmp_path / "shards", PackOptions(workers=1, verify="header"))
     assert summary.manifest.sets == 2
-    assert [path for path, *_ in problems(tmp_path / "shards")] == [set_paths(0, 0, 0)[0], set_paths(0, 1, 1)[2]]
+    bad = [path for path, kind, _ in problems(tmp_path / "shards") if kind == "undecodable"]
+    assert bad == [set_paths(0, 0, 0)[0], set_paths(0, 1, 1)[2]]
 
 
 def test_a_picture_that_only_its_header_vouched_for_is_not_previewed(tmp_path: Path) -> None:
@@ -113,7 +120,7 @@ def test_a_bad_background_leaves_its_sets_out(tmp_path: Path) -> None:
     assert dict(+summary.left_out) == {"undecodable": 2}
     assert [path for path, *_ in problems(tmp_path / "shards")] == [
         "bg/bg_000.jpg",
-        *sorted(set_paths(0, fg, fg)[0] for fg in range(2)),
+        *sorted(path for fg in range(2) for path in set_paths(0, fg, fg)),
     ]
 
 
@@ -140,7 +147,7 @@ def test_a_source_without_a_usable_set_is_an_error(tmp_path: Path) -> None:
         pack(source, tmp_path / "shards", PackOptions(workers=1))
     assert not (tmp_path / "shards").exists()
     write(tmp_path / "lonely" / "bg" / "0.jpg", jpeg(smooth_picture(0)))
-    with pytest.raises(InputError, match=r"no usable set in .*lonely: no overlay at all$"):
+    with pytest.raises(InputError, match=r"no image sets in .*lonely: none of its 1 files is an overlay"):
         pack(tmp_path / "lonely", tmp_path / "shards", PackOptions(workers=1))
 
 
@@ -211,7 +218,7 @@ def test_the_preview_pairs_parts_rightly(source: Path, packed: Path) -> None:
 
 
 def test_options_out_of_range() -> None:
-    for wrong in ({"workers": 0}, {"sets_per_shard": 0}, {"depth_encoding": "jet"}, {"verify": "hope"}):
+    for wrong in ({"workers": 0}, {"sets_per_shard": 0}, {"depth_encoding": "hsv"}, {"verify": "hope"}):
         with pytest.raises(InputError, match=r"expected|must be"):
             PackOptions(**wrong)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from tests.samples import files_below, set_paths, write, write_sets
+from tests.samples import files_below, jpeg, set_paths, smooth_picture, soft_disc, write, write_sets
 from tools.pack import main
 
 
@@ -25,9 +25,19 @@ def test_one_summary_line(tmp_path: Path) -> None:
     write(source / "notes.txt", b"")
     result = run(source, "--shards", tmp_path / "shards", "--workers", 1)
     assert result.exit_code == 0
-    [line] = result.output.splitlines()
+    layout, *_, line = result.output.splitlines()
+    assert layout.startswith(
+        "layout: seed-depth-run (19 of 20 files looked at fit it: 6 fg_bg, 6 mask, 5 depth, 2 bg; "
+    )
     assert line.startswith("packed 4 sets on 2 backgrounds into 1 shards, 0.0 MB, ")
-    assert "depth gray near bright; left out: 1 incomplete, 1 undecodable; 4 files listed in " in line
+    assert "depth gray near bright; left out: 1 incomplete, 1 undecodable; 6 files listed in " in line
+
+
+def test_planes_of_a_size(tmp_path: Path) -> None:
+    source = write_sets(tmp_path / "source", 2, 3)
+    result = run(source, "--shards", tmp_path / "shards", "--workers", 1, "--codec", "planes", "--size", 24)
+    assert result.exit_code == 0
+    assert "depth gray near bright, planes of 24 x 24 pixels; left out: nothing" in result.output.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -35,9 +45,10 @@ def test_one_summary_line(tmp_path: Path) -> None:
     [
         (["nowhere"], 1, "Error: no such folder: nowhere: give the folder that holds bg/, fg_bg/ and fg_bg_mask/"),
         (["."], 1, "Error: no image sets in .: the folder is empty; expected files such as fg_bg/bg_{bg}/"),
-        ([], 2, "Missing argument 'SOURCE'"),
+        ([], 2, "Missing argument 'SOURCE...'"),
+        ([".", "--size", "64"], 2, "--size is for --codec planes: pictures keep the size that they have"),
         ([".", "--workers", "0"], 2, "Invalid value for '--workers'"),
-        ([".", "--depth-encoding", "jet"], 2, "Invalid value for '--depth-encoding'"),
+        ([".", "--depth-encoding", "hsv"], 2, "Invalid value for '--depth-encoding'"),
     ],
 )
 def test_wrong_input_is_one_line(
@@ -50,6 +61,68 @@ def test_wrong_input_is_one_line(
     assert "Traceback" not in result.output
     assert code == 2 or len(result.output.splitlines()) == 1
     assert files_below(tmp_path) == {}
+
+
+def test_a_dry_run_tells_what_would_be_packed_and_writes_nothing(tmp_path: Path) -> None:
+    source = write_sets(tmp_path / "source", 3, 4)
+    (source / set_paths(0, 0, 0)[2]).unlink()
+    write(source / "notes.txt", b"")
+    before = files_below(tmp_path)
+    result = run(source, "--shards", tmp_path / "shards", "--dry-run")
+    assert result.exit_code == 0
+    assert files_below(tmp_path) == before
+    lines = result.output.splitlines()
+    assert lines[0].startswith("layout: seed-depth-run (")
+    assert lines[1] == "11 sets join, on 3 backgrounds; left out: 1 incomplete"
+    examples = [line for line in lines if line.startswith("  fg_")]
+    assert len(examples) == 10 + 2, "ten sets, and two of the problems"
+    assert examples[0] == "  fg_001_bg_000_000001: " + ", ".join(["bg/bg_000.jpg", *set_paths(0, 1, 1)])
+    assert lines[12] == "problems: 2 incomplete, 1 unknown; no picture was opened, nothing was written"
+    assert lines[-1] == "  notes.txt: unknown: fits no part of the layout seed-depth-run"
+
+
+def test_templates_flags_and_files_state_a_layout(tmp_path: Path) -> None:
+    for n in range(8):
+        for name in (f"over/{n}.jpg", f"m/x{n}y.jpg"):
+            write(tmp_path / "source" / name, jpeg(soft_disc(n)))
+    for bg in range(2):
+        write(tmp_path / "source" / f"bg/{bg}.jpg", jpeg(smooth_picture(bg)))
+    source = tmp_path / "source"
+    stated = ["--overlay", "over/{n}.jpg", "--mask", "m/x{n}y", "--field", "bg=n//4", "--field", "id=n", "--no-depth"]
+    result = run(source, "--shards", tmp_path / "flags", *stated)
+    assert result.exit_code == 0, result.output
+    assert "packed 8 sets on 2 backgrounds" in result.output
+    toml = 'overlay = "over/{n}"\nmask = "m/x{n}y"\n[fields]\nbg = "n // each"\nid = "n"\n[constants]\neach = 4\n'
+    write(tmp_path / "mine.toml", toml.encode())
+    result = run(source, "--shards", tmp_path / "file", "--layout", tmp_path / "mine.toml", "--no-depth")
+    assert result.exit_code == 0, result.output
+    assert files_below(tmp_path / "flags") == files_below(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--layout", "hope"], 1, "no layout called 'hope': expected one of seed-depth-run, "),
+        (["--layout", "gone.toml"], 1, "No such file or directory: gone.toml"),
+        (["--overlay", "a/{bg}"], 1, "layout stated has no template for mask"),
+        (["--overlay", "a/{id}", "--mask", "b/{id}"], 1, "nothing in the overlay's name tells its background"),
+        (["--overlay", "a/{bg", "--mask", "b/{bg}"], 1, "template 'a/{bg': expected a path"),
+        (["--overlay", "a/{bg}", "--mask", "b/{bg}"], 1, "has no depth: pack without (--no-depth), or tell"),
+        (["--field", "bg"], 2, "'bg' is not NAME=FORMULA"),
+        (["--counts", "3"], 2, "counts '3': expected BACKGROUNDSxFOREGROUNDSxPLACEMENTSxMIRRORED"),
+    ],
+)
+def test_a_wrong_layout_is_one_line(
+    arguments: list[str], code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "source" / "a" / "1.jpg", b"")
+    write(tmp_path / "source" / "b" / "1.jpg", b"")
+    result = run("source", *arguments)
+    assert result.exit_code == code
+    assert message in result.output
+    assert code == 2 or len(result.output.splitlines()) == 1
+    assert not (tmp_path / "shards").exists()
 
 
 def test_a_target_that_cannot_be_written(source: Path, tmp_path: Path) -> None:

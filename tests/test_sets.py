@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError
-from pipeline.layouts import SEED_DEPTH_RUN
+from pipeline.schemes import SEED_DEPTH_RUN
 from pipeline.sets import Sets, find_sets
 from tests.samples import set_paths, write
 
@@ -83,7 +83,11 @@ def test_a_dropped_background_takes_its_sets_along(tmp_path: Path) -> None:
     assert [sets[position].number for position in range(len(sets))] == [2]
     assert sets[0].paths == tuple(set_paths(2, 0, 2))
     assert +sets.left_out == Counter(undecodable=2)
-    assert {problem.path for problem in sets.problems} == {"bg/bg_1.jpg", set_paths(1, 0, 0)[0], set_paths(1, 0, 1)[0]}
+    assert {problem.path for problem in sets.problems} == {
+        "bg/bg_1.jpg",
+        *set_paths(1, 0, 0),
+        *set_paths(1, 0, 1),
+    }
 
 
 def test_sources_without_sets(tmp_path: Path) -> None:
@@ -92,7 +96,7 @@ def test_sources_without_sets(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the folder is empty; expected files such as"):
         find(tmp_path)
     names(tmp_path, "a.txt", "b/c.jpg")
-    with pytest.raises(InputError, match="none of its 2 files fits"):
+    with pytest.raises(InputError, match="none of its 2 files is an overlay"):
         find(tmp_path)
 
 

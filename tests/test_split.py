@@ -31,6 +31,19 @@ def test_an_id_keeps_its_group_as_the_data_grows() -> None:
     assert [i for i in range(30) if group(FOREGROUND_SALT, i) != "train"] == [3, 7, 18, 20, 21]
 
 
+def test_an_unknown_foreground_leaves_the_choice_to_the_background() -> None:
+    bg, fg = all_pairs(30)
+    unknown = np.where(fg % 3 == 0, np.int32(-1), fg)
+    for split in SPLITS:
+        expected = [
+            row
+            for row in range(len(bg))
+            if group(BACKGROUND_SALT, bg[row]) == split
+            and (fg[row] % 3 == 0 or group(FOREGROUND_SALT, fg[row]) == split)
+        ]
+        assert split_rows(bg, unknown, split).tolist() == expected
+
+
 def test_all_and_unknown_names() -> None:
     bg, fg = all_pairs(3)
     assert split_rows(bg, fg, "all").tolist() == list(range(9))

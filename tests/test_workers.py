@@ -1,5 +1,7 @@
 import os
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -43,3 +45,22 @@ def end_the_process(number: int) -> None:
 def test_a_killed_worker_is_one_line() -> None:
     with Workers(2) as pool, pytest.raises(ChildProcessError, match="a worker process was killed; is memory short"):
         list(pool.map(end_the_process, [9]))
+
+
+def write_late(path: Path) -> None:
+    if path.name == "0":
+        while not path.with_name("1-begun").exists():
+            time.sleep(0.01)
+        raise ValueError("fails while another job is running")
+    path.with_name(f"{path.name}-begun").touch()
+    time.sleep(0.5)
+    path.touch()
+
+
+def test_an_error_comes_through_when_no_job_is_running_any_more(tmp_path: Path) -> None:
+    with Workers(2) as pool:
+        with pytest.raises(ValueError, match="fails while another"):
+            list(pool.map(write_late, [tmp_path / str(number) for number in range(3)]))
+        begun = {path.name.removesuffix("-begun") for path in tmp_path.glob("*-begun")}
+        assert begun
+        assert begun == {path.name for path in tmp_path.iterdir() if "-" not in path.name}

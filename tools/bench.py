@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ import click
 
 from pipeline.decode import DEVICES, torch_device
 from pipeline.errors import InputError
+from pipeline.planes import PLANES
 from pipeline.workers import available_cores
 from tools.cli import Command, progress_bar
 from tools.measure import Reference, first_shards, in_turn, machine, print_table, table_row, timed_pass
-from tools.peers import LOADERS, LoadOptions
+from tools.peers import LOADERS, LoadOptions, ours
 from tools.writers import bench_composing, bench_packing
 
 
@@ -28,6 +30,8 @@ from tools.writers import bench_composing, bench_packing
 @click.option(
     "--loader", "names", default=",".join(LOADERS), show_default=True, help="Loaders to measure, with commas."
 )
+@click.option("--planes", type=click.Path(path_type=Path), metavar="DIR",
+              help="The sets of --shards packed with --codec planes: measure how these load, too.")  # fmt: skip
 @click.option("--packing", type=click.Path(path_type=Path), metavar="SOURCE",
               help="Measure fgbg-pack against webdataset.ShardWriter on the image sets of SOURCE.")  # fmt: skip
 @click.option("--composing", type=click.Path(path_type=Path), metavar="PHOTOS",
@@ -43,6 +47,7 @@ from tools.writers import bench_composing, bench_packing
 def main(
     shards: Path | None,
     names: str,
+    planes: Path | None,
     packing: Path | None,
     composing: Path | None,
     sets: int,
@@ -58,12 +63,15 @@ def main(
     """
     if [shards, packing, composing].count(None) != 2:
         raise click.UsageError("give one of --shards DIR (loaders), --packing SOURCE and --composing PHOTOS")
+    if planes and not shards:
+        raise click.UsageError("--planes goes with --shards, which has the pictures to compare them with")
     if shards is not None:
         unknown = [name for name in names.split(",") if name not in LOADERS]
         if unknown:
             raise click.UsageError(f"no loader called {', '.join(unknown)}: expected some of {', '.join(LOADERS)}")
         torch_device(device)
-        report = bench_loaders(shards, names.split(","), sets, rounds, LoadOptions(batch_size, size, device, workers))
+        options = LoadOptions(batch_size, size, device, workers)
+        report = bench_loaders(shards, planes, names.split(","), sets, rounds, options)
     elif packing is not None:
         report = bench_packing(packing, rounds, workers)
     else:
@@ -73,11 +81,18 @@ def main(
     click.echo(json.dumps({"command": command, "machine": machine(), **report}))
 
 
-def bench_loaders(shards: Path, names: list[str], sets: int, rounds: int, options: LoadOptions) -> dict[str, Any]:
+def bench_loaders(
+    shards: Path, planes: Path | None, names: list[str], sets: int, rounds: int, options: LoadOptions
+) -> dict[str, Any]:
     """Check every loader against the reference, then time them in turn; page cache warm."""
-    with first_shards(shards, sets) as folder, progress_bar("measuring", len(names) * (rounds + 1)) as bar:
-        reference = Reference(folder, options.size)
+    with ExitStack() as stack:
+        folder = stack.enter_context(first_shards(shards, sets))
         loaders = {name: LOADERS[name](folder, options) for name in names}
+        if planes:
+            loaders["ours-planes"] = ours(stack.enter_context(first_shards(planes, sets, PLANES)), options)
+            names = list(loaders)
+        bar = stack.enter_context(progress_bar("measuring", len(names) * (rounds + 1)))
+        reference = Reference(folder, options.size)
         differences = {}
         for name, loader in loaders.items():  # the warm-up too: workers start, files come into the page cache
             try:

@@ -57,9 +57,14 @@ class Pass(NamedTuple):
 
 
 @contextmanager
-def first_shards(shards: Path, sets: int) -> Iterator[Path]:
-    """A temporary shard directory of links to the first shards, as many as it takes to hold `sets` sets."""
+def first_shards(shards: Path, sets: int, codec: str = "jpeg") -> Iterator[Path]:
+    """A temporary shard directory of links to the first shards, as many as it takes to hold `sets` sets.
+
+    Raises `InputError` for shards of another codec, or without depth.
+    """
     manifest = Manifest.load(shards)
+    if manifest.codec != codec:
+        raise InputError(f"{shards} holds {manifest.codec}: give pictures with --shards, planes of them with --planes")
     if "depth" not in manifest.parts:
         raise InputError(f"the sets of {shards} have no depth: loaders are compared on sets with it, see fgbg-depth")
     index = load_index(shards, manifest)

@@ -1,53 +1,135 @@
 """fgbg-pack: image sets -> shards."""
 
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import numpy as np
+from click.core import ParameterSource
 
-from pipeline.depth import ENCODINGS, NEAR
+from pipeline.depth import CONVERTED, ENCODINGS, NEAR
+from pipeline.errors import InputError
 from pipeline.images import VERIFY
-from pipeline.pack import PackOptions, Progress, Summary, pack
+from pipeline.index import CODECS
+from pipeline.merge import merge
+from pipeline.pack import PackOptions, Progress, Summary, find, pack
+from pipeline.planes import PLANES
+from pipeline.schemes import SCHEMES, Counts
+from pipeline.sets import Sets
+from pipeline.stated import stated_layout
 from tools.cli import Command, progress_bar
 
 DEFAULTS = PackOptions()
+EXAMPLES, PROBLEMS = 10, 20  # lines of a dry run
+
+
+def _formulas(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
+    if wrong := next((text for text in texts if "=" not in text), None):
+        raise click.BadParameter(f"{wrong!r} is not NAME=FORMULA")
+    return {name.strip(): formula for name, _, formula in (text.partition("=") for text in texts)}
+
+
+def _counts(_: click.Context, __: click.Parameter, text: str | None) -> Counts | None:
+    try:
+        return Counts.parse(text) if text else None
+    except InputError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 @click.command(cls=Command)
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=click.Path(path_type=Path))
 @click.option("--shards", type=click.Path(path_type=Path), default=Path("shards"), show_default=True,
               help="Folder to fill: a new or an empty one.")  # fmt: skip
 @click.option("--seed", default=DEFAULTS.seed, show_default=True, help="Of the shuffle over all shards.")
 @click.option("--sets-per-shard", type=click.IntRange(1), default=DEFAULTS.sets_per_shard, show_default=True,
               help="Image sets in each tar.")  # fmt: skip
-@click.option("--depth/--no-depth", default=DEFAULTS.depth, show_default=True,
-              help="Whether the sets have depth maps; without, those that are there are not packed.")  # fmt: skip
-@click.option("--depth-encoding", type=click.Choice(["auto", *ENCODINGS]), default=DEFAULTS.depth_encoding,
+@click.option("--layout", metavar="NAME|FILE", default="auto", show_default=True,
+              help=f"How files are named: auto, {', '.join(SCHEMES)}, "
+                   "a .toml file, or a .csv that lists sets.")  # fmt: skip
+@click.option("--overlay", metavar="TEMPLATE", help="Paths of overlays, as fg_bg/{bg}/{fg}_{id}.jpg.")
+@click.option("--mask", metavar="TEMPLATE", help="Paths of masks; {name} is a number, * anything within a name.")
+@click.option("--depth", metavar="TEMPLATE", help="Paths of depth maps.")
+@click.option("--background", metavar="TEMPLATE", help="Paths of backgrounds.  [default: bg/*{bg}.jpg]")
+@click.option("--field", "fields", metavar="NAME=FORMULA", multiple=True, callback=_formulas,
+              help="bg, fg or id where no name tells it, from numbers in it: bg=ceil(n/4000).")  # fmt: skip
+@click.option("--counts", metavar="BxFxPxM", callback=_counts,
+              help="Backgrounds, foregrounds, placements and mirrorings (2 or 1) of sets that are numbered through, "
+                   "as 100x100x20x2.")  # fmt: skip
+@click.option("--codec", type=click.Choice(CODECS), default=DEFAULTS.codec, show_default=True,
+              help="Store pictures as they came, or as gray planes, which load without decoding.")  # fmt: skip
+@click.option("--size", type=click.IntRange(1), show_default=str(DEFAULTS.size),
+              help="Height and width of planes, pixels.")  # fmt: skip
+@click.option("--no-depth", is_flag=True, help="Pack without depth maps, even if there are some.")
+@click.option("--dry-run", is_flag=True, help="Say what would be packed, from the names alone, and write nothing.")
+@click.option("--depth-encoding", type=click.Choice(["auto", *ENCODINGS, *CONVERTED]), default=DEFAULTS.depth_encoding,
               show_default=True, help="Colours of the depth pictures; auto looks at a sample.")  # fmt: skip
 @click.option("--depth-near", type=click.Choice(NEAR), default=DEFAULTS.depth_near, show_default=True,
-              help="Which end of the depth scale is near.")  # fmt: skip
+              help="Which end of the depth scale is near: large values or small ones.")  # fmt: skip
+@click.option("--depth-range", type=float, nargs=2, metavar="LOW HIGH",
+              help="One scale for all .npy and 16-bit depth maps, in their units.  [default: each .npy by its smallest "
+                   "and largest value, 16 bits as they are]")  # fmt: skip
+@click.option("--depth-per-image", is_flag=True, help="Scale 16-bit depth maps as .npy, too: each by itself.")
 @click.option("--verify", type=click.Choice(VERIFY), default=DEFAULTS.verify, show_default=True,
-              help="Decode every picture, or trust what follows a good header.")  # fmt: skip
+              help="Decode every picture and look at every mask, or trust what follows a good header.")  # fmt: skip
+@click.option("--strict", is_flag=True, help="Let any problem at all end the packing, with nothing written.")
+@click.option("--merge", "merging", is_flag=True,
+              help="Join shard directories, which are the SOURCEs, as they are.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1), default=DEFAULTS.workers, show_default="one a core",
               help="Processes; the bytes written do not depend on it.")  # fmt: skip
 def main(
-    source: Path,
+    sources: tuple[Path, ...],
     shards: Path,
     seed: int,
     sets_per_shard: int,
-    depth: bool,
+    layout: str,
+    overlay: str | None,
+    mask: str | None,
+    depth: str | None,
+    background: str | None,
+    fields: dict[str, str],
+    counts: Counts | None,
+    codec: str,
+    size: int | None,
+    no_depth: bool,
+    dry_run: bool,
     depth_encoding: str,
     depth_near: str,
+    depth_range: tuple[float, float] | None,
+    depth_per_image: bool,
     verify: str,
+    strict: bool,
+    merging: bool,
     workers: int,
 ) -> None:
-    """Pack the image sets of the folder SOURCE into WebDataset shards.
+    """Pack the image sets of folders, zips and tars into WebDataset shards.
 
-    SOURCE holds bg/, fg_bg/ and fg_bg_mask/ as the S15 depth run left them, for instance
-    fg_bg/bg_005/fg_004_bg_005_000001.jpg with ..._disp.jpeg beside it. Parts are joined by the ids in their names.
-    What is incomplete or does not decode is left out and listed in problems.csv.
+    The layout, which tells from a file's name of which set it is which part, is recognised; state it where it is not
+    known. Parts are joined by the ids in their names, for instance fg_bg/bg_005/fg_004_bg_005_000001.jpg with
+    ..._disp.jpeg beside it. What is incomplete or does not decode is left out and listed in problems.csv.
     """
-    options = PackOptions(seed, sets_per_shard, depth, depth_encoding, depth_near, verify, workers)
+    if merging:
+        click.echo(merge_shards(sources, shards))
+        return
+    if size and codec != PLANES:
+        raise click.UsageError(f"--size is for --codec {PLANES}: pictures keep the size that they have")
+    options = PackOptions(
+        seed=seed,
+        sets_per_shard=sets_per_shard,
+        depth=not no_depth,
+        depth_encoding=depth_encoding,
+        depth_near=depth_near,
+        depth_range=depth_range,
+        depth_per_image=depth_per_image,
+        codec=codec,
+        size=size or DEFAULTS.size,
+        verify=verify,
+        strict=strict,
+        workers=workers,
+    )
+    templates = {"overlay": overlay, "mask": mask, "depth": depth, "background": background}
+    stated = stated_layout(layout, {name: text for name, text in templates.items() if text}, fields, counts)
     with progress_bar("scanning", 1) as bar:
 
         def files_found(total: int) -> None:
@@ -57,24 +139,75 @@ def main(
         def sets_found(total: int) -> None:
             bar.label, bar.length = "packing", total
 
-        summary = pack(source, shards, options, Progress(files_found, sets_found, bar.update))
-    click.echo(describe(summary, shards))
+        progress = Progress(files_found, sets_found, bar.update)
+        if dry_run:
+            sets = find(sources, options, progress, stated)
+        else:
+            summary = pack(sources, shards, options, progress, stated)
+    if dry_run:
+        click.echo("\n".join(describe_sets(sets)))
+    else:
+        click.echo(f"layout: {summary.layout}")
+        if summary.depth:
+            click.echo(f"depth: {summary.depth}")
+        click.echo(describe(summary, shards))
+
+
+def merge_shards(sources: tuple[Path, ...], shards: Path) -> str:
+    """Join shard directories; return one line on what there is now. Flags that say how to pack are refused."""
+    context = click.get_current_context()
+    for name in context.params.keys() - {"sources", "shards", "merging"}:
+        if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--merge joins shards as they are: leave out --{name.replace('_', '-')}")
+    with progress_bar("merging", 1) as bar:
+
+        def sets_merged(more: int, total: int) -> None:
+            bar.length = total
+            bar.update(more)
+
+        manifest = merge(sources, shards, sets_merged)
+    return (
+        f"merged {len(sources)} shard directories: {manifest.sets:,} sets on {len(manifest.backgrounds):,} backgrounds "
+        f"in {len(manifest.shards):,} shards"
+    )
+
+
+def describe_sets(sets: Sets) -> Iterator[str]:
+    """What a dry run tells: the layout, how many sets join, examples of them, and the problems."""
+    yield f"layout: {sets.chosen.why}"
+    yield f"{len(sets):,} sets join, on {len(sets.backgrounds):,} backgrounds; left out: {_counts_of(sets.left_out)}"
+    for position in np.unique(np.linspace(0, len(sets) - 1, EXAMPLES).astype(int)):
+        files = sets[position]
+        yield f"  {files.key}: {', '.join((sets.backgrounds[files.bg], *files.paths))}"
+    kinds = Counter(problem.kind for problem in sets.problems)
+    yield f"problems: {_counts_of(kinds)}; no picture was opened, nothing was written"
+    for path, kind, why in sorted(sets.problems)[:PROBLEMS]:
+        yield f"  {path}: {kind}: {why}"
+    if len(sets.problems) > PROBLEMS:
+        yield f"  ... and {len(sets.problems) - PROBLEMS:,} more"
+
+
+def _counts_of(kinds: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {kind}" for kind, count in sorted((+kinds).items())) or "nothing"
 
 
 def describe(summary: Summary, shards: Path) -> str:
-    """One line: what was packed, how fast, what was left out."""
+    """One line: what was packed, how fast, what was left out, and what was kept though it looks wrong."""
     manifest = summary.manifest
     megabytes = sum(shard.bytes for shard in manifest.shards) / 1e6
     rate = manifest.sets / summary.seconds
     depth = "without depth"
     if "depth" in manifest.parts:
         depth = f"depth {manifest.depth_encoding} near {manifest.depth_near}"
-    left_out = ", ".join(f"{count:,} {kind}" for kind, count in sorted((+summary.left_out).items()))
+    if manifest.codec == PLANES:
+        depth += f", planes of {manifest.plane_size} x {manifest.plane_size} pixels"
+    decoding = f" ({summary.decode_share:.0%} of the workers' time is decoding)" if summary.decode_share else ""
+    kept = f"; kept with masks that look wrong: {_counts_of(summary.findings)}" if summary.findings else ""
     problems = f"; {summary.problems:,} files listed in {shards / 'problems.csv'}" if summary.problems else ""
     return (
         f"packed {manifest.sets:,} sets on {len(manifest.backgrounds):,} backgrounds into {len(manifest.shards):,} "
-        f"shards, {megabytes:,.1f} MB, {rate:,.0f} sets/s, {depth}; "
-        f"left out: {left_out or 'nothing'}{problems}"
+        f"shards, {megabytes:,.1f} MB, {rate:,.0f} sets/s{decoding}, {depth}; "
+        f"left out: {_counts_of(summary.left_out)}{kept}{problems}"
     )
 
 

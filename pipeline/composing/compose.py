@@ -31,7 +31,7 @@ from pipeline.files import atomic_file, continued
 from pipeline.images import Picture, encode_gray, encode_rgb
 from pipeline.layouts import set_key
 from pipeline.order import Permutation
-from pipeline.sets import Problem
+from pipeline.problems import Problem
 from pipeline.shards import ShardWriter
 from pipeline.workers import Workers, available_cores
 

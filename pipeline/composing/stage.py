@@ -19,7 +19,7 @@ from PIL import Image
 from pipeline.composing.overlay import Sprite
 from pipeline.errors import InputError
 from pipeline.images import BadImage, encode_rgb
-from pipeline.sets import Problem
+from pipeline.problems import Problem
 from pipeline.workers import Workers
 
 U8 = NDArray[np.uint8]

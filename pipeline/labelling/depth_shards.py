@@ -17,7 +17,8 @@ from pipeline.images import BadImage, Picture, check_image
 from pipeline.index import Manifest, load_index
 from pipeline.labelling.estimate import EstimateOptions, Progress, Report, Result, estimate
 from pipeline.labelling.teacher import Teacher
-from pipeline.sets import Problem
+from pipeline.planes import PLANES
+from pipeline.problems import Problem
 from pipeline.shards import ShardWriter
 from pipeline.store import Damaged, Store
 
@@ -39,6 +40,8 @@ def rewrite_with_depth(
     """
     progress = progress or Progress()
     manifest = Manifest.load(source)
+    if manifest.codec == PLANES:
+        raise InputError(f"{source} holds planes, which lack the pictures' colours: add depth before they are made")
     index = load_index(source, manifest)
     arguments = {"command": "fgbg-depth", **teacher.arguments(), "quality": options.quality, "source": manifest.sha256}
     with continued(shards, arguments) as notes:

@@ -19,7 +19,7 @@ from PIL import Image
 from pipeline.errors import InputError
 from pipeline.images import BadImage, Picture, decode_rgb, encode_gray, image_format
 from pipeline.labelling.teacher import Teacher, TeacherSettings
-from pipeline.sets import Problem
+from pipeline.problems import Problem
 from pipeline.workers import available_cores
 
 AHEAD, BEHIND = 3, 3  # batches

@@ -1,0 +1,80 @@
+"""Inflate: stored planes -> uint8 [N, 1, S, S] on the device, without DALI; stands where `decode.Decoder` does."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.decode import DecodeOptions, Encoded, Undecodable, torch_device
+from pipeline.planes import DEPTH, BadFrame, decode_sets, undo_rows
+
+Begun = tuple[torch.Tensor, list[Future[None]]]
+"""A batch, uint8 [P, N, size, size], and the shares of the work that fills it."""
+
+
+class PlaneDecoder:
+    """Decompresses runs of batches in threads, `prefetch` of them ahead of whoever takes the results."""
+
+    def __init__(self, parts: Sequence[str], stored: int, options: DecodeOptions) -> None:
+        """`parts` are the first of the `stored` planes of a set; `options.size` is the size that they have."""
+        self._parts, self._stored, self._options = parts, stored, options
+        self._device = torch_device(options.device)
+
+    def decode(self, batches: Iterator[Encoded]) -> Iterator[dict[str, torch.Tensor]]:
+        """Yield each batch of frames: for each part a tensor of its own, uint8 [N, 1, size, size] on the device.
+
+        The overlay still lacks its background. `batches` is drawn from in a thread; what it raises comes through.
+        Raises `Undecodable` for a frame that is none.
+        """
+        reader, workers = ThreadPoolExecutor(1), ThreadPoolExecutor(self._options.threads)
+        try:
+            ahead = deque(
+                reader.submit(self._next, batches, self._memory(), workers) for _ in range(self._options.prefetch)
+            )
+            while (begun := ahead.popleft().result()) is not None:
+                ahead.append(reader.submit(self._next, batches, self._memory(), workers))
+                yield dict(zip(self._parts, self._finish(*begun), strict=True))
+        finally:
+            reader.shutdown(cancel_futures=True)
+            workers.shutdown(cancel_futures=True)
+
+    def _memory(self) -> torch.Tensor:
+        """Room for a batch, uint8 [P, batch_size, size, size]: every part of it is one piece.
+
+        Pinned for a GPU: torch hands such memory out again, without a wait, once the copy from it is done.
+        """
+        shape = (len(self._parts), self._options.batch_size, self._options.size, self._options.size)
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+
+    def _next(self, batches: Iterator[Encoded], memory: torch.Tensor, workers: ThreadPoolExecutor) -> Begun | None:
+        """Begin to fill `memory` with the next batch; None at the end of an epoch."""
+        encoded = next(batches, None)
+        if encoded is None:
+            return None
+        [frames] = encoded
+        planes = memory[:, : len(frames)]
+        share = -(-len(frames) // self._options.threads) or 1
+        starts = range(0, len(frames), share)
+        return planes, [
+            workers.submit(self._fill, planes[:, start : start + share].numpy(), frames[start : start + share])
+            for start in starts
+        ]
+
+    def _fill(self, planes: NDArray[np.uint8], frames: Sequence[NDArray[np.uint8]]) -> None:
+        try:
+            decode_sets([frame.data for frame in frames], planes, self._stored)
+        except BadFrame as error:
+            raise Undecodable(str(error)) from error
+        if self._device.type == "cpu":
+            undo_rows(planes[DEPTH:])
+
+    def _finish(self, planes: torch.Tensor, shares: Sequence[Future[None]]) -> list[torch.Tensor]:
+        for share in shares:
+            share.result()
+        parts = [part.unsqueeze(1).to(self._device, non_blocking=True) for part in planes]
+        if self._device.type == "cuda":
+            parts[DEPTH:] = [depth.cumsum(2, dtype=torch.uint8) for depth in parts[DEPTH:]]  # wraps as it has to
+        return parts

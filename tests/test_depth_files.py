@@ -1,0 +1,162 @@
+import io
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pipeline.depth import CONVERTED, ENCODINGS, depth_table
+from pipeline.depth_files import DepthFiles, load_array, recognise_files
+from pipeline.errors import InputError
+from pipeline.images import BadImage, decode_gray
+from tests.samples import coloured, jpeg, png, street_depth
+
+LEVELS = street_depth()
+
+
+def npy(values: NDArray[np.generic]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    return buffer.getvalue()
+
+
+def error(levels: NDArray[np.uint8], expected: NDArray[np.uint8]) -> float:
+    """RMSE in levels."""
+    return float(np.sqrt(((levels.astype(float) - expected) ** 2).mean()))
+
+
+@pytest.mark.parametrize("near", ["bright", "dark"])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_what_a_table_inverts_is_stored_as_it_came(encoding: str, near: str) -> None:
+    files = DepthFiles(encoding, near)
+    content = jpeg(coloured(LEVELS, encoding))
+    picture, note = files.read(content, "decode")
+    assert (picture.extension, picture.content, picture.size, note) == ("jpg", content, LEVELS.shape, {})
+    assert files.stored == (encoding, near)
+
+
+@pytest.mark.parametrize("near", ["bright", "dark"])
+@pytest.mark.parametrize("encoding", [*ENCODINGS, *CONVERTED])
+def test_what_is_converted_is_gray_with_near_bright(encoding: str, near: str) -> None:
+    files = DepthFiles(encoding, near, arrays=True)
+    assert files.converts
+    assert files.stored == ("gray", "bright")
+    picture, note = files.read(png(coloured(LEVELS, encoding)), "decode")
+    nearness = LEVELS if near == "bright" else 255 - LEVELS
+    assert error(decode_gray(picture.content), nearness) < 1.5
+    assert note == {}
+
+
+def test_gray_with_near_bright_is_kept_even_where_others_are_converted() -> None:
+    content = jpeg(LEVELS[..., None])
+    assert DepthFiles("gray", "bright", arrays=True).read(content, "decode")[0].content == content
+
+
+@pytest.mark.parametrize("shape", [(64, 256), (1, 1, 64, 256)])
+@pytest.mark.parametrize("dtype", ["<f4", ">f8", "<u2"])
+def test_arrays_are_scaled_each_by_itself_or_by_one_range(shape: tuple[int, ...], dtype: str) -> None:
+    values = np.repeat(np.arange(256.0), 64).reshape(64, 256).astype(dtype)
+    content = npy(values.reshape(shape) * np.array(10, dtype))
+    by_itself, note = DepthFiles("gray", "bright", arrays=True).read(content, "header")
+    assert note == {"depth_range": [0.0, 2550.0]}
+    assert by_itself.size == (64, 256)
+    assert error(decode_gray(by_itself.content), values.astype(np.uint8)) < 1
+    one, note = DepthFiles("gray", "dark", arrays=True, limits=(1000.0, 2000.0)).read(content, "header")
+    assert note == {"depth_range": [2000.0, 1000.0]}  # far, near
+    expected = np.rint(255 - 255 * np.clip((values.astype(float) - 100) / 100, 0, 1)).astype(np.uint8)
+    assert error(decode_gray(one.content), expected) < 1.5
+
+
+def test_a_flat_array_is_all_far() -> None:
+    picture, note = DepthFiles("gray", "bright", arrays=True).read(npy(np.full((16, 16), 7.5, np.float32)), "decode")
+    assert note == {"depth_range": [7.5, 7.5]}
+    assert not decode_gray(picture.content).any()
+
+
+def test_infinity_saturates_in_a_range_and_is_refused_without() -> None:
+    content = npy(np.where(LEVELS > 99, np.inf, LEVELS).astype(np.float32))
+    with pytest.raises(BadImage, match="infinite values: state the range that counts with --depth-range"):
+        DepthFiles("gray", "dark", arrays=True).read(content, "decode")
+    picture, _ = DepthFiles("gray", "dark", arrays=True, limits=(0.0, 100.0)).read(content, "decode")
+    assert decode_gray(picture.content)[LEVELS > 99].mean() < 2  # far, which is black
+
+
+def test_sixteen_bits() -> None:
+    values = (LEVELS.astype(np.uint16) * 7) + 100  # millimetres, a small part of the whole range
+    content = png(values)
+    assert DepthFiles("gray", "dark").read(content, "decode")[0].content == content
+    assert depth_table("gray", "dark")[decode_gray(content)].min() > 240  # which is why one scales them
+    picture, note = DepthFiles("gray", "dark", per_image=True).read(content, "decode")
+    assert note == {"depth_range": [float(values.max()), float(values.min())]}
+    stretched = np.rint(LEVELS * (255 / LEVELS.max())).astype(np.uint8)
+    assert error(decode_gray(picture.content), 255 - stretched) < 1.5
+    picture, note = DepthFiles("gray", "bright", limits=(100.0, 100.0 + 7 * 255)).read(content, "decode")
+    assert note == {"depth_range": [100.0, 1885.0]}
+    assert error(decode_gray(picture.content), LEVELS) < 1.5
+    # Beside arrays, with no range stated, they keep the whole range of 16 bits.
+    picture, note = DepthFiles("gray", "dark", arrays=True).read(png(LEVELS.astype(np.uint16) * 257), "decode")
+    assert note == {}
+    assert error(decode_gray(picture.content), 255 - LEVELS) < 1.5
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (npy(np.zeros((4, 4), np.float32))[:-1], r"\.npy does not load"),
+        (npy(np.zeros((4, 4), np.float32))[:30], r"\.npy does not load"),
+        (b"\x93NUMPY", r"\.npy does not load"),
+        (npy(np.array([None])), r"\.npy does not load: Object arrays"),
+        (npy(np.zeros((3, 4, 4))), r"\.npy has shape \(3, 4, 4\) of float64: expected numbers \[H, W\]"),
+        (npy(np.zeros(16)), r"\.npy has shape \(16,\)"),
+        (npy(np.zeros((0, 4))), r"\.npy has shape \(0, 4\)"),
+        (npy(np.zeros((4, 4), complex)), r"of complex128: expected numbers"),
+        (npy(np.array([[0.0, np.nan]])), r"values that are not numbers"),
+    ],
+)
+def test_bad_arrays_say_why(content: bytes, why: str) -> None:
+    with pytest.raises(BadImage, match=why):
+        load_array(content)
+
+
+def test_bad_files_say_why() -> None:
+    for files in (DepthFiles("gray", "bright"), DepthFiles("jet", "bright"), DepthFiles("magma", "dark", arrays=True)):
+        with pytest.raises(BadImage, match="JPEG does not decode"):
+            files.read(jpeg(coloured(LEVELS, "jet"))[:-300], "decode")
+        with pytest.raises(BadImage, match="empty file"):
+            files.read(b"", "header")
+
+
+def test_how_files_are_read_is_told() -> None:
+    magma = [("a.jpg", jpeg(coloured(LEVELS, "magma"))), ("b.jpg", jpeg(coloured(255 - LEVELS, "magma")))]
+    files, why = recognise_files(magma, 0, "auto", "dark")
+    assert files == DepthFiles("magma", "dark")
+    assert why.startswith("2 sampled depth maps are magma (mean distance")
+    files, why = recognise_files(magma, 0, "jet", "bright")
+    assert files == DepthFiles("jet", "bright")
+    assert why == "stated to be jet; stored as gray, near bright"
+    files, why = recognise_files(magma, 7, "auto", "bright", limits=(0.5, 80.0))
+    assert files == DepthFiles("magma", "bright", True, False, (0.5, 80.0))
+    assert why.endswith("; 7 are numbers (.npy), scaled from 0.5 to 80; stored as gray, near bright")
+    files, why = recognise_files([], 7, "auto", "bright")
+    assert files == DepthFiles("gray", "bright", True)
+    assert why == "7 are numbers (.npy), scaled each by its smallest and largest value; stored as gray, near bright"
+
+
+def test_dim_pictures_of_sixteen_bits_are_told() -> None:
+    dim, whole = ([("a.png", png(LEVELS.astype(np.uint16) * factor))] for factor in (10, 257))
+    files, why = recognise_files(dim, 0, "auto", "bright")
+    assert files == DepthFiles("gray", "bright")
+    assert why.endswith(
+        "; their 16 bits reach only 2,510 of 65,535: scale them with --depth-range or --depth-per-image"
+    )
+    assert "16 bits" not in recognise_files(whole, 0, "auto", "bright")[1]
+    files, why = recognise_files(dim, 0, "auto", "bright", per_image=True)
+    assert files.converts
+    assert "; 16 bits are scaled each by its smallest" in why
+
+
+def test_a_range_without_numbers_is_refused() -> None:
+    for scale in ({"per_image": True}, {"limits": (0.0, 1.0)}):
+        with pytest.raises(
+            InputError, match="all 1 sampled depth maps are pictures of 8 bits: leave out --depth-range"
+        ):
+            recognise_files([("a.jpg", jpeg(LEVELS[..., None]))], 0, "auto", "bright", **scale)

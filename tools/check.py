@@ -1,0 +1,96 @@
+"""fgbg-check: is every byte of a shard directory as it was packed?"""
+
+import sys
+from pathlib import Path
+
+import click
+
+from pipeline.check import CheckOptions, Report, check
+from pipeline.depth import ENCODINGS, NEAR
+from pipeline.repair import ASIDE, repair
+from pipeline.repair import Report as Repaired
+from tools.cli import Command, progress_bar
+
+DEFAULTS = CheckOptions()
+
+
+@click.command(cls=Command)
+@click.option("--shards", type=click.Path(path_type=Path), default=Path("shards"), show_default=True,
+              help="The shard directory.")  # fmt: skip
+@click.option("--decode", is_flag=True, help="Decode every picture as well.")
+@click.option(
+    "--full", is_flag=True, help="--decode, and compare what the stock webdataset reader sees with the index."
+)
+@click.option("--repair-index", is_flag=True,
+              help="Rebuild index, .idx and manifest from the tars; sets that are damaged are left out.")  # fmt: skip
+@click.option("--depth-encoding", type=click.Choice(ENCODINGS),
+              help="Of --repair-index: colours of the depth pictures.  [default: the manifest's]")  # fmt: skip
+@click.option("--depth-near", type=click.Choice(NEAR),
+              help="Of --repair-index: which end of the depth scale is near.  [default: the manifest's]")  # fmt: skip
+@click.option("--workers", type=click.IntRange(1), default=DEFAULTS.workers, show_default="one a core",
+              help="Processes; what is found does not depend on it.")  # fmt: skip
+def main(
+    shards: Path,
+    decode: bool,
+    full: bool,
+    repair_index: bool,
+    depth_encoding: str | None,
+    depth_near: str | None,
+    workers: int,
+) -> None:
+    """Check that every byte of a shard directory is as it was packed; name what is not, and exit with 1.
+
+    Compared are the hashes of all shards, of the backgrounds and the index, the CRC of every picture, the rows of the
+    index with the tars' headers and the sets' json, each .idx with its tar, and the manifest with all of it.
+
+    --repair-index writes a tar with damaged sets anew without these, and keeps the old one as sets-NNNNNN.tar.damaged.
+    """
+    if repair_index and (decode or full):
+        raise click.UsageError("--repair-index decodes every picture by itself: leave out --decode and --full")
+    if not repair_index and (depth_encoding or depth_near):
+        raise click.UsageError("--depth-encoding and --depth-near belong to --repair-index")
+    with progress_bar("repairing" if repair_index else "checking", 1) as bar:
+
+        def done(more: int, total: int) -> None:
+            bar.length = total
+            bar.update(more)
+
+        if repair_index:
+            repaired = repair(shards, depth_encoding, depth_near, workers=workers, tars_read=done)
+        else:
+            report = check(shards, CheckOptions(decode or full, full, workers), done)
+    if repair_index:
+        for problem in repaired.damaged:
+            click.echo(f"left out: {problem.path}: {problem.why}")
+        click.echo(describe_repair(repaired, shards))
+        return
+    for line in report.damage:
+        click.echo(line)
+    click.echo(describe(report, shards))
+    if report.damage:
+        click.get_current_context().exit(1)
+
+
+def describe(report: Report, shards: Path) -> str:
+    """One line: how much was read, how fast, and whether all is well."""
+    manifest, megabytes = report.manifest, report.bytes / 1e6
+    verdict = f"damage found: {len(report.damage):,}" if report.damage else "all is as it was packed"
+    return (
+        f"{shards}: {verdict}; read {manifest.sets:,} sets on {len(manifest.backgrounds):,} backgrounds in "
+        f"{len(manifest.shards):,} shards, {megabytes:,.1f} MB, {megabytes / report.seconds:,.0f} MB/s"
+    )
+
+
+def describe_repair(report: Repaired, shards: Path) -> str:
+    """One line: what there is now, what was left out, and what could not be known."""
+    manifest = report.manifest
+    aside = f"; the damaged tars are kept as *.tar{ASIDE}" if report.damaged else ""
+    unsure = f"; not verified: {report.unverified:,} shards, for want of checksums that tell damage which decodes"
+    return (
+        f"{shards}: rebuilt index, .idx and manifest of {manifest.sets:,} sets in {len(manifest.shards):,} shards; "
+        f"left out: {len(report.damaged):,}{aside}{unsure if report.unverified else ''}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
