@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.files import atomic_file
 from pipeline.images import Picture
 from pipeline.index import BACKGROUNDS, Background, Manifest, ShardInfo, save_index, stored_members
-from pipeline.layouts import UNKNOWN
+from pipeline.parts import UNKNOWN
 from pipeline.preview import write_preview
 from pipeline.problems import Problem
 from pipeline.shards import Shard, load_shard

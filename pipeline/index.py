@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.depth import ENCODINGS, NEAR, NO_DEPTH
 from pipeline.errors import InputError
 from pipeline.files import atomic_file, require_finished
-from pipeline.layouts import PARTS
+from pipeline.parts import PARTS
 from pipeline.planes import PLANES
 
 FORMAT = "fgbg-shards"

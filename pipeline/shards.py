@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.images import Picture
 from pipeline.index import ShardInfo, row_type
-from pipeline.layouts import PARTS, UNKNOWN, set_key
+from pipeline.parts import PARTS, UNKNOWN, set_key
 from pipeline.problems import Problem
 from pipeline.tar import TarWriter
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.layouts import UNKNOWN
+from pipeline.parts import UNKNOWN
 
 SPLITS = ("train", "val", "test")
 TEST_SHARE, VAL_SHARE = 0.1, 0.1

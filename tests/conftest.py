@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from pipeline.pack import PackOptions, pack
+from pipeline.packing.pack import PackOptions, pack
 from tests.samples import S15, write_sets
 
 # No deadline: these machines are noisy. Derandomised: a failure in CI is a failure here.

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError
+from pipeline.finding.sets import find_sets
 from pipeline.index import Manifest, load_index
-from pipeline.pack import PackOptions, Progress, pack
-from pipeline.sets import find_sets
+from pipeline.packing.pack import PackOptions, Progress, pack
 from tests.miniatures import COUNTS, SCHEMES, SETS, write_folder, write_tar, write_zip
 from tests.samples import write
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 import tools.peers
 from pipeline.index import Manifest
 from pipeline.loader import Loader
-from pipeline.pack import PackOptions, pack
+from pipeline.packing.pack import PackOptions, pack
 from tests.samples import png, smooth_picture, write
 from tools.bench import main
 from tools.measure import first_shards, spread

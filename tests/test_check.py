@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.check import CheckOptions, check
+from pipeline.checking.check import CheckOptions, check
 from pipeline.errors import InputError
 from pipeline.index import Manifest, load_index
 from pipeline.loader import Loader
-from pipeline.pack import PackOptions, Progress, pack
+from pipeline.packing.pack import PackOptions, Progress, pack
 from pipeline.store import Damaged, Store
 from tests.samples import files_below, write, write_sets
 from tests.test_store import flip_bit, without_depth

@@ -5,7 +5,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pipeline.index import Manifest, load_index
-from pipeline.pack import PackOptions, Progress, pack
+from pipeline.packing.pack import PackOptions, Progress, pack
 from tests.samples import files_below
 from tests.test_store import flip_bit
 from tools.check import main

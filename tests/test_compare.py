@@ -3,11 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.compare import WIDE, Rows, in_tar_order, rows_of_shards, stock_reader_damage, tar_damage
+from pipeline.checking.compare import WIDE, Rows, in_tar_order, rows_of_shards, stock_reader_damage, tar_damage
+from pipeline.checking.scan import Scan
+from pipeline.checking.stored import stored_parts
 from pipeline.index import Manifest, ShardInfo, load_index
-from pipeline.layouts import PARTS
-from pipeline.scan import Scan
-from pipeline.stored import stored_parts
+from pipeline.parts import PARTS
 
 
 @pytest.fixture

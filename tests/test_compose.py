@@ -19,7 +19,7 @@ from pipeline.composing.recipe import Recipe
 from pipeline.composing.stage import Stage, prepare
 from pipeline.errors import InputError
 from pipeline.index import Manifest
-from pipeline.pack import PackOptions, pack
+from pipeline.packing.pack import PackOptions, pack
 from pipeline.split import SPLITS
 from pipeline.store import Store
 from pipeline.synthetic.source import Synthetic

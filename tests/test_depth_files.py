@@ -5,9 +5,9 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.depth import CONVERTED, ENCODINGS, depth_table
-from pipeline.depth_files import DepthFiles, load_array, recognise_files
 from pipeline.errors import InputError
 from pipeline.images import BadImage, decode_gray
+from pipeline.packing.depth_files import DepthFiles, load_array, recognise_files
 from tests.samples import coloured, jpeg, png, street_depth
 
 LEVELS = street_depth()

@@ -15,7 +15,7 @@ from pipeline.labelling.depth_shards import rewrite_with_depth
 from pipeline.labelling.estimate import EstimateError, EstimateOptions, Progress
 from pipeline.labelling.teacher import Teacher, TeacherSettings
 from pipeline.loader import Loader
-from pipeline.pack import PackOptions, pack
+from pipeline.packing.pack import PackOptions, pack
 from pipeline.store import Store
 from tests.networks import WEIGHTS, weighted_sum
 from tests.samples import files_below

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.depth import colour_map
-from pipeline.encode import BackgroundEncoder, NoPlanes, PlaneEncoder
 from pipeline.errors import InputError
 from pipeline.images import BadImage, Picture
 from pipeline.index import Manifest, load_index
 from pipeline.loader import Loader
-from pipeline.pack import PackOptions, pack
+from pipeline.packing.encode import BackgroundEncoder, NoPlanes, PlaneEncoder
+from pipeline.packing.pack import PackOptions, pack
 from pipeline.planes import encode_set
 from tests.samples import files_below, png, set_paths, smooth_picture, write, write_sets
 
@@ -117,7 +117,7 @@ def test_a_packing_that_is_stopped_goes_on_to_the_same_bytes(
             raise KeyboardInterrupt
         return encode_set(*arguments)
 
-    monkeypatch.setattr("pipeline.encode.encode_set", fail_later)
+    monkeypatch.setattr("pipeline.packing.encode.encode_set", fail_later)
     with pytest.raises(KeyboardInterrupt):
         pack(source, tmp_path / "shards", OPTIONS)
     monkeypatch.undo()
@@ -219,5 +219,5 @@ def test_options_out_of_range() -> None:
 
 
 def test_who_packs_pictures_need_not_wait_for_torch() -> None:
-    code = "import sys, pipeline.pack; sys.exit('torch' in sys.modules)"
+    code = "import sys, pipeline.packing.pack; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, check=False).returncode == 0

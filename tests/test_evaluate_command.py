@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from pipeline.loader import Loader
-from pipeline.pack import PackOptions, pack
+from pipeline.packing.pack import PackOptions, pack
 from pipeline.split import BACKGROUND_SALT, FOREGROUND_SALT, group
 from tests.samples import jpeg, set_paths, smooth_picture, write
 from tests.test_store import flip_bit, without_depth

@@ -44,7 +44,9 @@ def test_bad_pictures_say_why(content: bytes, why: str) -> None:
 
 def test_the_check_needs_no_torch() -> None:
     # Packing starts a fresh interpreter for each worker: it must stay light.
-    code = "import sys, pipeline.pack; sys.exit(bool({'torch', 'nvidia', 'matplotlib.pyplot'} & set(sys.modules)))"
+    code = (
+        "import sys, pipeline.packing.pack; sys.exit(bool({'torch', 'nvidia', 'matplotlib.pyplot'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

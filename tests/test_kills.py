@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline.pack import PackOptions, pack
+from pipeline.packing.pack import PackOptions, pack
 from tests.miniatures import write_zip
 from tests.samples import files_below, jpeg, set_paths, smooth_picture, soft_disc
 
@@ -16,7 +16,7 @@ KILLS = 30
 # tar, are no such events; they are made some.
 KILLED = """
 import os, pathlib, signal, sys
-from pipeline.pack import PackOptions, pack
+from pipeline.packing.pack import PackOptions, pack
 from pipeline.tar import TarWriter
 
 source, shards, moment = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.formulas import Formula
-from pipeline.layouts import Layout, Template
-from pipeline.set_list import SetList
-from pipeline.sets import find_sets
-from pipeline.stated import load_layout
+from pipeline.finding.formulas import Formula
+from pipeline.finding.layouts import Layout, Template
+from pipeline.finding.set_list import SetList
+from pipeline.finding.sets import find_sets
+from pipeline.finding.stated import load_layout
 from tests.samples import write
 
 NO_DEPTH = ("fg_bg", "mask")

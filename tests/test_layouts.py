@@ -1,7 +1,8 @@
 import pytest
 
-from pipeline.layouts import Template, set_key
-from pipeline.schemes import SEED_DEPTH_RUN
+from pipeline.finding.layouts import Template
+from pipeline.finding.schemes import SEED_DEPTH_RUN
+from pipeline.parts import set_key
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from PIL import Image
 from pipeline.errors import InputError
 from pipeline.index import Manifest, load_index
 from pipeline.loader import Batch, Loader
-from pipeline.pack import PackOptions, pack
+from pipeline.packing.pack import PackOptions, pack
 from tests.samples import png, set_paths, smooth_picture, write_sets
 from tests.test_store import flip_bit, without_depth
 

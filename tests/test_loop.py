@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pipeline.errors import InputError
 from pipeline.loader import Loader
-from pipeline.pack import PackOptions, pack
+from pipeline.packing.pack import PackOptions, pack
 from tests.test_store import without_depth
 from train.checkpoint import load, save
 from train.config import Config, choose_device

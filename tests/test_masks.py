@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from pipeline.images import BadImage, decode_jpeg_gray, encode_gray
-from pipeline.masks import BLANK, BRIGHT, DARK, EDGE, NOT_BINARY, check_mask, judge, plausible
+from pipeline.packing.masks import BLANK, BRIGHT, DARK, EDGE, NOT_BINARY, check_mask, judge, plausible
 from tests.samples import jpeg, png, smooth_picture
 
 Mask = NDArray[np.uint8]

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.check import CheckOptions, check
+from pipeline.checking.check import CheckOptions, check
+from pipeline.checking.merge import merge
+from pipeline.checking.repair import repair
 from pipeline.errors import InputError
 from pipeline.index import Manifest, load_index
 from pipeline.loader import Loader
-from pipeline.merge import merge
-from pipeline.pack import PackOptions, pack
-from pipeline.repair import repair
+from pipeline.packing.pack import PackOptions, pack
 from tests.samples import files_below, jpeg, set_paths, smooth_picture, write, write_sets
 from tests.test_repair import FULL, contents
 from tests.test_store import without_depth

@@ -12,7 +12,7 @@ from PIL import Image
 from pipeline.errors import InputError
 from pipeline.images import decode_gray, decode_rgb
 from pipeline.index import Manifest, load_index
-from pipeline.pack import PackOptions, Progress, pack
+from pipeline.packing.pack import PackOptions, Progress, pack
 from pipeline.store import Store
 from pipeline.tar import TarWriter
 from tests.samples import files_below, jpeg, png, set_paths, smooth_picture, write, write_sets

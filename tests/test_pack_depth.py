@@ -13,7 +13,7 @@ from PIL import Image
 from pipeline.depth import CONVERTED, ENCODINGS
 from pipeline.errors import InputError
 from pipeline.loader import Loader
-from pipeline.pack import PackOptions, Summary, pack
+from pipeline.packing.pack import PackOptions, Summary, pack
 from pipeline.preview import GAP, TILE, TITLE
 from tests.samples import coloured, files_below, jpeg, png, set_paths, street_depth, write, write_sets
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.check import CheckOptions, check
+from pipeline.checking.check import CheckOptions, check
+from pipeline.checking.repair import repair
 from pipeline.errors import InputError
 from pipeline.index import Manifest, load_index
 from pipeline.loader import Loader
-from pipeline.pack import PackOptions, pack
-from pipeline.repair import repair
+from pipeline.packing.pack import PackOptions, pack
 from pipeline.store import Store
 from tests.samples import files_below, write_sets
 from tests.test_store import flip_bit, without_depth

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.compare import WIDE
+from pipeline.checking.compare import WIDE
+from pipeline.checking.scan import Scan, parse_header
+from pipeline.checking.stored import stored_background, stored_parts
 from pipeline.index import Manifest, load_index
-from pipeline.layouts import PARTS
-from pipeline.scan import Scan, parse_header
-from pipeline.stored import stored_background, stored_parts
+from pipeline.parts import PARTS
 from pipeline.tar import TarWriter, tar_header
 
 PICTURES = stored_parts("jpeg", PARTS)

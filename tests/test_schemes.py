@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
+from pipeline.finding.layouts import Layout
+from pipeline.finding.schemes import Counts, scheme, schemes
+from pipeline.finding.sets import find_sets
 from pipeline.index import Manifest
-from pipeline.layouts import Layout
-from pipeline.pack import PackOptions, pack
-from pipeline.schemes import Counts, scheme, schemes
-from pipeline.sets import find_sets
+from pipeline.packing.pack import PackOptions, pack
 from pipeline.store import Store
 from tests.miniatures import COUNTS, SCHEMES, SETS, Scheme, picture, set_list, write_folder, write_tar, write_zip
 from tests.samples import files_below

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from pipeline.depth_files import DepthFiles
 from pipeline.errors import InputError
-from pipeline.pack import PackOptions, Summary, pack
-from pipeline.set_reader import SetReader
-from pipeline.sets import find_sets
-from pipeline.sources import Reader
+from pipeline.finding.sets import find_sets
+from pipeline.finding.sources import Reader
+from pipeline.packing.depth_files import DepthFiles
+from pipeline.packing.pack import PackOptions, Summary, pack
+from pipeline.packing.set_reader import SetReader
 from tests.samples import files_below, jpeg, png, set_paths, smooth_picture, soft_disc, write, write_sets
 from tools.pack import main
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline.images import decode_rgb
 from pipeline.index import Manifest, load_index
-from pipeline.layouts import PARTS
+from pipeline.parts import PARTS
 from pipeline.store import Store
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
+from pipeline.finding.listing import Listing
+from pipeline.finding.sources import Reader, open_sources, unpack_compressed, walk_files
 from pipeline.images import BadImage
-from pipeline.listing import Listing
-from pipeline.sources import Reader, open_sources, unpack_compressed, walk_files
 from tests.miniatures import write_folder, write_tar, write_zip
 from tests.samples import write
 

@@ -10,7 +10,7 @@ import pytest
 
 import pipeline.store
 from pipeline.errors import InputError
-from pipeline.pack import PackOptions, pack
+from pipeline.packing.pack import PackOptions, pack
 from pipeline.store import Damaged, Store
 
 

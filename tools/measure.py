@@ -22,7 +22,7 @@ from pipeline.depth import depth_table
 from pipeline.errors import InputError
 from pipeline.images import decode_gray
 from pipeline.index import BACKGROUNDS, Manifest, load_index, save_index
-from pipeline.layouts import PARTS
+from pipeline.parts import PARTS
 from pipeline.store import Store
 from pipeline.workers import available_cores
 from tools.peers import Loaded

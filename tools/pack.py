@@ -9,16 +9,16 @@ import click
 import numpy as np
 from click.core import ParameterSource
 
+from pipeline.checking.merge import merge
 from pipeline.depth import CONVERTED, ENCODINGS, NEAR
 from pipeline.errors import InputError
+from pipeline.finding.schemes import SCHEMES, Counts
+from pipeline.finding.sets import Sets
+from pipeline.finding.stated import stated_layout
 from pipeline.images import VERIFY
 from pipeline.index import CODECS
-from pipeline.merge import merge
-from pipeline.pack import PackOptions, Progress, Summary, find, pack
+from pipeline.packing.pack import PackOptions, Progress, Summary, find, pack
 from pipeline.planes import PLANES
-from pipeline.schemes import SCHEMES, Counts
-from pipeline.sets import Sets
-from pipeline.stated import stated_layout
 from tools.cli import Command, progress_bar
 
 DEFAULTS = PackOptions()

@@ -20,10 +20,10 @@ from torch.utils.dlpack import from_dlpack
 
 from pipeline.decode import Table, decode_part
 from pipeline.depth import depth_table
+from pipeline.finding.sets import Sets
 from pipeline.index import Manifest, load_index
-from pipeline.layouts import PARTS, set_key
 from pipeline.loader import Loader
-from pipeline.sets import Sets
+from pipeline.parts import PARTS, set_key
 from pipeline.store import Store
 
 

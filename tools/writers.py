@@ -16,10 +16,10 @@ from PIL import Image
 
 from pipeline.composing.photos import find_pictures, read_background
 from pipeline.composing.recipe import Recipe
+from pipeline.finding.schemes import SEED_DEPTH_RUN
+from pipeline.finding.sets import find_sets
 from pipeline.images import encode_gray, encode_rgb
 from pipeline.index import Manifest
-from pipeline.schemes import SEED_DEPTH_RUN
-from pipeline.sets import find_sets
 from tools.cli import progress_bar
 from tools.measure import Pass, cpu_sec, in_turn, print_table, table_row
 from tools.peers import pack_with_shard_writer

@@ -29,8 +29,8 @@ from pipeline.composing.stage import Source, Stage, prepare
 from pipeline.depth import NO_DEPTH
 from pipeline.files import atomic_file, continued
 from pipeline.images import Picture, encode_gray, encode_rgb
-from pipeline.layouts import set_key
 from pipeline.order import Permutation
+from pipeline.parts import set_key
 from pipeline.problems import Problem
 from pipeline.shards import ShardWriter
 from pipeline.workers import Workers, available_cores

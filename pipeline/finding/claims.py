@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.layouts import IDS, UNKNOWN, Layout
-from pipeline.listing import Listing
+from pipeline.finding.layouts import IDS, Layout
+from pipeline.finding.listing import Listing
+from pipeline.finding.recognise import Found, is_junk
+from pipeline.parts import UNKNOWN
 from pipeline.problems import Problem
-from pipeline.recognise import Found, is_junk
 
 NUMBER = 0  # of a set whose layout tells none
 

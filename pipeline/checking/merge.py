@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.assemble import assemble, done_shards, note_path, read_problems, shard_path, tally, write_bank
-from pipeline.compare import Rows, rows_of_shards
+from pipeline.checking.compare import Rows, rows_of_shards
+from pipeline.checking.stored import stored_background
 from pipeline.depth import NO_DEPTH
 from pipeline.errors import InputError
 from pipeline.files import atomic_file, continued
@@ -25,7 +26,6 @@ from pipeline.index import Manifest, ShardInfo, row_type
 from pipeline.problems import Problem
 from pipeline.shards import Shard
 from pipeline.store import Store
-from pipeline.stored import stored_background
 
 # What merged directories may differ in; everything else in their manifests has to be the same.
 OF_THE_DATA = {"sets", "foregrounds", "sizes", "shards", "backgrounds", "backgrounds_sha256", "index_sha256", "sha256"}

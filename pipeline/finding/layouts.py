@@ -14,12 +14,11 @@ from functools import cached_property
 from typing import NamedTuple
 
 from pipeline.errors import InputError
-from pipeline.formulas import Formula
+from pipeline.finding.formulas import Formula
+from pipeline.parts import PARTS
 
 PICTURE = r"\.(?:jpe?g|png)"
-PARTS = ("fg_bg", "mask", "depth")  # what a shard stores for each set, in this order; `bg` is stored once
 IDS = ("bg", "fg", "id")
-UNKNOWN = -1  # a foreground that a layout does not tell
 
 
 @dataclass(frozen=True)
@@ -169,10 +168,3 @@ class Layout:
 def _require_same(name: str, one: int, other: int) -> None:
     if one != other:
         raise ValueError(f"{name} is both {one} and {other}")
-
-
-def set_key(fg: int | None, bg: int, number: int) -> str:
-    """The name of a set in shards and logs; `fg` is None or `UNKNOWN` where the foreground is not known."""
-    if fg is None or fg == UNKNOWN:
-        return f"fg_unknown_bg_{bg:03}_{number:06}"
-    return f"fg_{fg:03}_bg_{bg:03}_{number:06}"

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.compare import WIDE, Rows, idx_damage
+from pipeline.checking.compare import WIDE, Rows, idx_damage
+from pipeline.checking.scan import Entry, Scan
+from pipeline.checking.stored import StoredPart
 from pipeline.files import atomic_file
 from pipeline.problems import Problem
-from pipeline.scan import Entry, Scan
-from pipeline.stored import StoredPart
 from pipeline.tar import TarWriter
 
 KIND = "damaged"  # of problems

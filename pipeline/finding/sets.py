@@ -13,17 +13,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.archives import Place
-from pipeline.claims import Claims, claim_by_names
 from pipeline.errors import InputError
-from pipeline.layouts import PARTS, Layout, set_key
-from pipeline.listing import Listing
+from pipeline.finding.archives import Place
+from pipeline.finding.claims import Claims, claim_by_names
+from pipeline.finding.layouts import Layout
+from pipeline.finding.listing import Listing
+from pipeline.finding.recognise import recognise
+from pipeline.finding.schemes import schemes
+from pipeline.finding.set_list import SetList
+from pipeline.finding.sources import FOLDER, Reader, open_sources
+from pipeline.finding.tables import TABLES
+from pipeline.parts import PARTS, set_key
 from pipeline.problems import Problem
-from pipeline.recognise import recognise
-from pipeline.schemes import schemes
-from pipeline.set_list import SetList
-from pipeline.sources import FOLDER, Reader, open_sources
-from pipeline.tables import TABLES
 
 
 class SetFiles(NamedTuple):

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.checking.scan import Scan
 from pipeline.index import Manifest, ShardInfo, row_type
-from pipeline.layouts import PARTS
-from pipeline.scan import Scan
+from pipeline.parts import PARTS
 from pipeline.tar import BLOCK
 
 Rows = NDArray[np.void]

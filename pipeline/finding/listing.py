@@ -16,8 +16,8 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.archives import Place
-from pipeline.sources import FOLDER, Source, archive_members, folder_files
+from pipeline.finding.archives import Place
+from pipeline.finding.sources import FOLDER, Source, archive_members, folder_files
 
 CHUNK = 4096
 END = "\0"  # of a path in the buffer: no path can hold it

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.compare import Rows, idx_damage, rows_of_bank, rows_of_shards, stock_reader_damage, tar_damage
+from pipeline.checking.compare import Rows, idx_damage, rows_of_bank, rows_of_shards, stock_reader_damage, tar_damage
+from pipeline.checking.scan import Scan
+from pipeline.checking.stored import StoredPart, stored_background, stored_parts
 from pipeline.errors import InputError
 from pipeline.index import BACKGROUNDS, INDEX, MANIFEST, Manifest, ShardInfo, load_index
-from pipeline.scan import Scan
-from pipeline.stored import StoredPart, stored_background, stored_parts
 from pipeline.workers import Workers, available_cores
 
 

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from pipeline.decode import DecodeOptions, Decoder, Encoded, Table, Undecodable
 from pipeline.depth import NO_DEPTH, depth_table
+from pipeline.finding.sets import SetFiles
 from pipeline.images import BadImage, Picture
 from pipeline.index import Background
-from pipeline.layouts import PARTS
+from pipeline.packing.set_reader import ReadSet, SetReader
+from pipeline.parts import PARTS
 from pipeline.planes import EXTENSION, compress_frame, decompress_frames, encode_set
 from pipeline.problems import Problem
-from pipeline.set_reader import ReadSet, SetReader
-from pipeline.sets import SetFiles
 
 BATCH = 64  # sets decoded together
 

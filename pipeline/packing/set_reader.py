@@ -4,14 +4,14 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from pipeline.depth_files import DepthFiles
+from pipeline.finding.sets import SetFiles
+from pipeline.finding.sources import Reader
+from pipeline.finding.tables import Note
 from pipeline.images import BadImage, Picture, check_picture
-from pipeline.layouts import PARTS
-from pipeline.masks import check_mask
+from pipeline.packing.depth_files import DepthFiles
+from pipeline.packing.masks import check_mask
+from pipeline.parts import PARTS
 from pipeline.problems import Problem
-from pipeline.sets import SetFiles
-from pipeline.sources import Reader
-from pipeline.tables import Note
 
 
 class ReadSet(NamedTuple):

@@ -16,17 +16,17 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.assemble import Bank, assemble, done_shards, finished_shards, note_path, read_problems, tally
-from pipeline.compare import WIDE, rows_of_bank, rows_of_shards
+from pipeline.checking.compare import WIDE, rows_of_bank, rows_of_shards
+from pipeline.checking.mend import KIND, NOTHING_KNOWN, Checksums, Mended, mend
+from pipeline.checking.scan import Entry, Scan
+from pipeline.checking.stored import StoredPart, stored_background, stored_parts
 from pipeline.depth import ENCODINGS, NEAR, NO_DEPTH
 from pipeline.errors import InputError
 from pipeline.files import ARGUMENTS, UNFINISHED, atomic_file, continued, require_finished
 from pipeline.index import BACKGROUNDS, MANIFEST, Background, Manifest, ShardInfo, load_index, row_type
-from pipeline.layouts import PARTS, UNKNOWN, set_key
-from pipeline.mend import KIND, NOTHING_KNOWN, Checksums, Mended, mend
+from pipeline.parts import PARTS, UNKNOWN, set_key
 from pipeline.problems import Problem
-from pipeline.scan import Entry, Scan
 from pipeline.shards import Shard, load_shard
-from pipeline.stored import StoredPart, stored_background, stored_parts
 from pipeline.workers import Workers
 
 COMMAND = "fgbg-check --repair-index"

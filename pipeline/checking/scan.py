@@ -1,7 +1,7 @@
 """Scan: a tar as it lies on disk, read once from its beginning to its end, with nothing taken on trust.
 
 What was written (`pipeline.tar`, `pipeline.shards`) is told from the bytes alone: members, sets, and what is wrong with
-them. `pipeline.check` compares that with the index and the manifest; `pipeline.repair` makes these anew from it.
+them. `check` compares that with the index and the manifest; `repair` makes these anew from it.
 """
 
 import hashlib
@@ -16,9 +16,9 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.checking.stored import StoredPart
 from pipeline.images import BadImage
-from pipeline.layouts import PARTS, UNKNOWN, set_key
-from pipeline.stored import StoredPart
+from pipeline.parts import PARTS, UNKNOWN, set_key
 from pipeline.tar import BLOCK, ZEROS, Member, tar_header
 
 READ_BYTES = 1 << 20

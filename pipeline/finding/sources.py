@@ -17,7 +17,9 @@ from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.archives import (
+from pipeline.errors import InputError
+from pipeline.files import UNFINISHED, atomic_file
+from pipeline.finding.archives import (
     Member,
     Place,
     is_compressed,
@@ -26,8 +28,6 @@ from pipeline.archives import (
     tar_members,
     zip_members,
 )
-from pipeline.errors import InputError
-from pipeline.files import UNFINISHED, atomic_file
 from pipeline.images import BadImage, read_file
 
 FOLDER, ZIP, TAR, COMPRESSED_TAR = "folder", "zip", "tar", "compressed tar"

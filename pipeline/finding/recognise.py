@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pipeline.errors import InputError
-from pipeline.layouts import PARTS, Layout
-from pipeline.listing import Listing
+from pipeline.finding.layouts import Layout
+from pipeline.finding.listing import Listing
+from pipeline.parts import PARTS
 
 SAMPLE = 1000  # files of each source that are looked at
 STRAY = 0.01  # of the files in the best layout: below this share those in another are strays, not a second candidate

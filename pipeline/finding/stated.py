@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.formulas import Formula
-from pipeline.layouts import Layout, Template
-from pipeline.schemes import BACKGROUND, NOT_PACKED, Counts, scheme, schemes
-from pipeline.set_list import SetList
+from pipeline.finding.formulas import Formula
+from pipeline.finding.layouts import Layout, Template
+from pipeline.finding.schemes import BACKGROUND, NOT_PACKED, Counts, scheme, schemes
+from pipeline.finding.set_list import SetList
 
 PART_OF = {"overlay": "fg_bg", "mask": "mask", "depth": "depth", "background": "bg"}
 KEYS = ("name", *PART_OF, "ignore", "fields", "constants")

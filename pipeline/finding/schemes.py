@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from pipeline.errors import InputError
-from pipeline.formulas import Formula
-from pipeline.layouts import Layout, Template
+from pipeline.finding.formulas import Formula
+from pipeline.finding.layouts import Layout, Template
 
 
 class Counts(NamedTuple):

@@ -15,26 +15,27 @@ import numpy as np
 
 from pipeline.assemble import Tally, assemble, done_shards, note_path, shard_path, tally, write_bank
 from pipeline.depth import CONVERTED, ENCODINGS, NEAR, NO_DEPTH
-from pipeline.depth_files import DepthFiles, recognise_files
 from pipeline.errors import InputError
 from pipeline.files import UNFINISHED, continued, require_finished
+from pipeline.finding.layouts import Layout
+from pipeline.finding.set_list import SetList
+from pipeline.finding.sets import SetFiles, Sets, find_sets
+from pipeline.finding.sources import Reader, Source, unpack_compressed
+from pipeline.finding.tables import Note, Tables
 from pipeline.images import VERIFY, BadImage, Picture, check_picture
 from pipeline.index import BACKGROUNDS, CODECS, Manifest
-from pipeline.layouts import PARTS, Layout, set_key
-from pipeline.masks import FINDINGS
 from pipeline.order import Permutation
+from pipeline.packing.depth_files import DepthFiles, recognise_files
+from pipeline.packing.masks import FINDINGS
+from pipeline.packing.set_reader import SetReader
+from pipeline.parts import PARTS, set_key
 from pipeline.planes import PLANES
 from pipeline.problems import Problem
-from pipeline.set_list import SetList
-from pipeline.set_reader import SetReader
-from pipeline.sets import SetFiles, Sets, find_sets
 from pipeline.shards import ShardWriter
-from pipeline.sources import Reader, Source, unpack_compressed
-from pipeline.tables import Note, Tables
 from pipeline.workers import Workers, available_cores
 
 if TYPE_CHECKING:
-    from pipeline.encode import BackgroundEncoder, PlanesJob
+    from pipeline.packing.encode import BackgroundEncoder, PlanesJob
 
 DEPTH_SAMPLE = 16
 DEPTH = PARTS.index("depth")
@@ -143,7 +144,7 @@ def pack(
             reader = Reader(sources)
             encoder = None
             if options.codec == PLANES:  # imported only here: torch takes a second and memory in every worker
-                from pipeline.encode import BackgroundEncoder, PlanesJob
+                from pipeline.packing.encode import BackgroundEncoder, PlanesJob
 
                 encoder = BackgroundEncoder(options.size)
             bank = write_bank(shards, _backgrounds(reader, sets, encoder))

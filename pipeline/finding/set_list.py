@@ -17,16 +17,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.claims import Claims
 from pipeline.errors import InputError
-from pipeline.formulas import LARGEST
+from pipeline.finding.claims import Claims
+from pipeline.finding.formulas import LARGEST
+from pipeline.finding.listing import Listing
+from pipeline.finding.recognise import is_junk
+from pipeline.finding.schemes import NOT_PACKED
+from pipeline.finding.sources import Reader
 from pipeline.images import BadImage
-from pipeline.layouts import UNKNOWN
-from pipeline.listing import Listing
+from pipeline.parts import UNKNOWN
 from pipeline.problems import Problem
-from pipeline.recognise import is_junk
-from pipeline.schemes import NOT_PACKED
-from pipeline.sources import Reader
 
 COLUMNS = {
     "fg_bg": ("overlay", "fg_bg", "imagename"),
