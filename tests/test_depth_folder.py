@@ -195,12 +195,13 @@ def test_depth_maps_of_another_making_are_replaced_only_when_told(
     teacher: Teacher, finished: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = without_depth(tmp_path / "source")
-    theirs = [source / set_paths(*SETS[5])[2], source / set_paths(*SETS[9])[2].replace(".jpeg", ".png")]
+    names = [set_paths(*SETS[place])[2] for place in (5, 9, 11)]
+    theirs = [source / name.replace(".jpeg", end) for name, end in zip(names, (".jpeg", ".png", ".npy"), strict=True)]
     for path in theirs:
         write(path, b"precious")
     before = files_below(source)
     found = (
-        r"has 2 depth maps that were not made by this run \(such as .*_disp\.jpeg\): remove them, or give --overwrite"
+        r"has 3 depth maps that were not made by this run \(such as .*_disp\.jpeg\): remove them, or give --overwrite"
     )
     with pytest.raises(InputError, match=found):
         add_depth(source, teacher, OPTIONS)

@@ -59,8 +59,8 @@ def _counts(_: click.Context, __: click.Parameter, text: str | None) -> Counts |
                    "as 100x100x20x2.")  # fmt: skip
 @click.option("--codec", type=click.Choice(CODECS), default=DEFAULTS.codec, show_default=True,
               help="Store pictures as they came, or as gray planes, which load without decoding.")  # fmt: skip
-@click.option("--size", type=click.IntRange(1), show_default=str(DEFAULTS.size),
-              help="Height and width of planes, pixels.")  # fmt: skip
+@click.option("--size", type=click.IntRange(1),
+              help=f"Height and width of planes, pixels.  [default: {DEFAULTS.size}]")  # fmt: skip
 @click.option("--no-depth", is_flag=True, help="Pack without depth maps, even if there are some.")
 @click.option("--dry-run", is_flag=True, help="Say what would be packed, from the names alone, and write nothing.")
 @click.option("--depth-encoding", type=click.Choice(["auto", *ENCODINGS, *CONVERTED]), default=DEFAULTS.depth_encoding,

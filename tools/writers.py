@@ -41,11 +41,16 @@ def bench_packing(source: Path, rounds: int, workers: int) -> dict[str, Any]:
         pack_with_shard_writer(source, folder, sets)
         return len(sets)
 
-    find_sets(source, SEED_DEPTH_RUN)  # a wrong source ends here, in one line
+    def with_tar(folder: Path) -> int:
+        subprocess.run(["tar", "cf", str(folder / "all.tar"), "-C", str(source), "."], check=True)
+        return sets
+
+    sets = len(find_sets(source, SEED_DEPTH_RUN))  # a wrong source ends here, in one line
     writers: dict[str, Callable[[Path], int]] = {
         "ours (verify header)": functools.partial(with_pack, "header"),
         "ours (verify decode)": functools.partial(with_pack, "decode"),
         "webdataset.ShardWriter": with_shard_writer,
+        "tar cf": with_tar,
     }
     with progress_bar("measuring", len(writers) * (rounds + 1)) as bar:
         runs = {name: functools.partial(_timed, write) for name, write in writers.items()}

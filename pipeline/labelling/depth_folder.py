@@ -25,7 +25,7 @@ from pipeline.labelling.teacher import Teacher
 from pipeline.problems import Problem
 
 TABLE, SETTINGS, JOURNAL = "depth.csv", "depth.json", "journal.csv"
-ENDINGS = ("_disp.jpeg", "_disp.jpg", "_disp.png")  # of depth maps; the first is ours
+ENDINGS = ("_disp.jpeg", "_disp.jpg", "_disp.png", "_disp.npy")  # of depth maps; the first is ours
 PARTIAL = "_disp.jpeg.partial"
 
 

@@ -19,19 +19,17 @@ from pipeline.errors import InputError
 from pipeline.files import UNFINISHED, continued, require_finished
 from pipeline.finding.layouts import Layout
 from pipeline.finding.set_list import SetList
-from pipeline.finding.sets import SetFiles, Sets, find_sets
+from pipeline.finding.sets import Sets, find_sets
 from pipeline.finding.sources import Reader, Source, unpack_compressed
-from pipeline.finding.tables import Note, Tables
+from pipeline.finding.tables import Tables
 from pipeline.images import VERIFY, BadImage, Picture, check_picture
 from pipeline.index import BACKGROUNDS, CODECS, Manifest
 from pipeline.order import Permutation
 from pipeline.packing.depth_files import DepthFiles, recognise_files
 from pipeline.packing.masks import FINDINGS
-from pipeline.packing.set_reader import SetReader
+from pipeline.packing.shard_job import Clock, ShardJob, require_clean, write_shard
 from pipeline.parts import PARTS, set_key
 from pipeline.planes import PLANES
-from pipeline.problems import Problem
-from pipeline.shards import ShardWriter
 from pipeline.workers import Workers, available_cores
 
 if TYPE_CHECKING:
@@ -150,7 +148,7 @@ def pack(
             bank = write_bank(shards, _backgrounds(reader, sets, encoder))
             _require(len(sets), sets, sets)
             if options.strict:
-                _require_clean(sets.problems)
+                require_clean(sets.problems)
             depth, why_depth = _depth_files(reader, sets, options) if options.depth else (None, "")
             progress.sets_found(len(sets))
             count = -(-len(sets) // options.sets_per_shard)
@@ -190,16 +188,8 @@ def find(
     sets = find_sets(source, layout, progress.files_found, PARTS if options.depth else PARTS[:-1])
     _require(len(sets), sets, sets)
     if options.strict:
-        _require_clean(sets.problems)
+        require_clean(sets.problems)
     return sets
-
-
-def _require_clean(problems: Sequence[Problem]) -> None:
-    if problems:
-        first = min(problems)
-        count = f"{len(problems):,} problems, the first: " if len(problems) > 1 else ""
-        remedy = "mend it, or pack without --strict, which leaves out what is bad"
-        raise InputError(f"{count}{first.path}: {first.why} ({first.kind}); {remedy}")
 
 
 def _arguments(options: PackOptions, sets: Sets, tables: Tables) -> dict[str, object]:
@@ -254,32 +244,6 @@ def _depth_files(reader: Reader, sets: Sets, options: PackOptions) -> tuple[Dept
     return recognise_files(sample, int(arrays.sum()), options.depth_encoding, options.depth_near, *scale)
 
 
-class ShardJob(NamedTuple):
-    """The sets of one shard; they go to a worker as paths and places."""
-
-    sources: tuple[Source, ...]
-    path: Path
-    note: Path
-    key_length: int
-    verify: str
-    sets: list[SetFiles]
-    notes: list[Note]  # what is known of each
-    depth: DepthFiles | None
-    strict: bool
-    planes: "PlanesJob | None"  # if they are to be stored as such
-
-
-class Clock(NamedTuple):
-    """What workers took in all, and to check and convert pictures; seconds."""
-
-    worker_sec: float
-    decode_sec: float
-
-    def plus(self, other: "Clock") -> "Clock":
-        """Both together."""
-        return Clock(self.worker_sec + other.worker_sec, self.decode_sec + other.decode_sec)
-
-
 def _jobs(
     sources: tuple[Source, ...],
     shards: Path,
@@ -303,32 +267,3 @@ def _jobs(
             path, strict = shard_path(shards, shard), options.strict
             made = planes.of({files.bg for files in chosen}) if planes else None
             yield ShardJob(sources, path, note, key_length, options.verify, chosen, known, depth, strict, made)
-
-
-def _named_with(files: SetFiles, bad: list[Problem]) -> list[Problem]:
-    """The other files of a set that is left out for some of its files."""
-    why = f"set {files.key} is left out for {bad[0].path}"
-    return [Problem(path, "incomplete", why) for path in files.paths if path not in {problem.path for problem in bad}]
-
-
-def write_shard(job: ShardJob) -> tuple[int, Clock]:
-    """Write one shard and its note; sets with a bad picture are left out. Returns how many sets were dealt with.
-
-    Raises `InputError` for the first problem if the job is strict.
-    """
-    start, left_out, problems = time.perf_counter(), Counter[str](), list[Problem]()
-    pictures_reader = SetReader(Reader(job.sources), job.verify, job.depth)
-    reader = job.planes.reader(pictures_reader) if job.planes else pictures_reader
-    with ShardWriter(job.path, job.key_length, (PLANES,) if job.planes else PARTS) as writer:
-        for files, known, read in zip(job.sets, job.notes, reader.read_all(job.sets), strict=True):
-            pictures, depth_note, bad, findings = read
-            if job.strict:
-                _require_clean(bad or findings)
-            if bad:
-                problems += bad + _named_with(files, bad)
-                left_out[bad[0].kind] += 1
-            else:
-                problems += findings
-                writer.add((files.bg, files.fg, files.number), pictures, {**known, **depth_note})
-    writer.shard(left_out, problems).save(job.note)
-    return len(job.sets), Clock(time.perf_counter() - start, reader.decode_sec)
