@@ -29,7 +29,7 @@ def group(salt: str, number: int) -> str:
 def split_rows(backgrounds: NDArray[np.int32], foregrounds: NDArray[np.int32], split: str) -> NDArray[np.int64]:
     """Rows [N] of the index (whose columns these are, [sets]) that belong to a split: "train", "val", "test" or "all".
 
-    A foreground that is `layouts.UNKNOWN` keeps a set out of none. Raises `InputError` for another name.
+    A foreground that is `parts.UNKNOWN` keeps a set out of none. Raises `InputError` for another name.
     """
     if split == "all":
         return np.arange(len(backgrounds))

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
+from pipeline.finding.archives import Place
 from pipeline.finding.listing import Listing
-from pipeline.finding.sources import Reader, open_sources, unpack_compressed, walk_files
+from pipeline.finding.sources import Reader, archive_members, open_sources, unpack_compressed, walk_files
 from pipeline.images import BadImage
 from tests.miniatures import write_folder, write_tar, write_zip
 from tests.samples import write
@@ -108,6 +109,16 @@ def test_links_are_not_followed_out(tmp_path: Path) -> None:
         archive.add(source / "out.jpg", "out.jpg")
         archive.add(source / "real.jpg", "real.jpg")
     assert Listing(open_sources([tmp_path / "links.tar"])).refused == [("out.jpg", "a link")]
+
+
+def test_a_member_that_inflates_without_end_is_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = open_sources([write_zip({"a.jpg": bytes(10_000)}, tmp_path / "bomb.zip", 8)])
+    [member] = archive_members(source[0])
+    place = Place(0, member.offset, member.size, member.method, member.crc32)
+    assert Reader(source).read("a.jpg", place) == bytes(10_000)
+    monkeypatch.setattr("pipeline.finding.archives.MAX_INFLATED", 9_999)
+    with pytest.raises(BadImage, match="inflates to over 0 MiB"):
+        Reader(source).read("a.jpg", place)
 
 
 def test_a_damaged_member_is_no_picture(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ _COMPRESSIONS: dict[bytes, Callable[[Path], Any]] = {
     b"BZh": bz2.open,
     b"\xfd7zXZ\0": lzma.open,
 }
+MAX_INFLATED = 256 << 20  # bytes of a member: more is a bomb, or a mistake
 FULL32 = 0xFFFFFFFF  # "it stands in the extra field"
 
 
@@ -194,9 +195,15 @@ def read_member(file: int, place: Place) -> bytes:
         raise BadImage("cut short: its archive ends before it")
     if place.method == DEFLATED:
         try:
-            content = zlib.decompress(content, -zlib.MAX_WBITS)
+            inflating = zlib.decompressobj(-zlib.MAX_WBITS)
+            content = inflating.decompress(content, MAX_INFLATED)
         except zlib.error as error:
             raise BadImage(f"does not inflate ({error})") from error
+        if not inflating.eof:
+            whole = len(content) < MAX_INFLATED
+            raise BadImage(
+                "does not inflate (it is cut short)" if whole else f"inflates to over {MAX_INFLATED >> 20} MiB"
+            )
     if place.method != PLAIN and zlib.crc32(content) != place.crc32:
         raise BadImage("its CRC differs from the archive's")
     return content
