@@ -123,7 +123,7 @@ def test_another_picture_under_the_same_id_is_refused(two: list[Path], tmp_path:
     pack(other, tmp_path / "other-shards", PackOptions(workers=1))
     assert refused([two[0], tmp_path / "other-shards"], tmp_path) == (
         f"background 1 of {tmp_path / 'other-shards'} is another picture than background 1 of {two[0]}: ids have to "
-        f"differ where pictures do; pack one of them again under other numbers"
+        f"differ where pictures do; pack one of them again under other numbers (--field)"
     )
 
 
@@ -131,7 +131,7 @@ def test_a_set_that_is_there_twice_is_refused(two: list[Path], source: Path, tmp
     third = part_of(source, tmp_path / "three", range(3, 4), range(9, 10))
     assert refused([*two, third], tmp_path) == (
         f"1 sets are there twice, the first is fg_009_bg_003_000039 (in {two[1]} and {third}): "
-        f"take one of these away, or pack it again under other numbers"
+        f"take one of these away, or pack it again under other numbers (--field)"
     )
     assert "20 sets are there twice" in refused([two[0], two[0]], tmp_path)
     assert "1 shard directories to merge: give two or more" in refused(two[:1], tmp_path)

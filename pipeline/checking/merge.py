@@ -104,7 +104,8 @@ def _backgrounds(stores: Sequence[Store]) -> dict[int, Store]:
             if picture != (one.size, one.crc32):
                 raise InputError(
                     f"background {one.id} of {store.shards} is another picture than background {one.id} of "
-                    f"{first.shards}: ids have to differ where pictures do; pack one of them again under other numbers"
+                    f"{first.shards}: ids have to differ where pictures do; "
+                    f"pack one of them again under other numbers (--field)"
                 )
     return {bg: store for bg, (store, _) in sorted(found.items())}
 
@@ -115,7 +116,7 @@ def _require_distinct_sets(stores: Sequence[Store]) -> None:
         having = [str(store.shards) for store in stores if twice[0] in store.index["key"]]
         raise InputError(
             f"{twice.size:,} sets are there twice, the first is {twice[0].decode()} (in {' and '.join(having)}): "
-            f"take one of these away, or pack it again under other numbers"
+            f"take one of these away, or pack it again under other numbers (--field)"
         )
 
 
