@@ -10,7 +10,8 @@ from pipeline.checking.check import CheckOptions, check
 from pipeline.errors import InputError
 from pipeline.index import Manifest, load_index
 from pipeline.loader import Loader
-from pipeline.packing.pack import PackOptions, Progress, pack
+from pipeline.packing.pack import PackOptions, pack
+from pipeline.progress import Progress
 from pipeline.store import Damaged, Store
 from tests.samples import files_below, write, write_sets
 from tests.test_store import flip_bit, without_depth
@@ -291,6 +292,6 @@ def test_an_unfinished_directory_is_one_line(source: Path, tmp_path: Path) -> No
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pack(source, tmp_path / "s", PackOptions(sets_per_shard=16, workers=1), Progress(sets_packed=stop))
+        pack(source, tmp_path / "s", PackOptions(sets_per_shard=16, workers=1), Progress(sets_done=stop))
     with pytest.raises(InputError, match="is unfinished: run the same fgbg-pack again, which continues it"):
         check(tmp_path / "s", QUICK)

@@ -12,8 +12,9 @@ from pipeline.errors import InputError
 from pipeline.files import UNFINISHED
 from pipeline.images import decode_gray, decode_rgb
 from pipeline.labelling.depth_folder import JOURNAL, SETTINGS, TABLE, add_depth
-from pipeline.labelling.estimate import EstimateError, EstimateOptions, Progress, Report
+from pipeline.labelling.estimate import EstimateError, EstimateOptions, Report
 from pipeline.labelling.teacher import Teacher, TeacherSettings
+from pipeline.progress import Progress
 from tests.networks import WEIGHTS, weighted_sum
 from tests.samples import files_below, jpeg, set_paths, smooth_picture, write, write_sets
 

@@ -12,10 +12,11 @@ from pipeline.errors import InputError
 from pipeline.files import UNFINISHED
 from pipeline.images import decode_gray, decode_rgb
 from pipeline.labelling.depth_shards import rewrite_with_depth
-from pipeline.labelling.estimate import EstimateError, EstimateOptions, Progress
+from pipeline.labelling.estimate import EstimateError, EstimateOptions
 from pipeline.labelling.teacher import Teacher, TeacherSettings
 from pipeline.loader import Loader
 from pipeline.packing.pack import PackOptions, pack
+from pipeline.progress import Progress
 from pipeline.store import Store
 from tests.networks import WEIGHTS, weighted_sum
 from tests.samples import files_below

@@ -12,7 +12,8 @@ from PIL import Image
 from pipeline.errors import InputError
 from pipeline.images import decode_gray, decode_rgb
 from pipeline.index import Manifest, load_index
-from pipeline.packing.pack import PackOptions, Progress, pack
+from pipeline.packing.pack import PackOptions, pack
+from pipeline.progress import Progress
 from pipeline.store import Store
 from pipeline.tar import TarWriter
 from tests.samples import files_below, jpeg, png, set_paths, smooth_picture, write, write_sets
@@ -191,7 +192,7 @@ def test_whatever_stops_it_the_same_call_goes_on(
         pack(source, tmp_path, replace(options, seed=1))
     times = {name: (tmp_path / name).stat().st_mtime_ns for name in finished}
     progress = list[int]()
-    pack(source, tmp_path, options, Progress(sets_packed=progress.append))
+    pack(source, tmp_path, options, Progress(sets_done=progress.append))
     assert progress == [48, 16, 16, 16, 4]
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in finished} == times
     assert files_below(tmp_path) == {".gitkeep": b"", **files_below(packed)}

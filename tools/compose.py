@@ -2,11 +2,13 @@
 
 import math
 import time
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import click
 
-from pipeline.composing.compose import Progress, compose
+from pipeline.composing.compose import Progress, Summary, compose
 from pipeline.composing.composer import ComposeOptions
 from pipeline.composing.photos import Photographs, find_pictures, hash_pictures
 from pipeline.composing.stage import Source
@@ -87,36 +89,27 @@ def main(
     shards: Path | None,
     sets_per_shard: int,
     synthetic: bool,
-    sets: int | None,
-    placements: int | None,
-    mirror: bool,
-    seed: int,
-    shadow: bool,
-    hard: bool,
-    quality: int,
     skip_bad: bool,
     workers: int | None,
-    **of_source: object,
+    **flags: Any,
 ) -> None:
     """Fill the options from the flags, compose, say what was made."""
     given = {name for name in ctx.params if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT}
-    if (out is None) == (shards is None):
+    target = shards or out
+    if target is None or (out and shards):
         raise click.UsageError("give either OUT, for loose files, or --shards DIR")
     if wrong := sorted(given.intersection(PHOTOS if synthetic else SYNTHETIC)):
         kind = "--synthetic" if synthetic else "--backgrounds and --foregrounds"
         raise click.UsageError(f"--{wrong[0].replace('_', '-')} does not go with {kind}")
     if synthetic:
-        sets = sets or SYNTHETIC_SETS
+        flags["sets"] = flags["sets"] or SYNTHETIC_SETS
     else:
-        placements = placements or 20
-    if hard and "quality" not in given:
-        quality = 30
-    options = ComposeOptions(sets, placements, mirror, seed, quality, shadow, hard)
-    source, arguments = (
-        _synthetic(seed, sets or 0, **of_source) if synthetic else _photographs(**of_source)  # type: ignore[arg-type]
-    )
-    target, start_sec = shards or out, time.perf_counter()
-    assert target
+        flags["placements"] = flags["placements"] or 20
+    if flags["hard"] and "quality" not in given:
+        flags["quality"] = 30
+    options = ComposeOptions(**{field.name: flags[field.name] for field in fields(ComposeOptions)})
+    source, arguments = _synthetic(**flags) if synthetic else _photographs(**flags)
+    start_sec = time.perf_counter()
     with progress_bar("preparing", 1) as bar:
 
         def show(label: str, more: int, total: int) -> None:
@@ -124,7 +117,6 @@ def main(
                 bar.label, bar.length, bar.pos = label, total, 0
             bar.update(more)
 
-        progress = Progress(lambda *at: show("preparing", *at), lambda *at: show("composing", *at))
         summary = compose(
             target,
             source,
@@ -133,16 +125,21 @@ def main(
             sets_per_shard=sets_per_shard if shards else None,
             workers=workers,
             skip_bad=skip_bad,
-            progress=progress,
+            progress=Progress(lambda *at: show("preparing", *at), lambda *at: show("composing", *at)),
         )
+    click.echo(f"{target}: {describe(summary, source, time.perf_counter() - start_sec)}")
+    if summary.problems:
+        click.echo(f"skipped {len(summary.problems)}, listed in {target / 'problems.csv'}")
+
+
+def describe(summary: Summary, source: Source, seconds: float) -> str:
+    """One line: what was made of what, and how fast."""
     recipe, made = summary.recipe, summary.made
-    sets_per_sec = made.sets / (time.perf_counter() - start_sec)
     earlier = f" ({recipe.sets - made.sets:,} of them earlier)" if made.sets < recipe.sets else ""
-    skipped = f"; skipped {len(summary.problems)}, listed in {target / 'problems.csv'}" if summary.problems else ""
-    click.echo(
-        f"{target}: {recipe.sets:,} sets{earlier} of {recipe.backgrounds} backgrounds and {recipe.foregrounds} "
-        f"foregrounds, {'with' if source.has_depth else 'without'} depth, {made.bytes / 1e6:,.1f} MB, "
-        f"{sets_per_sec:,.0f} sets/s{skipped}"
+    return (
+        f"{recipe.sets:,} sets{earlier} of {recipe.backgrounds} backgrounds and {recipe.foregrounds} foregrounds, "
+        f"{'with' if source.has_depth else 'without'} depth, {made.bytes / 1e6:,.1f} MB, "
+        f"{made.sets / seconds:,.0f} sets/s"
     )
 
 

@@ -11,8 +11,9 @@ from pipeline.errors import InputError
 from pipeline.index import MANIFEST
 from pipeline.labelling.depth_folder import add_depth
 from pipeline.labelling.depth_shards import rewrite_with_depth
-from pipeline.labelling.estimate import EstimateOptions, Progress, Report
+from pipeline.labelling.estimate import EstimateOptions, Report
 from pipeline.labelling.teacher import NEAR, Teacher, TeacherSettings
+from pipeline.progress import Progress
 from tools.cli import Command, progress_bar
 
 DEFAULTS = EstimateOptions()

@@ -4,6 +4,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -17,8 +18,9 @@ from pipeline.finding.sets import Sets
 from pipeline.finding.stated import stated_layout
 from pipeline.images import VERIFY
 from pipeline.index import CODECS
-from pipeline.packing.pack import PackOptions, Progress, Summary, find, pack
+from pipeline.packing.pack import PackOptions, Summary, find, pack
 from pipeline.planes import PLANES
+from pipeline.progress import Progress
 from tools.cli import Command, progress_bar
 
 DEFAULTS = PackOptions()
@@ -81,27 +83,18 @@ def _counts(_: click.Context, __: click.Parameter, text: str | None) -> Counts |
 def main(
     sources: tuple[Path, ...],
     shards: Path,
-    seed: int,
-    sets_per_shard: int,
     layout: str,
+    fields: dict[str, str],
+    counts: Counts | None,
+    size: int | None,
+    no_depth: bool,
+    dry_run: bool,
+    merging: bool,
     overlay: str | None,
     mask: str | None,
     depth: str | None,
     background: str | None,
-    fields: dict[str, str],
-    counts: Counts | None,
-    codec: str,
-    size: int | None,
-    no_depth: bool,
-    dry_run: bool,
-    depth_encoding: str,
-    depth_near: str,
-    depth_range: tuple[float, float] | None,
-    depth_per_image: bool,
-    verify: str,
-    strict: bool,
-    merging: bool,
-    workers: int,
+    **options: Any,
 ) -> None:
     """Pack the image sets of folders, zips and tars into WebDataset shards.
 
@@ -112,22 +105,9 @@ def main(
     if merging:
         click.echo(merge_shards(sources, shards))
         return
-    if size and codec != PLANES:
+    if size and options["codec"] != PLANES:
         raise click.UsageError(f"--size is for --codec {PLANES}: pictures keep the size that they have")
-    options = PackOptions(
-        seed=seed,
-        sets_per_shard=sets_per_shard,
-        depth=not no_depth,
-        depth_encoding=depth_encoding,
-        depth_near=depth_near,
-        depth_range=depth_range,
-        depth_per_image=depth_per_image,
-        codec=codec,
-        size=size or DEFAULTS.size,
-        verify=verify,
-        strict=strict,
-        workers=workers,
-    )
+    how = PackOptions(depth=not no_depth, size=size or DEFAULTS.size, **options)
     templates = {"overlay": overlay, "mask": mask, "depth": depth, "background": background}
     stated = stated_layout(layout, {name: text for name, text in templates.items() if text}, fields, counts)
     with progress_bar("scanning", 1) as bar:
@@ -141,16 +121,10 @@ def main(
 
         progress = Progress(files_found, sets_found, bar.update)
         if dry_run:
-            sets = find(sources, options, progress, stated)
+            lines = list(describe_sets(find(sources, how, progress, stated)))
         else:
-            summary = pack(sources, shards, options, progress, stated)
-    if dry_run:
-        click.echo("\n".join(describe_sets(sets)))
-    else:
-        click.echo(f"layout: {summary.layout}")
-        if summary.depth:
-            click.echo(f"depth: {summary.depth}")
-        click.echo(describe(summary, shards))
+            lines = list(describe(pack(sources, shards, how, progress, stated), shards))
+    click.echo("\n".join(lines))
 
 
 def merge_shards(sources: tuple[Path, ...], shards: Path) -> str:
@@ -191,8 +165,11 @@ def _counts_of(kinds: Counter[str]) -> str:
     return ", ".join(f"{count:,} {kind}" for kind, count in sorted((+kinds).items())) or "nothing"
 
 
-def describe(summary: Summary, shards: Path) -> str:
-    """One line: what was packed, how fast, what was left out, and what was kept though it looks wrong."""
+def describe(summary: Summary, shards: Path) -> Iterator[str]:
+    """What a packing tells: layout and depth, and in one line what was packed, how fast, and what is wrong."""
+    yield f"layout: {summary.layout}"
+    if summary.depth:
+        yield f"depth: {summary.depth}"
     manifest = summary.manifest
     megabytes = sum(shard.bytes for shard in manifest.shards) / 1e6
     rate = manifest.sets / summary.seconds
@@ -204,7 +181,7 @@ def describe(summary: Summary, shards: Path) -> str:
     decoding = f" ({summary.decode_share:.0%} of the workers' time is decoding)" if summary.decode_share else ""
     kept = f"; kept with masks that look wrong: {_counts_of(summary.findings)}" if summary.findings else ""
     problems = f"; {summary.problems:,} files listed in {shards / 'problems.csv'}" if summary.problems else ""
-    return (
+    yield (
         f"packed {manifest.sets:,} sets on {len(manifest.backgrounds):,} backgrounds into {len(manifest.shards):,} "
         f"shards, {megabytes:,.1f} MB, {rate:,.0f} sets/s{decoding}, {depth}; "
         f"left out: {_counts_of(summary.left_out)}{kept}{problems}"

@@ -20,9 +20,10 @@ from pipeline.files import atomic_file, continued
 from pipeline.finding.schemes import SEED_DEPTH_RUN
 from pipeline.finding.sets import SetFiles, Sets, find_sets
 from pipeline.images import read_picture
-from pipeline.labelling.estimate import DepthMap, EstimateOptions, Progress, Report, Result, estimate
+from pipeline.labelling.estimate import DepthMap, EstimateOptions, Report, Result, estimate
 from pipeline.labelling.teacher import Teacher
 from pipeline.problems import Problem
+from pipeline.progress import Progress
 
 TABLE, SETTINGS, JOURNAL = "depth.csv", "depth.json", "journal.csv"
 ENDINGS = ("_disp.jpeg", "_disp.jpg", "_disp.png", "_disp.npy")  # of depth maps; the first is ours

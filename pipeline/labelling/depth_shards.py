@@ -15,10 +15,11 @@ from pipeline.errors import InputError
 from pipeline.files import continued
 from pipeline.images import BadImage, Picture, check_image
 from pipeline.index import Manifest, load_index
-from pipeline.labelling.estimate import EstimateOptions, Progress, Report, Result, estimate
+from pipeline.labelling.estimate import EstimateOptions, Report, Result, estimate
 from pipeline.labelling.teacher import Teacher
 from pipeline.planes import PLANES
 from pipeline.problems import Problem
+from pipeline.progress import Progress
 from pipeline.shards import ShardWriter
 from pipeline.store import Damaged, Store
 

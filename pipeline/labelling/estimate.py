@@ -74,14 +74,6 @@ class EstimateError(OSError):
     """A picture or the network stopped a run. No `InputError`: hours of work are kept (see `files.continued`)."""
 
 
-class Progress(NamedTuple):
-    """Whom a run tells how far it is."""
-
-    files_found: Callable[[int], None] = lambda total: None
-    sets_found: Callable[[int], None] = lambda to_do: None
-    sets_done: Callable[[int], None] = lambda more: None
-
-
 class Report(NamedTuple):
     """What a run did: sets with new depth maps, overlays left out, and for how long the network was at work."""
 

@@ -6,7 +6,7 @@ the way; what is bad is left out by name. The manifest is written last: without 
 
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -30,6 +30,7 @@ from pipeline.packing.masks import FINDINGS
 from pipeline.packing.shard_job import Clock, ShardJob, require_clean, write_shard
 from pipeline.parts import PARTS, set_key
 from pipeline.planes import PLANES
+from pipeline.progress import Progress
 from pipeline.workers import Workers, available_cores
 
 if TYPE_CHECKING:
@@ -88,14 +89,6 @@ class PackOptions:
             raise InputError("depth is scaled by one range or each picture by itself: choose one")
 
 
-class Progress(NamedTuple):
-    """Whom a packing tells how far it is."""
-
-    files_found: Callable[[int], None] = lambda total: None
-    sets_found: Callable[[int], None] = lambda total: None
-    sets_packed: Callable[[int], None] = lambda more: None
-
-
 class Summary(NamedTuple):
     """What a packing did; `left_out` counts sets by kind, `problems` the rows of problems.csv."""
 
@@ -130,11 +123,7 @@ def pack(
     with Workers(options.workers) as workers:
         sets = find(source, options, progress, layout)
         tables = Tables(*sets.tables())
-        if changed := sets.listing.difference(shards / UNFINISHED / LISTING):
-            raise InputError(
-                f"{shards} holds an unfinished packing of other files: {changed} since: "
-                f"bring it back as it was, or remove {shards}"
-            )
+        _require_unchanged(sets, shards)
         with continued(shards, _arguments(options, sets, tables)) as notes:
             if not (notes / LISTING).exists():
                 sets.listing.save(notes / LISTING)
@@ -153,7 +142,7 @@ def pack(
             progress.sets_found(len(sets))
             count = -(-len(sets) // options.sets_per_shard)
             done = done_shards(shards, notes, count)
-            progress.sets_packed(sum(done.values()))
+            progress.sets_done(sum(done.values()))
             clock = Clock(0.0, 0.0)
             stored, planes = depth.stored if depth else (NO_DEPTH, options.depth_near), None
             if encoder:
@@ -163,7 +152,7 @@ def pack(
                     stored = ("gray", "bright")  # planes hold nearness
             jobs = _jobs(sources, shards, notes, sets, tables, options, done, depth, planes)
             for dealt_with, took in workers.map(write_shard, jobs):
-                progress.sets_packed(dealt_with)
+                progress.sets_done(dealt_with)
                 clock = clock.plus(took)
             total = tally(shards, notes, count)
             total.left_out.update(sets.left_out)
@@ -190,6 +179,15 @@ def find(
     if options.strict:
         require_clean(sets.problems)
     return sets
+
+
+def _require_unchanged(sets: Sets, shards: Path) -> None:
+    """Raise `InputError` if `shards` holds an unfinished packing of files that are no longer as they were."""
+    if changed := sets.listing.difference(shards / UNFINISHED / LISTING):
+        raise InputError(
+            f"{shards} holds an unfinished packing of other files: {changed} since: "
+            f"bring it back as it was, or remove {shards}"
+        )
 
 
 def _arguments(options: PackOptions, sets: Sets, tables: Tables) -> dict[str, object]:
