@@ -5,7 +5,7 @@ import torch
 from hypothesis import settings
 
 from pipeline.packing.pack import PackOptions, pack
-from tests.samples import S15, write_sets
+from tests.samples import S15, without_depth, write_sets
 
 # No deadline: these machines are noisy. Derandomised: a failure in CI is a failure here.
 settings.register_profile("fgbg", deadline=None, derandomize=True)
@@ -34,6 +34,12 @@ def packed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shards = tmp_path_factory.mktemp("packed") / "shards"
     pack(source, shards, PackOptions(sets_per_shard=16, workers=1))
     return shards
+
+
+@pytest.fixture(scope="session")
+def bare(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same sets as shards of 16, without depth; read only."""
+    return without_depth(source, tmp_path_factory.mktemp("bare") / "shards")
 
 
 @pytest.fixture(scope="session")

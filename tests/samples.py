@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.depth import colour_map
+from pipeline.packing.pack import PackOptions, pack
 
 S15 = Path(__file__).parent.parent.parent / "shared" / "data" / "s15"
 SIZE = 48  # pixels
@@ -90,3 +91,9 @@ def write_sets(source: Path, backgrounds: int = 6, foregrounds: int = 5) -> Path
 def files_below(folder: Path) -> dict[str, bytes]:
     """The bytes of every file below a folder, by relative path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def without_depth(source: Path, shards: Path) -> Path:
+    """The sets of the fixture `packed`, packed without their depth."""
+    pack(source, shards, PackOptions(sets_per_shard=16, workers=1, depth=False))
+    return shards

@@ -13,8 +13,8 @@ from pipeline.loader import Loader
 from pipeline.packing.pack import PackOptions, pack
 from pipeline.progress import Progress
 from pipeline.store import Damaged, Store
-from tests.samples import files_below, write, write_sets
-from tests.test_store import flip_bit, without_depth
+from tests.samples import files_below, without_depth, write, write_sets
+from tests.test_store import flip_bit
 
 FLIPS = 1000
 QUICK, FULL = CheckOptions(workers=1), CheckOptions(decode=True, stock_reader=True, workers=1)

@@ -397,7 +397,7 @@ def test_a_background_without_its_depth_is_refused(folders: Path, tmp_path: Path
 def test_synthetic_sets_have_exact_depth(tmp_path: Path) -> None:
     source = Synthetic(seed=3, streets=4, things=3)
     made = composer(tmp_path, source, ComposeOptions(sets=24, placements=None))
-    assert made.recipe == Recipe(4, 3, 1, True, 0, 24)
+    assert made.recipe == Recipe(4, 3, 1, True, 24)
     for number in range(24):
         overlay, mask, levels, label, *_ = made.compose(number)
         assert levels is not None
@@ -454,3 +454,14 @@ def test_a_writer_that_fails_leaves_no_half_shard(
     with pytest.raises(OSError, match="No space left"):
         run(tmp_path / "out", photographs(folders), sets_per_shard=10)
     assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["sets-000000.idx", "sets-000000.tar"]
+
+
+def test_the_manifest_comes_last(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path / "whole", photographs(folders), sets_per_shard=10)
+    monkeypatch.setattr(Manifest, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "stopped", photographs(folders), sets_per_shard=10)
+    missing = {path.name for path in (tmp_path / "whole").iterdir()} - {
+        path.name for path in (tmp_path / "stopped").iterdir()
+    }
+    assert missing == {"manifest.json"}

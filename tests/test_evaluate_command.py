@@ -12,7 +12,7 @@ from pipeline.loader import Loader
 from pipeline.packing.pack import PackOptions, pack
 from pipeline.split import BACKGROUND_SALT, FOREGROUND_SALT, group
 from tests.samples import jpeg, set_paths, smooth_picture, write
-from tests.test_store import flip_bit, without_depth
+from tests.test_store import flip_bit
 from tests.test_train_command import SMALL, one_line_error
 from tools.evaluate import main
 from tools.train import main as train_main
@@ -29,12 +29,6 @@ def evaluate(run: Path, shards: Path, *flags: str) -> Result:
 def printed(result: Result) -> str:
     assert result.exit_code == 0, result.output
     return result.output
-
-
-@pytest.fixture(scope="module")
-def bare(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same sets without depth; read only."""
-    return without_depth(source, tmp_path_factory.mktemp("bare") / "shards")
 
 
 @pytest.fixture(scope="module")

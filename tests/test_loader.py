@@ -15,7 +15,7 @@ from pipeline.index import Manifest, load_index
 from pipeline.loader import Batch, Loader
 from pipeline.packing.pack import PackOptions, pack
 from tests.samples import png, set_paths, smooth_picture, write_sets
-from tests.test_store import flip_bit, without_depth
+from tests.test_store import flip_bit
 
 BATCH, SIZE = 10, 16
 
@@ -31,12 +31,6 @@ def rows(loader: Loader) -> list[list[int]]:
 def equal(one: Batch, other: Batch, *, depth: bool = True) -> bool:
     names = ("bg", "fg_bg", "mask", "index", *(["depth"] if depth else []))
     return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names)
-
-
-@pytest.fixture(scope="session")
-def bare(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same sets without depth; read only."""
-    return without_depth(source, tmp_path_factory.mktemp("bare") / "shards")
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from pipeline.errors import InputError
 from pipeline.loader import Loader
 from pipeline.packing.pack import PackOptions, pack
-from tests.test_store import without_depth
 from train.checkpoint import load, save
 from train.config import Config, choose_device
 from train.loop import Interrupted, Trainer
@@ -73,12 +72,6 @@ def whole(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "run"
     fit(Trainer(configuration(packed, out)))
     return out
-
-
-@pytest.fixture(scope="module")
-def bare(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same sets without depth; read only."""
-    return without_depth(source, tmp_path_factory.mktemp("bare") / "shards")
 
 
 @pytest.fixture(scope="module")

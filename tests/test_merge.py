@@ -13,9 +13,8 @@ from pipeline.errors import InputError
 from pipeline.index import Manifest, load_index
 from pipeline.loader import Loader
 from pipeline.packing.pack import PackOptions, pack
-from tests.samples import files_below, jpeg, set_paths, smooth_picture, write, write_sets
+from tests.samples import files_below, jpeg, set_paths, smooth_picture, without_depth, write, write_sets
 from tests.test_repair import FULL, contents
-from tests.test_store import without_depth
 
 
 def part_of(source: Path, target: Path, backgrounds: range, foregrounds: range, codec: str = "jpeg") -> Path:

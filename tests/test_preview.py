@@ -5,8 +5,7 @@ import pytest
 from PIL import Image
 
 from pipeline.preview import GAP, TILE, TITLE, contact_sheet
-from tests.samples import smooth_picture
-from tests.test_store import without_depth
+from tests.samples import smooth_picture, without_depth
 
 
 @pytest.mark.parametrize("tile", [32, 100])

@@ -8,7 +8,7 @@ from pipeline.errors import InputError
 
 
 def recipe(backgrounds: int, foregrounds: int, placements: int, mirror: bool = True, sets: int = 1) -> Recipe:
-    return Recipe(backgrounds, foregrounds, placements, mirror, 0, sets)
+    return Recipe(backgrounds, foregrounds, placements, mirror, sets)
 
 
 SHAPES = (st.integers(1, 9), st.integers(1, 9), st.integers(1, 4), st.booleans())

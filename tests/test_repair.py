@@ -14,8 +14,8 @@ from pipeline.index import Manifest, load_index
 from pipeline.loader import Loader
 from pipeline.packing.pack import PackOptions, pack
 from pipeline.store import Store
-from tests.samples import files_below, write_sets
-from tests.test_store import flip_bit, without_depth
+from tests.samples import files_below, without_depth, write_sets
+from tests.test_store import flip_bit
 
 FULL = CheckOptions(decode=True, stock_reader=True, workers=1)
 BELONGING = ("index.npy", "manifest.json", "sets-000000.idx", "sets-000004.idx")

@@ -10,7 +10,6 @@ import pytest
 
 import pipeline.store
 from pipeline.errors import InputError
-from pipeline.packing.pack import PackOptions, pack
 from pipeline.store import Damaged, Store
 
 
@@ -18,18 +17,6 @@ from pipeline.store import Damaged, Store
 def store(packed: Path, tmp_path: Path) -> Store:
     shards = Path(shutil.copytree(packed, tmp_path / "shards"))
     return Store.open(shards)
-
-
-def without_depth(source: Path, shards: Path) -> Path:
-    """The sets of the fixture `packed`, packed without their depth."""
-    pack(source, shards, PackOptions(sets_per_shard=16, workers=1, depth=False))
-    return shards
-
-
-@pytest.fixture
-def bare(source: Path, tmp_path: Path) -> Store:
-    """The same sets without depth."""
-    return Store.open(without_depth(source, tmp_path / "bare"))
 
 
 def tar_members(shards: Path, key: str) -> dict[str, bytes]:
@@ -113,14 +100,14 @@ def test_few_files_are_open_at_once(store: Store, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("row", [0, 41, 99])
-def test_a_set_has_the_parts_of_the_data_or_those_asked_for(row: int, store: Store, bare: Store) -> None:
+def test_a_set_has_the_parts_of_the_data_or_those_asked_for(row: int, store: Store, bare: Path) -> None:
     def read(store: Store) -> list[bytes]:
         return [bytes(part) for part in store.read(row)]
 
     members = tar_members(store.shards, store.key(row))
     expected = [members["fg_bg.jpg"], members["mask.jpg"], members["depth.jpg"]]
     assert (store.parts, read(store)) == (("fg_bg", "mask", "depth"), expected)
-    for asked in (bare, Store.open(bare.shards, depth=False), Store.open(store.shards, depth=False)):
+    for asked in (Store.open(bare), Store.open(bare, depth=False), Store.open(store.shards, depth=False)):
         assert (asked.parts, read(asked)) == (("fg_bg", "mask"), expected[:2])
 
 
@@ -142,10 +129,10 @@ def test_depth_that_is_not_asked_for_is_neither_read_nor_checked(store: Store, m
 
 
 @pytest.mark.parametrize("row", [0, 41, 99])
-def test_the_note_of_a_set_is_its_json(row: int, store: Store, bare: Store) -> None:
+def test_the_note_of_a_set_is_its_json(row: int, store: Store, bare: Path) -> None:
     expected: dict[str, Any] = json.loads(tar_members(store.shards, store.key(row))["json"])
     assert expected["bg"] == store.index["bg"][row]
-    assert store.read_note(row) == bare.read_note(row) == expected
+    assert store.read_note(row) == Store.open(bare).read_note(row) == expected
     assert Store.open(store.shards, depth=False).read_note(row) == expected
 
 

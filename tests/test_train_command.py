@@ -5,7 +5,7 @@ import torch
 from click.testing import CliRunner, Result
 
 import train.loop
-from tests.test_store import without_depth
+from tests.samples import without_depth
 from tools.train import main
 from train.log import read_lines
 

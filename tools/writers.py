@@ -69,7 +69,7 @@ def bench_composing(photos: Path, sets: int, rounds: int) -> dict[str, Any]:
     """
     names = {part: find_pictures(photos / part) for part in ("bg", "fg")}
     placements = -(-sets // (len(names["bg"]) * len(names["fg"]) * 2))
-    recipe = Recipe(len(names["bg"]), len(names["fg"]), placements, True, 0, sets)
+    recipe = Recipe(len(names["bg"]), len(names["fg"]), placements, True, sets)
     peak_kib: dict[str, int] = {}
 
     def with_compose(name: str, target: list[str], folder: Path) -> int:

@@ -172,8 +172,9 @@ def _size_damage(
     if bank is None or not shards or any(sizes is None for sizes in shards):
         return
     ranges = np.array(shards)
-    names = [part.name for part in stored_parts(manifest.codec, manifest.parts)]
-    found = dict(zip(names, zip(ranges[:, 0].min(axis=0), ranges[:, 1].max(axis=0), strict=True), strict=True))
+    found = dict(
+        zip(manifest.members, zip(ranges[:, 0].min(axis=0), ranges[:, 1].max(axis=0), strict=True), strict=True)
+    )
     found["bg"] = (bank[0, 0], bank[1, 0])
     sizes = {part: {"min": low.tolist(), "max": high.tolist()} for part, (low, high) in found.items()}
     if sizes != manifest.sizes:

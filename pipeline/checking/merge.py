@@ -23,6 +23,7 @@ from pipeline.errors import InputError
 from pipeline.files import atomic_file, continued
 from pipeline.images import Picture
 from pipeline.index import Manifest, ShardInfo, row_type
+from pipeline.planes import PLANES
 from pipeline.problems import Problem
 from pipeline.shards import Shard
 from pipeline.store import Store
@@ -83,7 +84,7 @@ def _require_same_kind(one: Store, other: Store) -> None:
         }
         if manifest.depth_encoding == NO_DEPTH:
             del kind["depth_near"]
-        if manifest.codec == "planes":
+        if manifest.codec == PLANES:
             kind["size of planes"] = manifest.plane_size
         kinds.append(kind)
     for name, value in kinds[0].items():

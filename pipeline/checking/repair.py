@@ -25,6 +25,7 @@ from pipeline.errors import InputError
 from pipeline.files import ARGUMENTS, UNFINISHED, atomic_file, continued, require_finished
 from pipeline.index import BACKGROUNDS, MANIFEST, Background, Manifest, ShardInfo, load_index, row_type
 from pipeline.parts import PARTS, UNKNOWN, set_key
+from pipeline.planes import PLANES
 from pipeline.problems import Problem
 from pipeline.shards import Shard, load_shard
 from pipeline.workers import Workers
@@ -159,9 +160,9 @@ def _stored(shards: Path, notes: Path, names: list[str]) -> tuple[str, tuple[str
         lines = Scan(path, (), "header").index.decode().splitlines()[1:]
         [(extensions, _)] = Counter(tuple(line.split(" ")[::4]) for line in lines).most_common(1) or [((), 0)]
         found = tuple(extension.partition(".")[0] for extension in extensions[:-1])
-        if found == ("planes",):
+        if found == (PLANES,):
             # Three planes and two never are the same number of bytes, whatever their size.
-            return "planes", PARTS if Scan(path, stored_parts("planes", PARTS), "header").entries else PARTS[:-1]
+            return PLANES, PARTS if Scan(path, stored_parts(PLANES, PARTS), "header").entries else PARTS[:-1]
         if found in (PARTS, PARTS[:-1]):
             return "jpeg", found
     raise InputError(f"no set in {shards} is whole: copy its tars again, or pack again")
@@ -171,7 +172,7 @@ def _depth(text: str, codec: str, parts: tuple[str, ...], given: Sequence[str | 
     """Encoding and near end of depth: as `given`, else as the old manifest's `text` has them, damaged as it may be."""
     stated = [re.search(rf'"depth_{name}": "(\w+)"', text) for name in ("encoding", "near")]
     encoding, near = (flag or (found and found[1]) for flag, found in zip(given, stated, strict=True))
-    if codec == "planes":
+    if codec == PLANES:
         encoding, near = "gray", "bright"
     if "depth" not in parts:
         return NO_DEPTH, near if near in NEAR else NEAR[0]

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import zstandard
 
 from pipeline.images import BadImage, check_image, image_format, jpeg_size
+from pipeline.planes import PLANES
 
 
 class StoredPart(NamedTuple):
@@ -26,14 +27,14 @@ def stored_parts(codec: str, parts: tuple[str, ...]) -> tuple[StoredPart, ...]:
 
     `codec` and `parts` are those of the manifest.
     """
-    if codec == "planes":
-        return (StoredPart("planes", partial(check_planes, len(parts))),)
+    if codec == PLANES:
+        return (StoredPart(PLANES, partial(check_planes, len(parts))),)
     return tuple(StoredPart(part, check_stored_picture) for part in parts)
 
 
 def stored_background(codec: str) -> StoredPart:
     """The member of a background in backgrounds.tar."""
-    return StoredPart("bg", partial(check_planes, 1) if codec == "planes" else check_stored_picture)
+    return StoredPart("bg", partial(check_planes, 1) if codec == PLANES else check_stored_picture)
 
 
 def check_stored_picture(data: bytes, verify: str) -> tuple[str, int, int]:

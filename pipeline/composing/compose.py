@@ -158,9 +158,6 @@ def compose(
             made = _into_shards(whole, sets_per_shard, stage, problems, pool, progress)
         else:
             made = _into_files(whole, stage, problems, pool, progress)
-        names = [f"{kind},{number},{name}\n" for kind, number, name in stage.names() if name]
-        if names:
-            _write_table(target / "sources.csv", "part,id,file", names)
     return Summary(recipe, made, problems)
 
 
@@ -182,8 +179,7 @@ def _into_shards(
     made = _work(pool, write_shard, pieces(), sum(done.values()), sets, progress)
     pictures = (Picture("jpg", stage.encoded(bg), 2 * (stage.source.size,)) for bg in range(stage.backgrounds))
     bank = write_bank(shards, enumerate(pictures))
-    labels = (shard.text for shard in finished_shards(shards, notes, count))
-    _write_table(shards / "labels.csv", ",".join(LABELS), labels)
+    _write_tables(shards, stage, (shard.text for shard in finished_shards(shards, notes, count)))
     total = tally(shards, notes, count)
     total.problems.extend(problems)
     assemble(shards, notes, count, total, bank, ("gray" if stage.source.has_depth else NO_DEPTH, "bright"))
@@ -211,7 +207,7 @@ def _into_files(whole: Piece, stage: Stage, problems: list[Problem], pool: Worke
 
     before = sum(min(SETS_PER_PIECE, sets - start) for start, exists in zip(starts, done, strict=True) if exists)
     made = _work(pool, write_files, pieces(), before, sets, progress)
-    _write_table(folder / "labels.csv", ",".join(LABELS), (file.read_text() for file in files))
+    _write_tables(folder, stage, (file.read_text() for file in files))
     if problems:
         write_problems(folder / "problems.csv", problems)
     return made
@@ -232,6 +228,14 @@ def _work(
         total = Made(total.sets + made.sets, total.bytes + made.bytes)
         progress.sets(made.sets, sets)
     return total
+
+
+def _write_tables(folder: Path, stage: Stage, labels: Iterable[str]) -> None:
+    """Write labels.csv from blocks of lines, and sources.csv if the pictures have names."""
+    _write_table(folder / "labels.csv", ",".join(LABELS), labels)
+    names = [f"{kind},{number},{name}\n" for kind, number, name in stage.names() if name]
+    if names:
+        _write_table(folder / "sources.csv", "part,id,file", names)
 
 
 def _write_table(path: Path, header: str, blocks: Iterable[str]) -> None:

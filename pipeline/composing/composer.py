@@ -51,7 +51,7 @@ class ComposeOptions:
         pairs = backgrounds * foregrounds
         placements = self.placements or -(-(self.sets or 1) // (pairs * sides))
         sets = self.sets or pairs * placements * sides
-        return Recipe(backgrounds, foregrounds, placements, self.mirror, self.seed, sets)
+        return Recipe(backgrounds, foregrounds, placements, self.mirror, sets)
 
 
 class Label(NamedTuple):
@@ -82,7 +82,6 @@ class Composer:
 
     def __init__(self, stage: Stage, recipe: Recipe, options: ComposeOptions) -> None:
         self.stage, self.recipe, self._options = stage, recipe, options
-        self._noise = make_noise(stage.source.size, options.seed)
 
     def compose(self, number: int) -> Composed:
         """Set `number`. A set and its mirrored twin have the same place."""
@@ -113,6 +112,6 @@ class Composer:
             levels = levels.copy()
             levels[mask >= SOLID] = at.level
         if by:
-            overlay = expose(overlay, by, self._noise)
+            overlay = expose(overlay, by, make_noise(size, options.seed))
         visible = round(sprite.visible_share(left, top, size), 4)
         return Composed(overlay, mask, levels, Label(left, top, at.width, at.height, int(mirrored), visible), bg, fg)

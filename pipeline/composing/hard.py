@@ -4,6 +4,7 @@ Exposure and noise differ, and the camera has moved a little. A network that is 
 that; thresholding |fg_bg - bg| cannot.
 """
 
+import functools
 import random
 from typing import NamedTuple
 
@@ -57,6 +58,7 @@ def expose(picture: U8, by: Disturbance, noise: NDArray[np.int8]) -> U8:
     return np.clip(disturbed, 0, 255).astype(np.uint8)
 
 
+@functools.lru_cache(maxsize=1)
 def make_noise(size: int, seed: int) -> NDArray[np.int8]:
     """Normal noise of deviation 32 for pictures of up to `size` pixels, int8 [size + TILE, size + TILE, 3]."""
     rng = np.random.default_rng((seed, 6))

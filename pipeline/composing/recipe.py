@@ -32,7 +32,6 @@ class Recipe:
     foregrounds: int
     placements: int
     mirror: bool
-    seed: int
     sets: int
     """How many of the `total` sets are made."""
 

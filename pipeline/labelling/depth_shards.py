@@ -1,6 +1,5 @@
 """Depth maps for a shard directory, which is rewritten to a new one, shard by shard."""
 
-import threading
 from collections import Counter
 from collections.abc import Container, Iterator
 from pathlib import Path
@@ -14,7 +13,6 @@ from pipeline.assemble import assemble, done_shards, note_path, shard_path, tall
 from pipeline.errors import InputError
 from pipeline.files import continued
 from pipeline.images import BadImage, Picture, check_image
-from pipeline.index import Manifest, load_index
 from pipeline.labelling.estimate import EstimateOptions, Report, Result, estimate
 from pipeline.labelling.teacher import Teacher
 from pipeline.planes import PLANES
@@ -40,18 +38,18 @@ def rewrite_with_depth(
     `source` is no shard directory or `shards` is in use, and what `estimate` raises.
     """
     progress = progress or Progress()
-    manifest = Manifest.load(source)
+    store = Store.open(source, depth=False)
+    manifest = store.manifest
     if manifest.codec == PLANES:
         raise InputError(f"{source} holds planes, which lack the pictures' colours: add depth before they are made")
-    index = load_index(source, manifest)
     arguments = {"command": "fgbg-depth", **teacher.arguments(), "quality": options.quality, "source": manifest.sha256}
     with continued(shards, arguments) as notes:
-        bank = write_bank(shards, _backgrounds(Store(source, manifest, index)))
+        bank = write_bank(shards, _backgrounds(store))
         count = len(manifest.shards)
         done = done_shards(shards, notes, count)
         before = sum(done.values())
         progress.sets_found(manifest.sets - before)
-        with _Shards(source, manifest, index, shards, notes) as job:
+        with _Shards(store, shards, notes) as job:
             report = estimate(teacher, job, job.batches(done, teacher.batch_size), options, progress.sets_done)
         total = tally(shards, notes, count)
         if not total.sets:
@@ -68,13 +66,10 @@ def _backgrounds(store: Store) -> Iterator[tuple[int, Picture]]:
 class _Shards:
     """A shard directory as a job of `estimate`. One shard is open at a time; leaving the context drops it."""
 
-    def __init__(self, source: Path, manifest: Manifest, index: NDArray[np.void], shards: Path, notes: Path) -> None:
-        # One for the threads that decode, in turns, one for the thread that saves.
-        self._reader, self._copier = (Store(source, manifest, index, depth=False) for _ in range(2))
-        self._reading = threading.Lock()
-        self._shards, self._notes = shards, notes
-        self._key_length = index.dtype["key"].itemsize
-        self._sets_left = [shard.sets for shard in manifest.shards]
+    def __init__(self, store: Store, shards: Path, notes: Path) -> None:
+        self._store, self._shards, self._notes = store, shards, notes
+        self._key_length = store.index.dtype["key"].itemsize
+        self._sets_left = [shard.sets for shard in store.manifest.shards]
         self._open: ShardWriter | None = None
 
     def __enter__(self) -> "_Shards":
@@ -85,8 +80,7 @@ class _Shards:
     ) -> None:
         if self._open:
             self._open.__exit__(kind, error, trace)
-        self._reader.close()
-        self._copier.close()
+        self._store.close()
 
     def batches(self, done: Container[int], size: int) -> Iterator[list[Row]]:
         """The sets of the shards that are not `done`, in batches that never reach from one shard into the next.
@@ -94,20 +88,19 @@ class _Shards:
         So a shard's batches, on which the last bit of an output may depend, are the same in a run that is continued.
         """
         for shard in range(len(self._sets_left)):
-            rows = [] if shard in done else np.flatnonzero(self._reader.index["shard"] == shard).tolist()
+            rows = [] if shard in done else np.flatnonzero(self._store.index["shard"] == shard).tolist()
             for first in range(0, len(rows), size):
                 yield [Row(row, shard) for row in rows[first : first + size]]
 
     def name(self, item: Row) -> str:
-        return f"{self._reader.shard_name(item.row)}/{self._reader.key(item.row)}"
+        return f"{self._store.shard_name(item.row)}/{self._store.key(item.row)}"
 
     def read(self, item: Row) -> bytes:
-        with self._reading:
-            try:
-                self._reader.read_note(item.row)  # what cannot be copied shall show before the network is asked
-                return self._reader.read(item.row)[0].tobytes()
-            except Damaged as error:
-                raise BadImage(str(error).removeprefix(f"{self._reader.key(item.row)}: ")) from error
+        try:
+            self._store.read_note(item.row)  # what cannot be copied shall show before the network is asked
+            return self._store.read(item.row)[0].tobytes()
+        except Damaged as error:
+            raise BadImage(str(error).removeprefix(f"{self._store.key(item.row)}: ")) from error
 
     def save(self, batch: list[tuple[Row, Result]]) -> None:
         shard = batch[0][0].shard
@@ -119,9 +112,9 @@ class _Shards:
             if isinstance(result, Problem):
                 self._problems.append(result)
                 continue
-            note = self._copier.read_note(item.row)
+            note = self._store.read_note(item.row)
             ids = (note.pop("bg"), note.pop("fg"), note.pop("id"))
-            pictures = [_picture(part) for part in self._copier.read(item.row)]
+            pictures = [_picture(part) for part in self._store.read(item.row)]
             scale = {"depth_range": [result.far, result.near]}
             self._open.add(ids, [*pictures, result.picture], note | scale)
         self._sets_left[shard] -= len(batch)
