@@ -4,7 +4,7 @@ import copy
 import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.bank import Bank
+from pipeline.batch import Batch
 from pipeline.decode import DecodeOptions, Decoder, Encoded, Table, Undecodable, torch_device
 from pipeline.depth import depth_table
 from pipeline.errors import InputError
@@ -24,26 +25,6 @@ from pipeline.workers import available_cores
 
 log = logging.getLogger(__name__)
 STATE_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Batch:
-    """N sets on the device, as they were stored but for size, gray and depth table: nothing is scaled to float yet."""
-
-    bg: torch.Tensor
-    """uint8 [N, 1, H, W]."""
-    fg_bg: torch.Tensor
-    """uint8 [N, 1, H, W]."""
-    mask: torch.Tensor
-    """uint8 [N, 1, H, W], 255 where the foreground is, soft at its edge."""
-    depth: torch.Tensor | None
-    """uint8 [N, 1, H, W], 255 near; None where it was not asked for."""
-    index: torch.Tensor
-    """int64 [N], rows of index.npy."""
-
-    def head(self, sets: int) -> "Batch":
-        """The first sets of it, in memory of their own."""
-        return replace(self, **{name: part[:sets].clone() for name, part in vars(self).items() if part is not None})
 
 
 class Loader:

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.batch import Batch
 from pipeline.errors import InputError
 from pipeline.index import Manifest, load_index
 from pipeline.labelling.depth_shards import rewrite_with_depth
-from pipeline.loader import Batch
 from pipeline.packing.pack import PackOptions, pack
 from pipeline.planes import encode_set
 from tests.test_loader import equal, load, rows

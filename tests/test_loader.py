@@ -10,9 +10,10 @@ import torch
 from matplotlib import colormaps
 from PIL import Image
 
+from pipeline.batch import Batch
 from pipeline.errors import InputError
 from pipeline.index import Manifest, load_index
-from pipeline.loader import Batch, Loader
+from pipeline.loader import Loader
 from pipeline.packing.pack import PackOptions, pack
 from tests.samples import png, set_paths, smooth_picture, write_sets
 from tests.test_store import flip_bit

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.batch import Batch
 from pipeline.errors import InputError
-from pipeline.loader import Batch, Loader
+from pipeline.loader import Loader
 from train.losses import Criterion
 from train.metrics import difference, iou, rmse
 from train.model import Prediction, UNet

@@ -8,8 +8,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import click
 
+from pipeline.batch import Batch
 from pipeline.files import atomic_file
-from pipeline.loader import Batch
 from pipeline.split import SPLITS
 from tools.cli import Command, progress_bar
 from train.config import DEVICES, choose_device

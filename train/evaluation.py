@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pipeline.batch import Batch
 from pipeline.errors import InputError
 from pipeline.index import Manifest
-from pipeline.loader import Batch, Loader
+from pipeline.loader import Loader
 from train.losses import Criterion
 from train.pictures import grid
 from train.run import Run

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from pipeline.batch import Batch
 from pipeline.errors import InputError
-from pipeline.loader import Batch
 from train.checkpoint import BEST, LAST, Checkpoint, load, load_network, refuse_other, save
 from train.config import Config, choose_device
 from train.log import Log, Meter, read_lines

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from pipeline.batch import Batch
 from pipeline.files import atomic_file
-from pipeline.loader import Batch
 from pipeline.preview import contact_sheet
 from train.log import Line
 from train.metrics import iou

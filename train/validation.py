@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pipeline.batch import Batch
 from pipeline.errors import InputError
-from pipeline.loader import Batch, Loader
+from pipeline.loader import Loader
 from train.losses import Criterion, Losses, bce_of_each, total_loss, unit
 from train.metrics import dice, difference, iou, rmse
 from train.model import Prediction
