@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ENV := .venv/.installed
+PEERS := .venv/.peers
 
-.PHONY: demo test check fix bench clean
+.PHONY: demo test check fix bench peers clean
 
 demo: shards/demo/manifest.json  ## synthetic sets -> shards -> a trained network, with pictures
 	$(BIN)/fgbg-train --shards shards/demo --out runs/demo --epochs 6 --width 16 --batch-size 32 --lr 3e-3 \
@@ -15,7 +16,7 @@ data/demo: | $(ENV)
 shards/demo/manifest.json: data/demo
 	$(BIN)/fgbg-pack data/demo --shards shards/demo
 
-test check: $(ENV)  ## every check: style, types, tests
+test check: $(ENV) $(PEERS)  ## every check: style, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -25,9 +26,11 @@ fix: $(ENV)  ## format the code and mend what can be mended by itself
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: shards/demo/manifest.json  ## loaders and packers beside their peers
+bench: shards/demo/manifest.json $(PEERS)  ## loaders and packers beside their peers
 	$(BIN)/fgbg-bench --shards shards/demo
 	$(BIN)/fgbg-bench --packing data/demo
+
+peers: $(PEERS)  ## the loaders that make bench measures ours beside
 
 clean:  ## remove what the commands above made, the environment too
 	rm -rf .venv data/demo shards/demo runs/demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -35,4 +38,8 @@ clean:  ## remove what the commands above made, the environment too
 $(ENV): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(PEERS): peers.txt | $(ENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r peers.txt
 	touch $@

@@ -23,7 +23,6 @@ class Bank:
 
         Raises `InputError` for a damaged background, or one that cannot be decoded.
         """
-        self._set_backgrounds = store.index["bg"]
         self._ids = np.sort([background.id for background in store.manifest.backgrounds])
         encoded = [store.read_background(int(bg)) for bg in self._ids]
         self.any_encoded = encoded[0]
@@ -35,9 +34,9 @@ class Bank:
                 f"one of the backgrounds in {store.shards} cannot be decoded: pack again ({error})"
             ) from error
 
-    def positions(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where in `pictures` the backgrounds of these rows of the index are, int64 [N]."""
-        return np.searchsorted(self._ids, self._set_backgrounds[rows])
+    def positions(self, ids: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Where in `pictures` the backgrounds of these ids are, int64 [N]."""
+        return np.searchsorted(self._ids, ids)
 
 
 def _decode(encoded: Sequence[NDArray[np.uint8]], options: DecodeOptions) -> Iterator[torch.Tensor]:

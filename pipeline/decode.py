@@ -4,7 +4,7 @@ The same graph runs on "gpu" (mixed decode: hardware JPEG engine and CUDA) and o
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -52,18 +52,28 @@ class DecodeOptions:
     """CPU threads of DALI: decoding on "cpu", parsing and Huffman decoding on "gpu"."""
     prefetch: int
     """Batches under way at once."""
+    hw_decoder_load: float = 0.65
+    """Share of the JPEGs that the hardware engine of a GPU decodes, if it has one; CUDA decodes the others."""
 
 
-def decode_part(encoded: Any, table: Table, size: int, decoder: str) -> Any:
-    """The nodes of one part, in execution order; `decoder` is "mixed" (GPU) or "cpu"."""
+def decode_part(encoded: Any, table: Table, options: DecodeOptions) -> Any:
+    """The nodes of one part, in execution order."""
     from nvidia.dali import fn, types
 
+    device = "mixed" if options.device == "gpu" else "cpu"
     # Pixels as they are stored: parts were paired so, by tools that do not turn pictures by their EXIF orientation.
-    picture = fn.decoders.image(encoded, device=decoder, output_type=types.GRAY, adjust_orientation=False)
+    picture = fn.decoders.image(
+        encoded,
+        device=device,
+        output_type=types.GRAY,
+        adjust_orientation=False,
+        hw_decoder_load=options.hw_decoder_load,
+    )
     if table is not None and (table != np.arange(256)).any():
         # Before any resizing: a mean of codes is not the code of the mean.
         picture = fn.lookup_table(picture, keys=list(range(256)), values=table.tolist(), dtype=types.UINT8)
-    return fn.resize(picture, size=[size, size], interp_type=types.INTERP_LINEAR, antialias=True)
+    size = [options.size, options.size]
+    return fn.resize(picture, size=size, interp_type=types.INTERP_LINEAR, antialias=True)
 
 
 def build_graph(source: Callable[[], Encoded], tables: Mapping[str, Table], options: DecodeOptions) -> "Pipeline":
@@ -85,13 +95,30 @@ def build_graph(source: Callable[[], Encoded], tables: Mapping[str, Table], opti
     )
     with graph:
         parts = fn.external_source(source, num_outputs=len(tables), batch=True, dtype=types.UINT8, ndim=1, no_copy=True)
-        decoder = "cpu" if device.type == "cpu" else "mixed"
-        outputs = [
-            decode_part(part, table, options.size, decoder) for part, table in zip(parts, tables.values(), strict=True)
-        ]
-        graph.set_outputs(*outputs)
+        tasks = zip(parts, tables.values(), strict=True)
+        graph.set_outputs(*(decode_part(part, table, options) for part, table in tasks))
     graph.build()
     return graph
+
+
+class _Feed:
+    """What the graph draws its batches from. It knows neither graph nor decoder, so that both go when they are let go.
+
+    DALI reads the encoded bytes from our memory, not from a copy, until their batch has come out: they are kept here.
+    """
+
+    def __init__(self, prefetch: int) -> None:
+        self.batches: Iterator[Encoded] = iter(())
+        self._in_flight: deque[Encoded] = deque(maxlen=prefetch + 2)
+
+    def __call__(self) -> Encoded:
+        self._in_flight.append(next(self.batches))
+        return self._in_flight[-1]
+
+    def clear(self) -> None:
+        """Let go of what was given, once the graph is through with it."""
+        self.batches = iter(())
+        self._in_flight.clear()
 
 
 class Decoder:
@@ -100,39 +127,42 @@ class Decoder:
     def __init__(self, tables: Mapping[str, Table], options: DecodeOptions) -> None:
         """`tables` names the parts; raises `InputError` where DALI or the device is missing."""
         self._tables, self._options = tables, options
-        self._batches: Iterator[Encoded] = iter(())
-        # DALI reads the encoded bytes from our memory, not from a copy, until their batch has come out.
-        self._in_flight: deque[Encoded] = deque(maxlen=options.prefetch + 2)
-        self._graph: Pipeline | None = build_graph(self._next, tables, options)
+        self._feed = _Feed(options.prefetch)
+        self._graph: Pipeline | None = build_graph(self._feed, tables, options)
 
-    def _next(self) -> Encoded:
-        self._in_flight.append(next(self._batches))
-        return self._in_flight[-1]
-
-    def decode(self, batches: Iterator[Encoded]) -> Iterator[dict[str, torch.Tensor]]:
+    def decode(self, batches: Iterator[Encoded]) -> Generator[dict[str, torch.Tensor], None, None]:
         """Yield each batch decoded: for each part a tensor of its own, uint8 [N, 1, size, size] on the device.
 
         What `batches` raises comes through. Raises `Undecodable` if DALI cannot decode a picture; it does not tell
         which.
         """
-        self._batches = batches
         # A graph that was left before its end still holds batches of that run: it is not used again.
-        graph, self._graph = self._graph or build_graph(self._next, self._tables, self._options), None
+        graph, self._graph = self._graph or build_graph(self._feed, self._tables, self._options), None
+        self._feed.batches = batches
         # Given a stream, DALI orders its results before later work on it, and the host does not wait.
         stream = torch.cuda.current_stream() if self._options.device == "gpu" else None
-        while True:
-            try:
-                outputs = graph.run(stream)
-            except StopIteration:
-                break
-            except RuntimeError as error:
-                lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-                reason = lines.index("encountered:") + 1 if "encountered:" in lines[:-1] else 0
-                raise Undecodable(" ".join(lines[reason : reason + 2])) from error  # the others retell the graph
-            pictures = [from_dlpack(output.as_tensor()) for output in outputs]
-            # DALI writes into its buffers again at the next run, so the batch gets memory of its own. [N, H, W, 1] and
-            # [N, 1, H, W] are the same bytes.
-            parts = zip(self._tables, pictures, strict=True)
-            yield {name: picture.clone().view(len(picture), 1, *picture.shape[1:3]) for name, picture in parts}
-        graph.reset()
-        self._graph = graph
+        try:
+            while True:
+                try:
+                    outputs = graph.run(stream)
+                except StopIteration:
+                    break
+                except RuntimeError as error:
+                    raise Undecodable(_reason(error)) from error
+                pictures = [from_dlpack(output.as_tensor()) for output in outputs]
+                # DALI writes into its buffers again at the next run, so the batch gets memory of its own. [N, H, W, 1]
+                # and [N, 1, H, W] are the same bytes.
+                parts = zip(self._tables, pictures, strict=True)
+                yield {name: picture.clone().view(len(picture), 1, *picture.shape[1:3]) for name, picture in parts}
+            graph.reset()
+            self._graph = graph
+        finally:
+            del graph
+            self._feed.clear()
+
+
+def _reason(error: RuntimeError) -> str:
+    """What DALI says of an error, without the lines that retell the graph."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    first = lines.index("encountered:") + 1 if "encountered:" in lines[:-1] else 0
+    return " ".join(lines[first : first + 2])

@@ -20,6 +20,7 @@ FORMAT = "fgbg-shards"
 VERSION = 1
 MANIFEST, INDEX, BACKGROUNDS = "manifest.json", "index.npy", "backgrounds.tar"
 CODECS = ("jpeg", PLANES)
+BLOCK = 1 << 16  # rows looked at together: what is made of them fits a cache, and no column of an index is in memory
 REBUILD = "rebuild it from the tars (fgbg-check --repair-index)"
 
 
@@ -134,6 +135,8 @@ class Manifest:
             manifest = cls(**content, sha256=hashlib.sha256(text).hexdigest())
             if len({background.id for background in manifest.backgrounds}) < len(manifest.backgrounds):
                 raise ValueError("two backgrounds have one id")
+            if any(type(sets) is not int or sets < 0 for sets in (manifest.sets, *(s.sets for s in manifest.shards))):
+                raise ValueError("a number of sets is none")
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise InputError(f"{path} is damaged ({error}): {REBUILD}") from error
         if (
@@ -173,7 +176,36 @@ def load_index(shards: Path, manifest: Manifest) -> NDArray[np.void]:
         differs = f"{path} does not belong to the manifest beside it (its hash differs)"
         raise InputError(f"{differs}: copy it again, or {REBUILD}")
     rows: NDArray[np.void] = np.load(path, mmap_mode="r")
-    bank = [background.id for background in manifest.backgrounds]
-    if (missing := np.setdiff1d(rows["bg"], bank)).size:  # a bank that is searched for them would give another
-        raise InputError(f"{shards / MANIFEST} has no background {missing[0]}, which sets need: {REBUILD}")
+    if (problem := _disagreement(manifest, rows.view(np.ndarray))) is not None:
+        raise InputError(f"{shards / MANIFEST} {problem}: {REBUILD}")
     return rows
+
+
+def _disagreement(manifest: Manifest, rows: NDArray[np.void]) -> str | None:
+    """What a manifest says otherwise than the rows of an index, if anything: rows are found by its counts."""
+    counted = sum(info.sets for info in manifest.shards)
+    if not manifest.sets == counted == len(rows):
+        return f"has {manifest.sets:,} sets, {counted:,} in its shards and {len(rows):,} in {INDEX}"
+    bank = np.array([background.id for background in manifest.backgrounds])
+    bounds = np.cumsum([0, *(info.sets for info in manifest.shards)])
+    for first in range(0, len(rows), BLOCK):
+        block = rows[first : first + BLOCK]
+        shards = shards_between(bounds, first, first + BLOCK)
+        sets = np.diff(bounds[shards.start : shards.stop + 1].clip(first, first + len(block)))
+        if (wrong := np.flatnonzero(block["shard"] != np.repeat(np.arange(shards.start, shards.stop), sets))).size:
+            row = first + int(wrong[0])
+            place = int(np.searchsorted(bounds, row, "right")) - 1
+            return f"has set {row:,} of {INDEX} in shard {place}, {INDEX} has it in shard {rows['shard'][row]}"
+        if (
+            missing := block["bg"][~np.isin(block["bg"], bank)]
+        ).size:  # a bank that is searched for it would give another
+            return f"has no background {missing[0]}, which sets need"
+    return None
+
+
+def shards_between(bounds: NDArray[np.int64], first: int, last: int) -> slice:
+    """The shards that have rows among [first, last), and empty ones between them.
+
+    `bounds` are int64 [shards + 1]: shard i has the rows bounds[i] to bounds[i + 1].
+    """
+    return slice(int(np.searchsorted(bounds[1:], first, "right")), int(np.searchsorted(bounds[:-1], last)))

@@ -1,7 +1,7 @@
 """Inflate: stored planes -> uint8 [N, 1, S, S] on the device, without DALI; stands where `decode.Decoder` does."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -23,39 +23,30 @@ class PlaneDecoder:
         self._parts, self._stored, self._options = parts, stored, options
         self._device = torch_device(options.device)
 
-    def decode(self, batches: Iterator[Encoded]) -> Iterator[dict[str, torch.Tensor]]:
+    def decode(self, batches: Iterator[Encoded]) -> Generator[dict[str, torch.Tensor], None, None]:
         """Yield each batch of frames: for each part a tensor of its own, uint8 [N, 1, size, size] on the device.
 
-        The overlay still lacks its background. `batches` is drawn from in a thread; what it raises comes through.
-        Raises `Undecodable` for a frame that is none.
+        The overlay still lacks its background. What `batches` raises comes through. Raises `Undecodable` for a frame
+        that is none.
         """
-        reader, workers = ThreadPoolExecutor(1), ThreadPoolExecutor(self._options.threads)
+        workers, ahead = ThreadPoolExecutor(self._options.threads, "fgbg-unpack"), deque[Begun]()
         try:
-            ahead = deque(
-                reader.submit(self._next, batches, self._memory(), workers) for _ in range(self._options.prefetch)
-            )
-            while (begun := ahead.popleft().result()) is not None:
-                ahead.append(reader.submit(self._next, batches, self._memory(), workers))
-                yield dict(zip(self._parts, self._finish(*begun), strict=True))
+            for [frames] in batches:
+                ahead.append(self._begin(frames, workers))
+                if len(ahead) == self._options.prefetch:
+                    yield self._finish(*ahead.popleft())
+            while ahead:
+                yield self._finish(*ahead.popleft())
         finally:
-            reader.shutdown(cancel_futures=True)
             workers.shutdown(cancel_futures=True)
 
-    def _memory(self) -> torch.Tensor:
-        """Room for a batch, uint8 [P, batch_size, size, size]: every part of it is one piece.
+    def _begin(self, frames: Sequence[NDArray[np.uint8]], workers: ThreadPoolExecutor) -> Begun:
+        """Let the workers fill memory with a batch; every part of it is one piece.
 
         Pinned for a GPU: torch hands such memory out again, without a wait, once the copy from it is done.
         """
-        shape = (len(self._parts), self._options.batch_size, self._options.size, self._options.size)
-        return torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
-
-    def _next(self, batches: Iterator[Encoded], memory: torch.Tensor, workers: ThreadPoolExecutor) -> Begun | None:
-        """Begin to fill `memory` with the next batch; None at the end of an epoch."""
-        encoded = next(batches, None)
-        if encoded is None:
-            return None
-        [frames] = encoded
-        planes = memory[:, : len(frames)]
+        shape = (len(self._parts), len(frames), self._options.size, self._options.size)
+        planes = torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
         share = -(-len(frames) // self._options.threads) or 1
         starts = range(0, len(frames), share)
         return planes, [
@@ -71,10 +62,10 @@ class PlaneDecoder:
         if self._device.type == "cpu":
             undo_rows(planes[DEPTH:])
 
-    def _finish(self, planes: torch.Tensor, shares: Sequence[Future[None]]) -> list[torch.Tensor]:
+    def _finish(self, planes: torch.Tensor, shares: Sequence[Future[None]]) -> dict[str, torch.Tensor]:
         for share in shares:
             share.result()
         parts = [part.unsqueeze(1).to(self._device, non_blocking=True) for part in planes]
         if self._device.type == "cuda":
             parts[DEPTH:] = [depth.cumsum(2, dtype=torch.uint8) for depth in parts[DEPTH:]]  # wraps as it has to
-        return parts
+        return dict(zip(self._parts, parts, strict=True))

@@ -6,19 +6,26 @@ foreground is not known its background decides alone: the same foregrounds may t
 """
 
 import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
+from pipeline.index import BLOCK, INDEX, shards_between
+from pipeline.order import Piece
 from pipeline.parts import UNKNOWN
 
 SPLITS = ("train", "val", "test")
 TEST_SHARE, VAL_SHARE = 0.1, 0.1
 # Chosen once so that ids 0..9 and 0..99 fall exactly 8:1:1, and every other count nearly so. Changing one would leak.
 BACKGROUND_SALT, FOREGROUND_SALT = "background 5420", "foreground 57535"
+TABLE_IDS, NOT_YET = 1 << 20, 2  # ids below the first are looked up, in a table of 0 (no), 1 (yes) and this
+KEPT_WINDOWS = 2  # a batch may end one window and begin the next
 
 
+@lru_cache(1 << 16)
 def group(salt: str, number: int) -> str:
     """The split that a background or foreground id belongs to."""
     digest = hashlib.sha256(f"{salt} {number}".encode()).digest()
@@ -31,14 +38,104 @@ def split_rows(backgrounds: NDArray[np.int32], foregrounds: NDArray[np.int32], s
 
     A foreground that is `parts.UNKNOWN` keeps a set out of none. Raises `InputError` for another name.
     """
-    if split == "all":
-        return np.arange(len(backgrounds))
-    if split not in SPLITS:
-        raise InputError(f"no split called {split!r}: expected one of {', '.join(SPLITS)} or all")
-    fits_foreground = (foregrounds == UNKNOWN) | _members(foregrounds, FOREGROUND_SALT, split)
-    return np.flatnonzero(_members(backgrounds, BACKGROUND_SALT, split) & fits_foreground)
+    return np.flatnonzero(_Membership(split)(backgrounds, foregrounds))
 
 
-def _members(ids: NDArray[np.int32], salt: str, split: str) -> NDArray[np.bool_]:
-    unique, inverse = np.unique(ids, return_inverse=True)
-    return np.array([group(salt, int(number)) == split for number in unique])[inverse]
+class Split:
+    """The rows of the index that a split holds, found shard by shard: none of them is kept but those of two windows."""
+
+    def __init__(self, index: NDArray[np.void], shard_sets: Sequence[int], split: str) -> None:
+        """Count the sets of "train", "val", "test" or "all" in one pass over the index, [sets] with fields bg and fg.
+
+        `shard_sets` are the manifest's counts: rows of one shard follow each other, shard after shard (`load_index`
+        has compared them). Raises `InputError` for another name.
+        """
+        self._belong = _Membership(split)
+        self._bg, self._fg = np.asarray(index["bg"]), np.asarray(index["fg"])
+        self._bounds = np.cumsum([0, *shard_sets])
+        self.sizes = np.zeros(len(shard_sets), np.int64)
+        """Sets of the split in each shard, int64 [shards]."""
+        for first in range(0, len(index), BLOCK):
+            shards = shards_between(self._bounds, first, first + BLOCK)
+            rows = self._held(first, first + BLOCK)
+            self.sizes[shards] += np.diff(np.searchsorted(rows, self._bounds[shards.start : shards.stop + 1]))
+        self.count = int(self.sizes.sum())
+        """Sets in the split."""
+        self._windows = list[tuple[NDArray[np.int64], NDArray[np.unsignedinteger]]]()  # (shards, rows), latest last
+
+    def rows(self, pieces: Iterable[Piece]) -> NDArray[np.int64]:
+        """Rows of the index, int64 [N], of a batch that an `Order` of these `sizes` has laid down.
+
+        Raises `InputError` if the index was written over since it was mapped.
+        """
+        found = [self._window(piece.shards)[piece.positions] for piece in pieces]
+        return np.concatenate(found, dtype=np.int64) if found else np.empty(0, np.int64)
+
+    def _window(self, shards: NDArray[np.int64]) -> NDArray[np.unsignedinteger]:
+        """The split's rows of some shards, [N], in as few bytes as hold them."""
+        for known, rows in self._windows:
+            if known is shards or np.array_equal(known, shards):
+                return rows
+        del self._windows[: 1 - KEPT_WINDOWS]
+        rows = np.empty(self.sizes[shards].sum(), np.min_scalar_type(self._bounds[-1]))
+        filled = 0
+        for held in self._blocks(shards):
+            if (filled := filled + len(held)) > len(rows):
+                break
+            rows[filled - len(held) : filled] = held
+        if filled != len(rows):
+            raise InputError(f"{INDEX} was changed while it was in use: see what fgbg-check says, and start again")
+        self._windows.append((shards, rows))
+        return rows
+
+    def _blocks(self, shards: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        """The split's rows of some shards, some at a time; shards that follow each other are one run of rows."""
+        for run in np.split(shards, np.flatnonzero(np.diff(shards) > 1) + 1):
+            end = int(self._bounds[run[-1] + 1])
+            for first in range(int(self._bounds[run[0]]), end, BLOCK):
+                yield self._held(first, min(first + BLOCK, end))
+
+    def _held(self, first: int, last: int) -> NDArray[np.int64]:
+        """The split's rows among [first, last) of the index."""
+        return first + np.flatnonzero(self._belong(self._bg[first:last], self._fg[first:last]))
+
+
+class _Membership:
+    """Whether sets belong to a split."""
+
+    def __init__(self, split: str) -> None:
+        if split not in (*SPLITS, "all"):
+            raise InputError(f"no split called {split!r}: expected one of {', '.join(SPLITS)} or all")
+        self._all = split == "all"
+        self._backgrounds, self._foregrounds = _Ids(BACKGROUND_SALT, split), _Ids(FOREGROUND_SALT, split)
+
+    def __call__(self, backgrounds: NDArray[np.int32], foregrounds: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Of sets with these ids, [N]."""
+        if self._all:
+            return np.ones(len(backgrounds), np.bool_)
+        fits_foreground: NDArray[np.bool_] = (foregrounds == UNKNOWN) | self._foregrounds(foregrounds)
+        return fits_foreground & self._backgrounds(backgrounds)
+
+
+class _Ids:
+    """Which background ids, or foreground ids, are of a split. Small ones are hashed once, and then looked up."""
+
+    def __init__(self, salt: str, split: str) -> None:
+        self._salt, self._split = salt, split
+        self._table = np.full(TABLE_IDS - UNKNOWN, NOT_YET, np.uint8)  # whether ids UNKNOWN .. TABLE_IDS - 1 are
+
+    def __call__(self, ids: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Of ids [N]."""
+        if ids.min(initial=0) < UNKNOWN or ids.max(initial=0) >= TABLE_IDS:
+            distinct, inverse = np.unique(ids, return_inverse=True)
+            return self._hash(distinct)[inverse]
+        places = ids - UNKNOWN
+        fits = self._table[places]
+        if (new := fits == NOT_YET).any():
+            distinct = np.unique(ids[new])
+            self._table[distinct - UNKNOWN] = self._hash(distinct)
+            fits = self._table[places]
+        return fits.view(np.bool_)
+
+    def _hash(self, ids: NDArray[np.int32]) -> NDArray[np.bool_]:
+        return np.array([group(self._salt, number) == self._split for number in ids.tolist()], np.bool_)

@@ -86,7 +86,7 @@ def test_a_run_left_before_its_end_leaves_nothing_for_the_next() -> None:
     decoder = Decoder({"x": None}, OPTIONS)
     first = decoder.decode(encoded(jpeg(np.full((32, 32, 1), 10, np.uint8))) for _ in range(100))
     assert set(next(first)["x"].flatten().tolist()) == {10}
-    first.close()  # type: ignore[attr-defined]
+    first.close()
     [second] = decoder.decode(iter([encoded(jpeg(np.full((32, 32, 1), 90, np.uint8)))]))
     assert set(second["x"].flatten().tolist()) == {90}
     assert list(decoder.decode(iter([]))) == []

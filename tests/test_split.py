@@ -1,8 +1,17 @@
+import tracemalloc
+from typing import NamedTuple
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.split import BACKGROUND_SALT, FOREGROUND_SALT, SPLITS, group, split_rows
+from pipeline.index import row_type
+from pipeline.order import Order, Piece
+from pipeline.parts import UNKNOWN
+from pipeline.split import BACKGROUND_SALT, FOREGROUND_SALT, SPLITS, TABLE_IDS, Split, group, split_rows
 
 
 def all_pairs(ids: int) -> tuple[np.ndarray, np.ndarray]:
@@ -49,3 +58,121 @@ def test_all_and_unknown_names() -> None:
     assert split_rows(bg, fg, "all").tolist() == list(range(9))
     with pytest.raises(InputError, match="no split called 'dev': expected one of train, val, test or all"):
         split_rows(bg, fg, "dev")
+
+
+class Index(NamedTuple):
+    """An index, and how its rows lie in shards."""
+
+    rows: NDArray[np.void]
+    shard_sets: list[int]
+
+
+def index_of(bg: list[int], fg: list[int], shard_sets: list[int]) -> Index:
+    rows = np.zeros(len(bg), row_type(4))
+    rows["bg"], rows["fg"] = bg, fg
+    return Index(rows, shard_sets)
+
+
+def rows_slowly(index: Index, split: str) -> list[list[int]]:
+    """The split's rows of each shard, one row at a time."""
+    found, row = [], 0
+    for count in index.shard_sets:
+        here = []
+        for bg, fg in index.rows[["bg", "fg"]][row : row + count].tolist():
+            fits = group(BACKGROUND_SALT, bg) == split and (fg == UNKNOWN or group(FOREGROUND_SALT, fg) == split)
+            here += [row] if split == "all" or fits else []
+            row += 1
+        found.append(here)
+    return found
+
+
+@st.composite
+def indexes(draw: st.DrawFn) -> Index:
+    shard_sets = draw(st.lists(st.integers(0, 12), min_size=1, max_size=8))
+    sets = sum(shard_sets)
+    far = draw(st.sampled_from([[], [TABLE_IDS - 1], [TABLE_IDS, 2**31 - 1], [-3, -2, TABLE_IDS - 2, TABLE_IDS - 1]]))
+    bg = st.sampled_from([0, 1, 5, 6, 12, 22, 100_000, *far])
+    fg = st.sampled_from([UNKNOWN, 0, 1, 3, 7, 18, 99_999, *far])
+    backgrounds, foregrounds = (draw(st.lists(ids, min_size=sets, max_size=sets)) for ids in (bg, fg))
+    return index_of(backgrounds, foregrounds, shard_sets)
+
+
+@given(
+    index=indexes(),
+    split=st.sampled_from([*SPLITS, "all"]),
+    window=st.none() | st.integers(1, 5),
+    batch_size=st.integers(1, 20),
+    block=st.sampled_from([1, 3, 16, 65536]),
+)
+def test_sizes_and_rows_are_those_of_the_slow_reference(
+    index: Index, split: str, window: int | None, batch_size: int, block: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.split.BLOCK", block)
+        expected = rows_slowly(index, split)
+        held = Split(index.rows, index.shard_sets, split)
+        assert held.sizes.tolist() == [len(rows) for rows in expected]
+        assert held.count == sum(map(len, expected))
+        order = Order(held.sizes, batch_size, "k", window=window)
+        for epoch in range(2):
+            for number in range(order.batches):
+                pieces = order.batch(epoch, number)
+                window_rows = [sum((expected[shard] for shard in shards), []) for shards, _ in pieces]
+                picked = [[rows[n] for n in piece.positions] for rows, piece in zip(window_rows, pieces, strict=True)]
+                found = held.rows(pieces)
+                assert found.dtype == np.int64
+                assert found.tolist() == sum(picked, [])
+
+
+def test_split_rows_are_the_rows_of_one_shard() -> None:
+    bg, fg = all_pairs(30)
+    index = index_of(bg.tolist(), fg.tolist(), [len(bg)])
+    for split in (*SPLITS, "all"):
+        assert split_rows(bg, fg, split).tolist() == rows_slowly(index, split)[0]
+
+
+def test_a_rank_without_sets_has_no_rows() -> None:
+    held = Split(index_of([0], [0], [1]).rows, [1], "all")
+    rows = held.rows(Order(held.sizes, 4, "k").batch(0, 0, rank=0, world=4))
+    assert rows.dtype == np.int64
+    assert not len(rows)
+    with pytest.raises(InputError, match="no split called 'dev'"):
+        Split(index_of([0], [0], [1]).rows, [1], "dev")
+
+
+def test_the_rows_of_two_windows_are_kept() -> None:
+    index = index_of([0] * 9, [0] * 9, [3, 3, 3])
+    held = Split(index.rows, index.shard_sets, "train")
+    windows = [[Piece(np.array([shard]), np.arange(3))] for shard in range(3)]
+    assert [held.rows(window).tolist() for window in windows[:2]] == [[0, 1, 2], [3, 4, 5]]
+    index.rows["bg"] = 5  # of another split: who looks at the index again now finds nothing
+    assert [held.rows(window).tolist() for window in windows[:2]] == [[0, 1, 2], [3, 4, 5]]
+    index.rows["bg"] = 0
+    assert held.rows(windows[2]).tolist() == [6, 7, 8]
+    index.rows["bg"] = 5
+    assert held.rows(windows[1]).tolist() == [3, 4, 5]
+    changed = r"index\.npy was changed while it was in use: see what fgbg-check says, and start again"
+    with pytest.raises(InputError, match=changed):
+        held.rows(windows[0])
+    held = Split(index_of([0, 0, 5, 0], [0] * 4, [3, 1]).rows, [3, 1], "train")
+    held._bg[2] = 0  # one more
+    with pytest.raises(InputError, match=changed):
+        held.rows(windows[0])
+
+
+def test_an_epoch_in_windows_needs_no_memory_for_its_sets() -> None:
+    shard_sets = [1000] * 2000
+    rng = np.random.default_rng(0)
+    index = np.zeros(sum(shard_sets), [("bg", "<i4"), ("fg", "<i4")])
+    index["bg"], index["fg"] = rng.integers(0, 100, (2, len(index)))
+    peaks = {}
+    for window in (8, None):
+        tracemalloc.start()
+        held = Split(index, shard_sets, "train")
+        order = Order(held.sizes, 4096, "k", window=window)
+        seen = sum(len(held.rows(order.batch(0, number))) for number in range(order.batches))
+        peaks[window] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert seen == held.count > 1_200_000
+    assert peaks[8] < 4e6
+    assert peaks[None] > 4e6  # what the first number is worth: one for all sets is seen

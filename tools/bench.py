@@ -1,115 +1,211 @@
-"""fgbg-bench: throughput beside its peers, in one run, after proof that all loaders give the same pictures."""
+"""fgbg-bench: throughput and stalls beside peers, in one run, after proof that all loaders give the same pictures."""
 
-import functools
 import json
 import os
 import shlex
 import sys
-from contextlib import ExitStack
-from dataclasses import asdict
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 # Before torch is loaded: its threads shall sleep, not spin, while they wait for one another, beside DALI's threads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# What is killed leaves its semaphores to Python's resource tracker, which removes them, and would tell the user so.
+os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
 
 import click
 
 from pipeline.decode import DEVICES, torch_device
 from pipeline.errors import InputError
-from pipeline.planes import PLANES
+from pipeline.index import Manifest
 from pipeline.workers import available_cores
-from tools.cli import Command, progress_bar
-from tools.measure import Reference, first_shards, in_turn, machine, print_table, table_row, timed_pass
-from tools.peers import LOADERS, LoadOptions, ours
+from tools.chart import draw_chart
+from tools.cli import Command
+from tools.contest import CACHES, OURS_PLANES, OURS_RESIDENT, Contest, all_names, bench_loaders, lacking
+from tools.machine import describe, machine
+from tools.measure import first_shards
+from tools.peers import LoadOptions
+from tools.plans import bench_order
+from tools.step import bench_step, refuse_stalls
+from tools.sweep import AXES, bench_sweep, parse_grid
 from tools.writers import bench_composing, bench_packing
 
+DIR = click.Path(path_type=Path)
+SETS = {"loaders": 10_000, "composing": 10_000, "sweep": 2_000}
+OTHERS = "All"
+SECTIONS = {
+    "What to measure": ("shards", "step", "sweep", "packing", "composing", "order_rows"),
+    "Loaders (--shards)": ("names", "planes", "cache", "base", "chart", "peers_cache"),
+    "Stalls (--step)": ("resident", "width", "assert_stall_pct"),
+    "Settings (--sweep)": ("grid",),
+    "Order (--order)": ("window",),
+}
+GOES_WITH = {
+    "step": "--shards", "sweep": "--shards", "names": "--shards", "planes": "--shards", "cache": "--shards",
+    "base": "--shards", "chart": "--shards", "peers_cache": "--shards", "resident": "--step", "width": "--step",
+    "assert_stall_pct": "--step", "grid": "--sweep", "window": "--order",
+}  # fmt: skip
 
-@click.command(cls=Command)
-@click.option("--shards", type=click.Path(path_type=Path), help="Shards to load.")
-@click.option(
-    "--loader", "names", default=",".join(LOADERS), show_default=True, help="Loaders to measure, with commas."
-)
-@click.option("--planes", type=click.Path(path_type=Path), metavar="DIR",
-              help="The sets of --shards packed with --codec planes: measure how these load, too.")  # fmt: skip
-@click.option("--packing", type=click.Path(path_type=Path), metavar="SOURCE",
-              help="Measure fgbg-pack against webdataset.ShardWriter on the image sets of SOURCE.")  # fmt: skip
-@click.option("--composing", type=click.Path(path_type=Path), metavar="PHOTOS",
-              help="Measure fgbg-compose on PHOTOS/bg and PHOTOS/fg against the original's way.")  # fmt: skip
-@click.option("--sets", type=click.IntRange(1), default=10_000, show_default=True,
-              help="Sets a pass; of loaders in whole shards.")  # fmt: skip
+
+class SectionedCommand(Command):
+    """A command whose options are listed in sections."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the help of the options."""
+        sections = {name: title for title, names in SECTIONS.items() for name in names}
+        for title in (*SECTIONS, OTHERS):
+            options = [option for option in self.get_params(ctx) if sections.get(option.name or "", OTHERS) == title]
+            with formatter.section(title):
+                formatter.write_dl([record for option in options if (record := option.get_help_record(ctx))])
+
+
+@click.command(cls=SectionedCommand)
+@click.option("--shards", type=DIR, metavar="DIR", help="Loaders on these shards, unless --step or --sweep is given.")
+@click.option("--step", is_flag=True, help="Stalls: the training step on one batch again and again, and on the loader.")
+@click.option("--sweep", is_flag=True, help="Our loader under many settings; ends in the ones to use.")
+@click.option("--packing", type=DIR, metavar="SOURCE", help="fgbg-pack beside webdataset.ShardWriter on these sets.")
+@click.option("--composing", type=DIR, metavar="PHOTOS",
+              help="fgbg-compose on PHOTOS/bg and PHOTOS/fg beside the original's way.")  # fmt: skip
+@click.option("--order", "order_rows", type=click.IntRange(1), metavar="ROWS",
+              help="What it costs to plan an epoch of this many sets.")  # fmt: skip
+@click.option("--sets", type=click.IntRange(1), show_default="10000; --sweep 2000; --step all",
+              help="Sets a pass; of loaders and --step in whole shards.")  # fmt: skip
 @click.option("--rounds", type=click.IntRange(2), default=5, show_default=True, help="Timed passes of each, in turn.")
 @click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Sets a batch.")
 @click.option("--size", type=click.IntRange(1), default=128, show_default=True, help="Height and width, pixels.")
-@click.option("--device", type=click.Choice(DEVICES), default="cpu", show_default=True, help="Where DALI decodes.")
-@click.option("--workers", type=click.IntRange(1), default=available_cores(), show_default="one a core",
+@click.option(
+    "--device", type=click.Choice(DEVICES), default="cpu", show_default=True, help="Where batches have to be."
+)
+@click.option("--workers", "--threads", type=click.IntRange(1), default=available_cores(), show_default="one a core",
               help="DALI threads, DataLoader or packing processes.")  # fmt: skip
+@click.option("--prefetch", type=click.IntRange(1), default=4, show_default=True,
+              help="Batches that ours and DALI's reader keep under way.")  # fmt: skip
+@click.option("--hw-decoder-load", type=click.FloatRange(0, 1), default=0.65, show_default=True,
+              help="Share of the pictures that ours gives to the GPU's JPEG engine.")  # fmt: skip
+@click.option("--loader", "names", metavar="NAMES", show_default="all that can be",
+              help=f"Loaders to measure, with commas: {', '.join(all_names())}.")  # fmt: skip
+@click.option("--planes", type=DIR, metavar="DIR", help="The sets of --shards packed with --codec planes: ours-planes.")
+@click.option("--cache", type=click.Choice((*CACHES, "both")), default="warm", show_default=True,
+              help="The page cache: cold drops the files from it before each pass.")  # fmt: skip
+@click.option("--base", metavar="NAME", show_default="seed, or the first", help="The loader that ratios are to.")
+@click.option("--chart", type=DIR, metavar="FILE", help="Draw the rates into this PNG.")
+@click.option("--peers-cache", type=DIR, default=LoadOptions.cache, show_default=True, metavar="DIR",
+              help="Where streaming and litdata keep the sets in their own formats.")  # fmt: skip
+@click.option("--resident", type=click.Choice(("off", "auto", "device", "host")), default="off", show_default=True,
+              help="Where decoded sets are kept for epoch 2.")  # fmt: skip
+@click.option("--width", type=click.IntRange(1), default=32, show_default=True, help="Width of the network.")
+@click.option(
+    "--assert-stall-pct", type=float, metavar="X", help="Exit with 1 if an epoch stalls for more of its time."
+)
+@click.option("--grid", multiple=True, metavar="AXIS=VALUES",
+              help=f"Values of an axis, with commas; may be repeated. Axes: {', '.join(AXES)}.")  # fmt: skip
+@click.option("--window", type=click.IntRange(1), default=64, show_default=True,
+              help="Shards that are shuffled together; beside it, all of them.")  # fmt: skip
+@click.pass_context
 def main(
+    ctx: click.Context,
+    /,
     shards: Path | None,
-    names: str,
-    planes: Path | None,
     packing: Path | None,
     composing: Path | None,
-    sets: int,
-    rounds: int,
-    batch_size: int,
-    size: int,
-    device: str,
-    workers: int,
+    order_rows: int | None,
+    **given: Any,
 ) -> None:
-    """Measure loaders on the same shards, or what packs or makes sets; print a table and one JSON line.
+    """Measure loaders, or what packs or makes sets; print tables and, as the last line, one JSON object.
 
-    Every loader first has to give each set once and the pictures that Pillow gives. Then they take turns.
+    Every loader has a process of its own, and first has to give each set once and the pictures that Pillow gives. Then
+    they take turns.
     """
-    if [shards, packing, composing].count(None) != 2:
-        raise click.UsageError("give one of --shards DIR (loaders), --packing SOURCE and --composing PHOTOS")
-    if planes and not shards:
-        raise click.UsageError("--planes goes with --shards, which has the pictures to compare them with")
-    if shards is not None:
-        unknown = [name for name in names.split(",") if name not in LOADERS]
-        if unknown:
-            raise click.UsageError(f"no loader called {', '.join(unknown)}: expected some of {', '.join(LOADERS)}")
-        torch_device(device)
-        options = LoadOptions(batch_size, size, device, workers)
-        report = bench_loaders(shards, planes, names.split(","), sets, rounds, options)
-    elif packing is not None:
-        report = bench_packing(packing, rounds, workers)
+    _check_usage(ctx, [shards, packing, composing, order_rows].count(None) == 3)
+    options = LoadOptions(
+        given["batch_size"], given["size"], given["device"], given["workers"], given["prefetch"], given["resident"],
+        given["hw_decoder_load"], given["peers_cache"],
+    )  # fmt: skip
+    if packing is not None:
+        report = bench_packing(packing, given["rounds"], options.workers)
+    elif composing is not None:
+        report = bench_composing(composing, given["sets"] or SETS["composing"], given["rounds"])
+    elif order_rows is not None:
+        report = bench_order(order_rows, given["window"])
     else:
-        assert composing is not None
-        report = bench_composing(composing, sets, rounds)
+        assert shards is not None
+        report = _bench_shards(shards, options, **given)
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     click.echo(json.dumps({"command": command, "machine": machine(), **report}))
+    if given["assert_stall_pct"] is not None:
+        refuse_stalls(report["epochs"], given["assert_stall_pct"])
 
 
-def bench_loaders(
-    shards: Path, planes: Path | None, names: list[str], sets: int, rounds: int, options: LoadOptions
-) -> dict[str, Any]:
-    """Check every loader against the reference, then time them in turn; page cache warm."""
-    with ExitStack() as stack:
-        folder = stack.enter_context(first_shards(shards, sets))
-        loaders = {name: LOADERS[name](folder, options) for name in names}
-        if planes:
-            loaders["ours-planes"] = ours(stack.enter_context(first_shards(planes, sets, PLANES)), options)
-            names = list(loaders)
-        bar = stack.enter_context(progress_bar("measuring", len(names) * (rounds + 1)))
-        reference = Reference(folder, options.size)
-        differences = {}
-        for name, loader in loaders.items():  # the warm-up too: workers start, files come into the page cache
-            try:
-                differences[name] = reference.compare(loader)
-            except InputError as error:
-                raise InputError(f"loader {name}: {error}") from error
-            bar.update(1)
-        runs = {name: functools.partial(timed_pass, loader, reference.sets) for name, loader in loaders.items()}
-        passes = in_turn(runs, rounds, lambda: bar.update(1))
-        counted = reference.sets
-    base = "seed" if "seed" in names else names[-1]
-    rows = {name: {**table_row(passes, name, base), "difference": differences[name]._asdict()} for name in names}
-    shape = f"batch {options.batch_size}, {options.size} x {options.size} on {options.device}"
-    click.echo(f"{counted:,} sets a pass, {rounds} passes each in turn, {shape}, {options.workers} threads or workers")
-    print_table(rows)
-    click.echo("difference: levels of 255 from Pillow's gray decode and antialiased resize, mean / 99.9 % / largest")
-    return {"sets": counted, "rounds": rounds, **asdict(options), "loaders": rows}
+def _check_usage(ctx: click.Context, one_subject: bool) -> None:
+    """Raise `click.UsageError` where options do not go together."""
+    if not one_subject:
+        raise click.UsageError(
+            "give one of --shards DIR (loaders), --packing SOURCE, --composing PHOTOS and --order ROWS"
+        )
+    flags = {option.name: option.opts[0] for option in ctx.command.params}
+    given = {
+        name for name in flags if name and ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    }
+    for name in flags:
+        needed = GOES_WITH.get(name or "")
+        if name in given and needed and needed not in {flags[other] for other in given}:
+            raise click.UsageError(f"{flags[name]} goes with {needed}")
+    if {"step", "sweep"} <= given:
+        raise click.UsageError("give --step or --sweep, one at a time")
+    for name in ("names", "planes", "cache", "base", "chart"):
+        if name in given and given & {"step", "sweep"}:
+            raise click.UsageError(f"{flags[name]} compares loaders: it does not go with --step or --sweep")
+
+
+def _bench_shards(shards: Path, options: LoadOptions, **given: Any) -> dict[str, Any]:
+    """What --shards asks for."""
+    if given["step"]:
+        torch_device(options.device)
+        codec = Manifest.load(shards).codec
+        with first_shards(shards, given["sets"], codec) if given["sets"] else nullcontext(shards) as folder:
+            return {"sets": given["sets"], **bench_step(folder, options, given["width"])}
+    if given["sweep"]:
+        try:
+            settings = parse_grid(given["grid"], options.device)
+        except ValueError as error:
+            raise click.UsageError(f"--grid: {error}") from None
+        torch_device(options.device)
+        return bench_sweep(shards, options, settings, given["sets"] or SETS["sweep"], given["rounds"])
+    names = _names(given["names"], given["planes"])
+    if given["base"] and given["base"] not in names:
+        raise click.UsageError(f"--base {given['base']} is not measured: expected one of {', '.join(names)}")
+    if given["chart"] and not given["chart"].parent.is_dir():
+        raise InputError(f"no such folder: {given['chart'].parent}")  # before the work, not after it
+    if given["cache"] != "warm" and names == [OURS_RESIDENT]:
+        raise click.UsageError(f"{OURS_RESIDENT} reads nothing while it is timed: it has no --cache {given['cache']}")
+    torch_device(options.device)
+    caches = CACHES if given["cache"] == "both" else (given["cache"],)
+    base = given["base"] or ("seed" if "seed" in names else names[0])
+    sets = given["sets"] or SETS["loaders"]
+    report = bench_loaders(Contest(shards, given["planes"], names, sets, given["rounds"], caches, base, options))
+    if given["chart"]:
+        title = f"fgbg-bench: {options.size} x {options.size}, batch {options.batch_size}, {options.workers} threads"
+        draw_chart(report["loaders"], title, describe(machine()), given["chart"])
+        click.echo(f"chart: {given['chart']}")
+    return report
+
+
+def _names(text: str | None, planes: Path | None) -> list[str]:
+    """The loaders to measure; raise `click.UsageError` for one that is not known, or lacks its data."""
+    missing = lacking(planes)
+    if text is None:
+        if missing:
+            click.echo("not measured: " + "; ".join(f"{name} ({reason})" for name, reason in missing.items()))
+        return [name for name in all_names() if name not in missing]
+    names = text.split(",")
+    known = all_names()
+    if unknown := [name for name in names if name not in known]:
+        raise click.UsageError(f"no loader called {', '.join(unknown)}: expected some of {', '.join(known)}")
+    if len(set(names)) < len(names):
+        raise click.UsageError(f"--loader {text} names a loader twice")
+    if unable := [name for name in names if name in missing]:
+        raise click.UsageError("; ".join(f"loader {name}: {missing[name]}" for name in unable))
+    return names if planes is None or OURS_PLANES in names else [*names, OURS_PLANES]
 
 
 if __name__ == "__main__":

@@ -1,20 +1,13 @@
-"""Measurements for fgbg-bench: are the pictures the same, how fast do they come, on what machine."""
+"""The reference that every loader has to agree with before it is timed, and the part of the shards that is loaded."""
 
-import itertools
-import platform
-import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import click
 import numpy as np
-import nvidia.dali
 import torch
 from PIL import Image
 
@@ -24,16 +17,9 @@ from pipeline.images import decode_gray
 from pipeline.index import BACKGROUNDS, Manifest, load_index, save_index
 from pipeline.parts import PARTS
 from pipeline.store import Store
-from pipeline.workers import available_cores
 from tools.peers import Loaded
 
-try:
-    import psutil
-except ImportError:
-    raise SystemExit("fgbg-bench needs psutil, which is not installed: pip install 'fgbg[bench]'") from None
-
 COMPARED_SETS = 256
-SETTLE_SEC = 0.5  # DALI's reader goes on by itself until its queue is full
 # Levels of 255, against Pillow's gray decode and antialiased resize. Decoders round differently, and at the border
 # DALI's filter repeats the edge where Pillow's leaves the outside out; a wrong picture, a missing antialiasing or a
 # resize before the depth table are far outside.
@@ -46,14 +32,6 @@ class Difference(NamedTuple):
     mean: float
     p999: float
     max: float
-
-
-class Pass(NamedTuple):
-    """One timed pass over the data."""
-
-    sets_per_sec: float
-    cpu_sec_per_1000_sets: float
-    """Of this process and its children."""
 
 
 @contextmanager
@@ -89,6 +67,13 @@ class Reference:
         self._rows = {key.decode(): row for row, key in enumerate(self._store.index["key"].tolist())}
         self._table = depth_table(self._store.manifest.depth_encoding, self._store.manifest.depth_near)
         self._size = size
+        self._stored_pixels: list[tuple[int, int]] = []
+
+    @property
+    def stored_pixels(self) -> tuple[float, float]:
+        """Mean pixels, as stored, of a background and of all other pictures of a set, of the sets compared so far."""
+        background, others = np.mean(self._stored_pixels, axis=0).tolist()
+        return background, others
 
     @property
     def sets(self) -> int:
@@ -121,91 +106,7 @@ class Reference:
         row = self._rows[key]
         background = self._store.read_background(int(self._store.index["bg"][row]))
         grays = [decode_gray(data.tobytes()) for data in (background, *self._store.read(row))]
+        self._stored_pixels.append((grays[0].size, sum(gray.size for gray in grays[1:])))
         grays[3] = self._table[grays[3]]
         resized = [Image.fromarray(gray).resize((self._size,) * 2, Image.Resampling.BILINEAR) for gray in grays]
         return dict(zip(("bg", *PARTS), (np.asarray(picture, dtype=np.float32) for picture in resized), strict=True))
-
-
-def timed_pass(loader: Iterable[Loaded], epoch_sets: int) -> Pass:
-    """Time as many sets as an epoch has, from the middle of one epoch to the middle of the next.
-
-    So every loader starts with what it has read ahead, ends with as much, and pays for one change of epochs. What is
-    read ahead at the end is used up, or finished, before the next loader's turn.
-    """
-    seen, marks = 0, list[tuple[int, float, float]]()
-    for loaded in itertools.chain(loader, loader):
-        seen += loaded.sets
-        if (not marks and seen >= epoch_sets / 2) or (len(marks) == 1 and seen >= marks[0][0] + epoch_sets):
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()  # the clock stops when the batch is there, not when it is promised
-            marks.append((seen, time.perf_counter(), cpu_sec()))
-    time.sleep(SETTLE_SEC)
-    sets, wall_sec, used_cpu_sec = (last - first for first, last in zip(*marks, strict=True))
-    return Pass(sets / wall_sec, used_cpu_sec / sets * 1000)
-
-
-def cpu_sec() -> float:
-    """CPU time of this process and its children, those that have ended included."""
-    this = psutil.Process()
-    alive = [process.cpu_times() for process in (this, *this.children(recursive=True))]
-    ended = alive[0].children_user + alive[0].children_system
-    return float(sum(times.user + times.system for times in alive) + ended)
-
-
-def in_turn(runs: Mapping[str, Callable[[], Pass]], rounds: int, tick: Callable[[], None]) -> dict[str, list[Pass]]:
-    """Call each of `runs` `rounds` times, one after the other, so that drift of the machine hits all alike."""
-    results: dict[str, list[Pass]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            results[name].append(run())
-            tick()
-    return results
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """Median and quartiles."""
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return {"median": middle, "q1": low, "q3": high}
-
-
-def table_row(passes: dict[str, list[Pass]], name: str, base: str) -> dict[str, Any]:
-    """Medians and quartiles of one contestant; `ratio` is the median of the ratios to `base` within each round."""
-    ratios = [one.sets_per_sec / other.sets_per_sec for one, other in zip(passes[name], passes[base], strict=True)]
-    return {
-        "sets_per_sec": spread([run.sets_per_sec for run in passes[name]]),
-        "cpu_sec_per_1000_sets": statistics.median(run.cpu_sec_per_1000_sets for run in passes[name]),
-        "ratio": spread(ratios),
-        "ratio_to": base,
-    }
-
-
-def print_table(rows: dict[str, dict[str, Any]]) -> None:
-    """Print rows of `table_row`; a row may have a "difference" (of pictures) or a "peak_mib" (of memory) too."""
-    base = next(iter(rows.values()))["ratio_to"]
-    last = {"difference": "difference", "peak_mib": "peak MiB"}
-    titles = [title for name, title in last.items() if any(name in row for row in rows.values())]
-    click.echo(
-        f"{'':24}{'sets/s (quartiles)':>28}{f'x {base} (quartiles)':>44}{'CPU s/1000':>12}  {''.join(titles)}".rstrip()
-    )
-    for name, row in rows.items():
-        rate, ratio = row["sets_per_sec"], row["ratio"]
-        rates = f"{rate['median']:,.0f} ({rate['q1']:,.0f}-{rate['q3']:,.0f})"
-        ratios = f"{ratio['median']:.2f} ({ratio['q1']:.2f}-{ratio['q3']:.2f})"
-        more = " / ".join(f"{level:.2f}" for level in row.get("difference", {}).values())
-        more += f"{row['peak_mib']:.0f}" if "peak_mib" in row else ""
-        click.echo(f"{name:24}{rates:>28}{ratios:>44}{row['cpu_sec_per_1000_sets']:>12.2f}  {more}".rstrip())
-
-
-def machine() -> dict[str, str | int]:
-    """What the figures were measured on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": model[0] if model else platform.processor(),
-        "cores": available_cores(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "numpy", "pillow", "webdataset", "simplejpeg")},
-        "dali": nvidia.dali.__version__,
-    }

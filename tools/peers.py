@@ -4,48 +4,33 @@ Every loader is a function of (shards, LoadOptions) that makes an iterable; iter
 """
 
 import functools
-import io
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 import webdataset
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset
 from torch.utils.dlpack import from_dlpack
 
-from pipeline.decode import Table, decode_part
+from pipeline.decode import DecodeOptions, Table, decode_part
 from pipeline.depth import depth_table
+from pipeline.errors import InputError
 from pipeline.finding.sets import Sets
-from pipeline.index import Manifest, load_index
+from pipeline.index import Manifest
 from pipeline.loader import Loader
 from pipeline.parts import PARTS, set_key
-from pipeline.store import Store
+from tools.peers_options import Loaded, LoadOptions
+from tools.peers_pillow import seed, webdataset_pillow
 
+__all__ = ["LOADERS", "LoadOptions", "Loaded", "missing_peer", "ours", "pack_with_shard_writer"]
 
-@dataclass(frozen=True)
-class LoadOptions:
-    """What all loaders are asked for alike."""
-
-    batch_size: int
-    size: int
-    device: str
-    workers: int
-    """DALI threads, or DataLoader processes."""
-
-
-class Loaded(NamedTuple):
-    """A batch of any loader."""
-
-    sets: int
-    keys: Callable[[], list[str]]
-    """Asked by the check of the pictures, and not while the clock runs."""
-    pictures: dict[str, torch.Tensor]
-    """For each part [sets, 1 or 3, size, size], uint8 0..255 or float32 0..1."""
+PACKAGES = {"streaming": "mosaicml-streaming", "litdata": "litdata"}
+"""Loader, which is what its module is called, too -> the package; imported only when the loader is asked for."""
+INSTALL = "install the peers (make peers, or pip install --no-deps -r peers.txt), or leave them out (--loader)"
 
 
 def ours(shards: Path, options: LoadOptions) -> Iterable[Loaded]:
@@ -53,12 +38,26 @@ def ours(shards: Path, options: LoadOptions) -> Iterable[Loaded]:
     return _Ours(shards, options)
 
 
+def ours_resident(shards: Path, options: LoadOptions) -> Iterable[Loaded]:
+    """The same, with the decoded sets of its first epoch kept on the device."""
+    return _Ours(shards, replace(options, resident="device"))
+
+
 class _Ours:
+    """Close it when it is done with."""
+
     def __init__(self, shards: Path, options: LoadOptions) -> None:
         self._loader = Loader(
-            shards, "all", options.batch_size, options.size, options.device, threads=options.workers, prefetch=4
+            shards,
+            "all",
+            options.batch_size,
+            options.size,
+            options.device,
+            threads=options.workers,
+            prefetch=options.prefetch,
+            resident=options.resident,
+            hw_decoder_load=options.hw_decoder_load,
         )
-        self._keys = load_index(shards, self._loader.manifest)["key"]
 
     def __iter__(self) -> Iterator[Loaded]:
         for batch in self._loader:
@@ -66,7 +65,11 @@ class _Ours:
             yield Loaded(len(batch.index), functools.partial(self._keys_of, batch.index), pictures)
 
     def _keys_of(self, index: torch.Tensor) -> list[str]:
-        return [key.decode() for key in self._keys[index.numpy(force=True)].tolist()]
+        return [self._loader.key(row) for row in index.tolist()]
+
+    def close(self) -> None:
+        """End its threads."""
+        self._loader.close()
 
 
 def dali_reader(shards: Path, options: LoadOptions) -> Iterable[Loaded]:
@@ -81,10 +84,20 @@ class _DaliReader:
         self._manifest = Manifest.load(shards)
         tars = [shards / shard.name for shard in self._manifest.shards]
         tables: list[Table] = [None, None, depth_table(self._manifest.depth_encoding, self._manifest.depth_near)]
-        on_gpu = options.device == "gpu"
         self._batch_size = options.batch_size
+        asked = DecodeOptions(
+            options.batch_size,
+            options.size,
+            options.device,
+            options.workers,
+            options.prefetch,
+            options.hw_decoder_load,
+        )
         self._graph = Pipeline(
-            options.batch_size, options.workers, torch.cuda.current_device() if on_gpu else None, prefetch_queue_depth=4
+            options.batch_size,
+            options.workers,
+            torch.cuda.current_device() if options.device == "gpu" else None,
+            prefetch_queue_depth=options.prefetch,
         )
         with self._graph:
             contents: Any = fn.readers.webdataset(
@@ -97,9 +110,8 @@ class _DaliReader:
                 name="reader",
             )
             *parts, notes = contents
-            decoder = "mixed" if on_gpu else "cpu"
             tasks = zip(parts, tables, strict=True)
-            self._graph.set_outputs(*(decode_part(part, table, options.size, decoder) for part, table in tasks), notes)
+            self._graph.set_outputs(*(decode_part(part, table, asked) for part, table in tasks), notes)
 
     def __iter__(self) -> Iterator[Loaded]:
         left = self._manifest.sets
@@ -116,103 +128,43 @@ def _noted_keys(notes: Any, count: int) -> list[str]:
     return [set_key(content["fg"], content["bg"], content["id"]) for content in contents]
 
 
-def seed(shards: Path, options: LoadOptions) -> Iterable[Loaded]:
-    """What the original S15 code does: Pillow, four decodes a set, Resize + Grayscale(3) + ToTensor, DataLoader."""
-    return _data_loader(_SeedDataset(shards, options.size), options, shuffle=True, collate_fn=_collate)
+def streaming(shards: Path, options: LoadOptions) -> Iterable[Loaded]:
+    """MosaicML Streaming; raise `InputError` if it is not installed."""
+    with _installed("streaming"):
+        from tools.peers_streaming import StreamingLoader
+    return StreamingLoader(shards, options)
 
 
-class _SeedDataset(Dataset[tuple[str, list[torch.Tensor]]]):
-    """The original read loose files; reading the same bytes out of tars spares it the opening of 4 files a set."""
-
-    def __init__(self, shards: Path, size: int) -> None:
-        self._shards, self._size = shards, size
-        self._store: Store | None = None
-
-    def __len__(self) -> int:
-        return Manifest.load(self._shards).sets
-
-    def __getitem__(self, row: int) -> tuple[str, list[torch.Tensor]]:
-        if self._store is None:  # opened in the worker
-            self._store = Store.open(self._shards)
-            manifest = self._store.manifest
-            self._coloured = manifest.depth_encoding != "gray"
-            self._table = depth_table(manifest.depth_encoding, manifest.depth_near).tolist()
-        background = self._store.read_background(int(self._store.index["bg"][row]))
-        pictures: list[Image.Image] = [
-            Image.open(io.BytesIO(data.tobytes())) for data in (background, *self._store.read(row))
-        ]
-        if self._coloured:
-            pictures[3] = pictures[3].convert("L").point(self._table)
-        return self._store.key(row), [self._transform(picture) for picture in pictures]
-
-    def _transform(self, picture: Image.Image) -> torch.Tensor:
-        # torchvision's Resize, Grayscale(num_output_channels=3) and ToTensor, step by step as it does them on pictures.
-        gray = np.array(picture.resize((self._size, self._size), Image.Resampling.BILINEAR).convert("L"))
-        three_channels = np.array(Image.fromarray(np.dstack([gray, gray, gray])))
-        return torch.from_numpy(three_channels).permute(2, 0, 1).contiguous().to(torch.float32).div(255)
+def litdata(shards: Path, options: LoadOptions) -> Iterable[Loaded]:
+    """LitData; raise `InputError` if it is not installed."""
+    with _installed("litdata"):
+        from tools.peers_litdata import LitDataLoader
+    return LitDataLoader(shards, options)
 
 
-def webdataset_pillow(shards: Path, options: LoadOptions) -> Iterable[Loaded]:
-    """Stock `webdataset` with its Pillow decoder, gray and resize in its workers; backgrounds decoded once a worker."""
-    manifest = Manifest.load(shards)
-    urls = [str(shards / shard.name) for shard in manifest.shards]
-    table = depth_table(manifest.depth_encoding, manifest.depth_near).tolist()
-    samples = (
-        webdataset.WebDataset(urls, shardshuffle=len(urls), empty_check=False)
-        .shuffle(1000)
-        .decode("pil")
-        .map(functools.partial(_gray_planes, table=table, size=options.size, backgrounds=_Backgrounds(shards)))
-    )
-    return _data_loader(samples, options, collate_fn=_collate)
+@contextmanager
+def _installed(name: str) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise InputError(missing_peer(name) or f"{error}: {INSTALL}") from error
 
 
-class _Backgrounds:
-    """id -> gray plane, decoded at first use, so that it travels to workers empty."""
-
-    def __init__(self, shards: Path) -> None:
-        self._shards, self._planes = shards, dict[int, torch.Tensor]()
-
-    def __call__(self, bg: int, size: int) -> torch.Tensor:
-        if not self._planes:
-            store = Store.open(self._shards)
-            for background in store.manifest.backgrounds:
-                picture = Image.open(io.BytesIO(store.read_background(background.id).tobytes()))
-                self._planes[background.id] = _plane(picture, size)
-        return self._planes[bg]
-
-
-def _plane(picture: Image.Image, size: int) -> torch.Tensor:
-    return torch.from_numpy(np.array(picture.convert("L").resize((size, size), Image.Resampling.BILINEAR)))[None]
-
-
-def _gray_planes(
-    sample: dict[str, Any], table: list[int], size: int, backgrounds: _Backgrounds
-) -> tuple[str, list[torch.Tensor]]:
-    found = [next(value for name, value in sample.items() if name.split(".")[0] == part) for part in PARTS]
-    found[2] = found[2].convert("L").point(table)
-    planes = [_plane(picture, size) for picture in found]
-    return sample["__key__"], [backgrounds(sample["json"]["bg"], size), *planes]
-
-
-def _collate(samples: list[tuple[str, list[torch.Tensor]]]) -> Loaded:
-    keys, pictures = zip(*samples, strict=True)
-    stacked = [torch.stack(part) for part in zip(*pictures, strict=True)]
-    return Loaded(len(keys), functools.partial(list, keys), dict(zip(("bg", *PARTS), stacked, strict=True)))
-
-
-def _data_loader(dataset: Any, options: LoadOptions, **settings: Any) -> Iterable[Loaded]:
-    # Spawned workers: a fork would copy DALI's locks. They persist, so that only the warm-up pays for their start.
-    return DataLoader(
-        dataset, options.batch_size, num_workers=options.workers, multiprocessing_context="spawn",
-        persistent_workers=True, **settings,
-    )  # fmt: skip
+def missing_peer(name: str) -> str | None:
+    """Why a loader of `LOADERS` cannot be measured here, in one line with the remedy; None if it can."""
+    if name in PACKAGES and find_spec(name) is None:
+        return f"{PACKAGES[name]} is not installed: {INSTALL}"
+    return None
 
 
 LOADERS: dict[str, Callable[[Path, LoadOptions], Iterable[Loaded]]] = {
     "ours": ours,
+    "ours-resident": ours_resident,
     "dali-reader": dali_reader,
     "seed": seed,
     "webdataset": webdataset_pillow,
+    "streaming": streaming,
+    "litdata": litdata,
 }
 
 

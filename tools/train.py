@@ -9,7 +9,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import click
 
 from tools.cli import Command, progress_bar
-from train.config import DEVICES, Config
+from train.config import DEVICES, RESIDENT, Config
 from train.loop import Interrupted, Trainer
 
 BAR = 8  # characters
@@ -29,7 +29,13 @@ DEFAULT = {name: field.default for name, field in Config.__dataclass_fields__.it
 @click.option("--depth/--no-depth", default=DEFAULT["depth"], help="Learn the depth too, or the mask alone.")
 @click.option("--width", type=int, default=DEFAULT["width"], help="Size of the network: 16 small, 64 large.")
 @click.option("--device", type=click.Choice(DEVICES), default=DEFAULT["device"], help="auto: the GPU if there is one.")
-@click.option("--seed", type=int, default=DEFAULT["seed"], help="For the first weights and the order of the sets.")
+@click.option("--resident", type=click.Choice(RESIDENT), default=DEFAULT["resident"],
+              help="Where decoded sets stay for later epochs; auto: where there is room.")  # fmt: skip
+@click.option("--augment/--no-augment", default=DEFAULT["augment"],
+              help="Mirror, crop, shift, and change brightness, contrast and noise.")  # fmt: skip
+@click.option("--window", type=int, default=DEFAULT["window"], show_default="all",
+              help="Shards that are shuffled among each other, where random reads are dear.")  # fmt: skip
+@click.option("--seed", type=int, default=DEFAULT["seed"], help="For first weights, order of the sets, augmentation.")
 @click.option("--log-every", type=int, default=DEFAULT["log_every"], help="Steps between two lines of metrics.")
 @click.option("--checkpoint-every", type=int, default=DEFAULT["checkpoint_every"], help="Steps between checkpoints.")
 @click.option("--max-bad-share", type=float, default=DEFAULT["max_bad_share"],

@@ -21,8 +21,10 @@ from pipeline.finding.sets import find_sets
 from pipeline.images import encode_gray, encode_rgb
 from pipeline.index import Manifest
 from tools.cli import progress_bar
-from tools.measure import Pass, cpu_sec, in_turn, print_table, table_row
 from tools.peers import pack_with_shard_writer
+from tools.table import print_rates
+from tools.timing import Pass, in_turn, row
+from tools.usage import used
 
 SIZE_PX, QUALITY, SCALE = 224, 90, (0.15, 0.35)  # what fgbg-compose does unless told otherwise
 
@@ -56,9 +58,9 @@ def bench_packing(source: Path, rounds: int, workers: int) -> dict[str, Any]:
         runs = {name: functools.partial(_timed, write) for name, write in writers.items()}
         in_turn(runs, 1, lambda: bar.update(1))  # the warm-up: files come into the page cache
         passes = in_turn(runs, rounds, lambda: bar.update(1))
-    rows = {name: table_row(passes, name, "webdataset.ShardWriter") for name in writers}
+    rows = {name: row(passes, name, "webdataset.ShardWriter") for name in writers}
     click.echo(f"packing {source}, {rounds} rounds each in turn, {workers} workers for ours, page cache warm")
-    print_table(rows)
+    print_rates(rows)
     return {"rounds": rounds, "workers": workers, "packing": rows}
 
 
@@ -110,11 +112,11 @@ def bench_composing(photos: Path, sets: int, rounds: int) -> dict[str, Any]:
     with progress_bar("measuring", len(writers) * rounds) as bar:
         runs = {name: functools.partial(_timed, write) for name, write in writers.items()}
         passes = in_turn(runs, rounds, lambda: bar.update(1))
-    rows = {name: table_row(passes, name, original) for name in writers}
+    rows = {name: row(passes, name, original) for name in writers}
     for name, kib in peak_kib.items():
         rows[name]["peak_mib"] = kib / 1024
     click.echo(f"composing {sets:,} sets of {photos}, {rounds} rounds each in turn, one process")
-    print_table(rows)
+    print_rates(rows)
     return {"rounds": rounds, "sets": sets, "composing": rows}
 
 
@@ -139,7 +141,7 @@ def paste_one(photos: Path, names: dict[str, tuple[str, ...]], recipe: Recipe, n
 
 def _timed(write: Callable[[Path], int]) -> Pass:
     with tempfile.TemporaryDirectory(prefix="fgbg-bench-") as name:
-        cpu_before, start = cpu_sec(), time.perf_counter()
+        before, start = used(), time.perf_counter()
         sets = write(Path(name))
         wall_sec = time.perf_counter() - start
-        return Pass(sets / wall_sec, (cpu_sec() - cpu_before) / sets * 1000)
+        return Pass(sets, wall_sec, used().since(before))

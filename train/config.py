@@ -4,16 +4,20 @@ from pathlib import Path
 
 import torch
 
+from pipeline.augment import Augmentation
 from pipeline.decode import DEVICES as LOADER_DEVICES
 from pipeline.decode import torch_device
 from pipeline.errors import InputError
 from pipeline.loader import Loader
+from pipeline.resident import PLACES
 
+RESIDENT = ("auto", "off", *PLACES)
 DEVICES = ("auto", *LOADER_DEVICES)
 MAY_CHANGE = (
     "shards",
     "out",
     "device",
+    "resident",
     "log_every",
     "checkpoint_every",
     "max_bad_share",
@@ -46,8 +50,14 @@ class Config:
     """Channels of the network at half resolution; sets its size: 16 is 0.6 M parameters, 32 is 2.4 M, 64 is 9.6 M."""
     device: str = "auto"
     """gpu, cpu, or auto: the GPU where there is one."""
+    resident: str = "auto"
+    """Where decoded sets stay for later epochs: device, host, auto (where there is room), or off."""
+    augment: bool = False
+    """Whether training sets are mirrored, cropped, shifted and changed in brightness, contrast and noise."""
+    window: int | None = None
+    """Shards that are shuffled among each other, for storage where random reads are dear; None: all of them."""
     seed: int = 0
-    """Decides the network's first weights and the order of the sets."""
+    """Decides the network's first weights, the order of the sets and their augmentation."""
     log_every: int = 20
     """Steps between two lines of metrics; each waits for the device once."""
     checkpoint_every: int = 1000
@@ -56,9 +66,9 @@ class Config:
     """Share of the training sets that may be left out as damaged before the run stops."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "width", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{flag(name, getattr(self, name))}: expected 1 or more")
+        for name in ("epochs", "batch_size", "window", "width", "log_every", "checkpoint_every"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InputError(f"{flag(name, value)}: expected 1 or more")
         if self.size < 32 or self.size % 16:
             raise InputError(f"--size {self.size}: expected a multiple of 16 of at least 32, such as 128")
         if not 0 < self.lr < float("inf"):
@@ -71,8 +81,9 @@ class Config:
             raise InputError(f"--max-bad-share {self.max_bad_share}: expected a share of the sets from 0 to 1")
         if self.seed < 0:
             raise InputError(f"--seed {self.seed}: expected 0 or more")
-        if self.device not in DEVICES:
-            raise InputError(f"--device {self.device}: expected one of {', '.join(DEVICES)}")
+        for name, choices in (("device", DEVICES), ("resident", RESIDENT)):
+            if (choice := getattr(self, name)) not in choices:
+                raise InputError(f"{flag(name, choice)}: expected one of {', '.join(choices)}")
 
     def loader(self, device: torch.device, split: str = "train", *, shuffle: bool = True) -> Loader:
         """A loader of one split of the run's shards; raises `InputError` as `Loader` does."""
@@ -85,14 +96,17 @@ class Config:
             self.seed,
             depth=self.depth,
             shuffle=shuffle,
+            window=self.window,
+            resident=self.resident,
+            augmentation=Augmentation() if self.augment else None,
             max_bad_share=self.max_bad_share,
         )
 
-    def settings(self) -> dict[str, int | float]:
+    def settings(self) -> dict[str, int | float | None]:
         """What decides the course of the run, by name: plain numbers, kept in its checkpoints."""
         return {name: value for name, value in asdict(self).items() if name not in MAY_CHANGE}
 
-    def resumed(self, saved: Mapping[str, int | float], given: Collection[str]) -> "Config":
+    def resumed(self, saved: Mapping[str, int | float | None], given: Collection[str]) -> "Config":
         """The configuration of a run begun with the settings `saved`, continued with ours.
 
         Settings that the user did not give (`given` holds the names that he did) are taken from `saved`.
@@ -111,6 +125,8 @@ class Config:
 def flag(name: str, value: object) -> str:
     """How a field is set to a value on the command line."""
     words = name.replace("_", "-")
+    if value is None:
+        return f"no --{words}"
     if isinstance(value, bool):
         return f"--{words}" if value else f"--no-{words}"
     return f"--{words} {value}"

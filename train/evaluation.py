@@ -30,7 +30,7 @@ TABLE: dict[str, tuple[str, ...]] = {  # title: the network's score, the baselin
 def open_split(run: Run, split: str, device: torch.device) -> Loader:
     """A loader of one split of `run.config.shards`, with depth where both have it; raises `InputError` as `Loader`."""
     has_depth = "depth" in Manifest.load(run.config.shards).parts
-    config = replace(run.config, depth=run.config.depth and has_depth)
+    config = replace(run.config, depth=run.config.depth and has_depth, resident="off", augment=False)
     return config.loader(device, split, shuffle=False)
 
 

@@ -48,7 +48,7 @@ class Validator:
         self.threshold = training_threshold(shown)
         self._loader: Loader | None = None
         try:
-            shown = self._loader = loader.sibling("val", shuffle=False)
+            shown = self._loader = loader.sibling("val", shuffle=False, resident=loader.resident)
         except InputError as error:
             say(f"training without validation: {error}")
         start = shown.state_dict()

@@ -1,0 +1,90 @@
+import os
+import signal
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from threading import Timer
+
+import psutil
+import pytest
+
+from pipeline.errors import InputError
+from tools.contestant import Contestant
+from tools.peers import Loaded, LoadOptions
+
+OPTIONS = LoadOptions(batch_size=32, size=16, device="cpu", workers=1)
+
+
+class Strange:
+    """A loader that does what the name of its folder says, and has a child as DataLoader has workers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.verb = folder.name
+        self.child = psutil.Popen(["sleep", "1000"])
+
+    def __iter__(self) -> Iterator[Loaded]:
+        if self.verb == "raises":
+            raise ZeroDivisionError("two\nlines")
+        if self.verb == "dies":
+            os._exit(3)
+        if self.verb == "is killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        while self.verb == "never ends":
+            time.sleep(0.01)
+        yield from [Loaded(50, list, {})] * 2
+
+
+def strange(folder: Path, options: LoadOptions) -> Iterable[Loaded]:
+    return Strange(folder)
+
+
+def contestant(verb: str) -> Contestant:
+    return Contestant("odd", strange, Path(verb), Path(verb), OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("verb", "message"),
+    [
+        ("raises", r"^loader odd: ZeroDivisionError: two lines \(test_contestant.py:\d+\)$"),
+        ("dies", "^loader odd: its process ended with exit code 3$"),
+        ("is killed", "^loader odd: its process was killed; is memory short"),
+    ],
+)
+def test_a_loader_that_fails_is_one_line(verb: str, message: str) -> None:
+    with contestant(verb) as one, pytest.raises(InputError, match=message):
+        one.ask("open")
+
+
+def test_it_stands_still_while_it_is_not_asked() -> None:
+    with contestant("works") as one:
+        assert one.ask("open") > 0
+        process = psutil.Process(one.pid)
+        [child] = process.children()
+        assert (process.status(), child.status()) == (psutil.STATUS_STOPPED, psutil.STATUS_STOPPED)
+        assert one.ask("warm", 100).sets == 100
+        assert process.status() == psutil.STATUS_STOPPED
+    assert not process.is_running()
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_an_interrupt_ends_all_its_processes() -> None:
+    one = contestant("never ends")
+    # When it has started its child it is at work.
+    process = psutil.Process(one.pid)
+
+    def interrupt() -> None:
+        while not process.children():
+            time.sleep(0.01)
+        found.extend(process.children())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    found = list[psutil.Process]()
+    timer = Timer(0, interrupt)
+    with pytest.raises(KeyboardInterrupt), one:
+        timer.start()
+        one.ask("open")
+    timer.join()
+    assert not process.is_running()
+    for child in found:
+        assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    assert found

@@ -1,0 +1,155 @@
+"""Stalls, measured differentially: the training step on a batch that is there, and on the loader.
+
+Source of the method: DS-Analyzer (Mohan et al., "Analyzing and Mitigating Data Stalls in DNN Training", VLDB 2021).
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import torch
+
+from pipeline.batch import Batch
+from pipeline.decode import torch_device
+from pipeline.errors import InputError
+from tools.cli import progress_bar
+from tools.own import opened, plain
+from tools.peers import LoadOptions
+from tools.table import print_table
+from tools.timing import synchronize
+from train.losses import Criterion
+from train.model import STRIDE, UNet
+from train.optimizer import adamw
+
+EPOCHS = 2
+WARM_UP_STEPS = 3
+LR, WEIGHT_DECAY = 2e-3, 0.01  # of no consequence for the time a step takes
+
+
+class Stall(NamedTuple):
+    """One epoch on the loader, between two on the cached batch."""
+
+    steps: int
+    sets: int
+    compute_before_sec: float
+    """The epoch's steps on one cached batch, before it."""
+    end_to_end_sec: float
+    """The epoch on the loader."""
+    compute_after_sec: float
+    """As before, after it."""
+
+    @property
+    def stall_pct(self) -> float:
+        """100 * (1 - compute / end to end); below 0 where noise exceeds the stalls."""
+        return 100 * (1 - (self.compute_before_sec + self.compute_after_sec) / 2 / self.end_to_end_sec)
+
+    @property
+    def drift_pct(self) -> float:
+        """By how much the machine became slower between the two measurements of the compute, in percent."""
+        return 100 * (self.compute_after_sec / self.compute_before_sec - 1)
+
+
+class TrainingStep:
+    """What `train.loop.Trainer` does with a batch; nothing in it waits for the device."""
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        """`width` is that of the network, see fgbg-train."""
+        torch.manual_seed(0)
+        self.network = UNet(width, True).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._criterion = Criterion().to(device)
+        self._optimizer = adamw(self.network, LR, WEIGHT_DECAY)
+        self._on_gpu = device.type == "cuda"
+
+    def __call__(self, batch: Batch) -> None:
+        """Forward, backward, step of the optimiser."""
+        with torch.autocast("cuda", torch.bfloat16, enabled=self._on_gpu):
+            prediction = self.network(batch.bg, batch.fg_bg)
+        self._criterion(prediction, batch.mask, batch.depth).total.backward()
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+
+def cached(batch: Batch, sets: int) -> Iterator[Batch]:
+    """An epoch of `sets` sets made of one batch again and again, the last one smaller, as a loader's is."""
+    size = len(batch.bg)
+    tail = batch.head(sets % size)
+    for _ in range(sets // size):
+        yield batch
+    if len(tail.bg):
+        yield tail
+
+
+def measure_stalls(
+    epoch: Callable[[], Iterator[Batch]], cache: Callable[[], Iterator[Batch]], step: Callable[[Batch], None]
+) -> list[Stall]:
+    """Let `step` run on each of EPOCHS epochs, before and after each of them on the cached batch."""
+    for batch, _ in zip(cache(), range(WARM_UP_STEPS), strict=False):
+        step(batch)
+    stalls = []
+    before_sec, _, _ = _run(cache(), step)
+    for _ in range(EPOCHS):
+        end_to_end_sec, steps, sets = _run(epoch(), step)
+        after_sec, _, _ = _run(cache(), step)
+        stalls.append(Stall(steps, sets, before_sec, end_to_end_sec, after_sec))
+        before_sec = after_sec
+    return stalls
+
+
+def _run(batches: Iterator[Batch], step: Callable[[Batch], None]) -> tuple[float, int, int]:
+    """Seconds, steps and sets."""
+    synchronize()
+    started_sec, steps, sets = time.perf_counter(), 0, 0
+    for batch in batches:
+        step(batch)
+        steps, sets = steps + 1, sets + len(batch.bg)
+    synchronize()  # the last step is over when the device has done it
+    return time.perf_counter() - started_sec, steps, sets
+
+
+def bench_step(shards: Path, options: LoadOptions, width: int) -> dict[str, Any]:
+    """Measure the stalls of epoch 1 and 2 on the training split; print a table, return the report.
+
+    On the CPU decoding and training share the cores, and what they take from each other counts as stall.
+    """
+    if options.size < 2 * STRIDE or options.size % STRIDE:
+        raise InputError(f"--size {options.size}: the network takes a multiple of {STRIDE} of at least {2 * STRIDE}")
+    with opened(shards, "train", options) as loader:
+        if options.batch_size > loader.sets:
+            raise InputError(f"--batch-size {options.batch_size}: the split train of {shards} has {loader.sets:,} sets")
+        batch = loader.pick(range(options.batch_size))
+        step = TrainingStep(width, torch_device(options.device))
+        with progress_bar("steps", (2 * EPOCHS + 1) * len(loader) + WARM_UP_STEPS) as bar:
+
+            def counted(batch: Batch) -> None:
+                step(batch)
+                bar.update(1)
+
+            stalls = measure_stalls(lambda: iter(loader), lambda: cached(batch, loader.sets), counted)
+        manifest = loader.manifest.sha256
+    shape = f"batch {options.batch_size}, {options.size} x {options.size} on {options.device}"
+    click.echo(f"training step, width {width}, {shape}, {options.workers} threads, resident {options.resident}")
+    print_table(
+        ["steps", "compute s before", "after", "drift %", "end to end s", "sets/s", "stall %"],
+        {f"epoch {number}": _cells(stall) for number, stall in enumerate(stalls, 1)},
+    )
+    epochs = [{**stall._asdict(), "stall_pct": stall.stall_pct, "drift_pct": stall.drift_pct} for stall in stalls]
+    return {"data": {"manifest_sha256": manifest}, "width": width, **plain(options), "epochs": epochs}
+
+
+def refuse_stalls(epochs: Sequence[Mapping[str, float]], allowed_pct: float) -> None:
+    """Raise `InputError` for the first epoch of a report that stalls for more than `allowed_pct` of its time."""
+    for number, epoch in enumerate(epochs, 1):
+        if epoch["stall_pct"] > allowed_pct:
+            raise InputError(
+                f"epoch {number} stalls {epoch['stall_pct']:.1f} % of its time, allowed are {allowed_pct:g} % (the "
+                f"compute alone drifted by {epoch['drift_pct']:.1f} %): --sweep finds settings, or use planes"
+            )
+
+
+def _cells(stall: Stall) -> list[str]:
+    numbers = stall.compute_before_sec, stall.compute_after_sec, stall.drift_pct, stall.end_to_end_sec
+    before, after, drift, end_to_end = (f"{number:.2f}" for number in numbers)
+    rate = f"{stall.sets / stall.end_to_end_sec:,.0f}"
+    return [str(stall.steps), before, after, drift, end_to_end, rate, f"{stall.stall_pct:.2f}"]
