@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch.utils.dlpack import from_dlpack
 
 from pipeline.errors import InputError
+from pipeline.gather import BufferPool
 
 if TYPE_CHECKING:
     from nvidia.dali import Pipeline
@@ -85,8 +86,14 @@ def build_graph(source: Callable[[], Encoded], tables: Mapping[str, Table], opti
     device = torch_device(options.device)
     try:
         from nvidia.dali import Pipeline, fn, types
+        from nvidia.dali.tensors import TensorCPU
     except ImportError as error:
         raise InputError(f"NVIDIA DALI is missing ({error}): pip install 'fgbg[cuda13]' or 'fgbg[cuda12]'") from error
+
+    def tensors() -> list[list[TensorCPU]]:
+        # DALI's own tensors on our memory: to find out what any other array is costs it twice the time.
+        return [[TensorCPU(content) for content in part] for part in source()]
+
     graph = Pipeline(
         batch_size=options.batch_size,
         num_threads=options.threads,
@@ -94,7 +101,9 @@ def build_graph(source: Callable[[], Encoded], tables: Mapping[str, Table], opti
         prefetch_queue_depth=options.prefetch,
     )
     with graph:
-        parts = fn.external_source(source, num_outputs=len(tables), batch=True, dtype=types.UINT8, ndim=1, no_copy=True)
+        parts = fn.external_source(
+            tensors, num_outputs=len(tables), batch=True, dtype=types.UINT8, ndim=1, no_copy=True
+        )
         tasks = zip(parts, tables.values(), strict=True)
         graph.set_outputs(*(decode_part(part, table, options) for part, table in tasks))
     graph.build()
@@ -128,6 +137,7 @@ class Decoder:
         """`tables` names the parts; raises `InputError` where DALI or the device is missing."""
         self._tables, self._options = tables, options
         self._feed = _Feed(options.prefetch)
+        self._memory = BufferPool()
         self._graph: Pipeline | None = build_graph(self._feed, tables, options)
 
     def decode(self, batches: Iterator[Encoded]) -> Generator[dict[str, torch.Tensor], None, None]:
@@ -153,12 +163,15 @@ class Decoder:
                 # DALI writes into its buffers again at the next run, so the batch gets memory of its own. [N, H, W, 1]
                 # and [N, 1, H, W] are the same bytes.
                 parts = zip(self._tables, pictures, strict=True)
-                yield {name: picture.clone().view(len(picture), 1, *picture.shape[1:3]) for name, picture in parts}
+                yield {name: self._copy(picture).view(len(picture), 1, *picture.shape[1:3]) for name, picture in parts}
             graph.reset()
             self._graph = graph
         finally:
             del graph
             self._feed.clear()
+
+    def _copy(self, pictures: torch.Tensor) -> torch.Tensor:
+        return pictures.clone() if pictures.is_cuda else self._memory.empty(pictures.shape).copy_(pictures)
 
 
 def _reason(error: RuntimeError) -> str:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.decode import DecodeOptions, Encoded, Undecodable, torch_device
+from pipeline.gather import BufferPool
 from pipeline.planes import DEPTH, BadFrame, decode_sets, undo_rows
 
 Begun = tuple[torch.Tensor, list[Future[None]]]
@@ -22,6 +23,7 @@ class PlaneDecoder:
         """`parts` are the first of the `stored` planes of a set; `options.size` is the size that they have."""
         self._parts, self._stored, self._options = parts, stored, options
         self._device = torch_device(options.device)
+        self._memory = BufferPool()
 
     def decode(self, batches: Iterator[Encoded]) -> Generator[dict[str, torch.Tensor], None, None]:
         """Yield each batch of frames: for each part a tensor of its own, uint8 [N, 1, size, size] on the device.
@@ -46,7 +48,8 @@ class PlaneDecoder:
         Pinned for a GPU: torch hands such memory out again, without a wait, once the copy from it is done.
         """
         shape = (len(self._parts), len(frames), self._options.size, self._options.size)
-        planes = torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+        on_gpu = self._device.type == "cuda"
+        planes = torch.empty(shape, dtype=torch.uint8, pin_memory=True) if on_gpu else self._memory.empty(shape)
         share = -(-len(frames) // self._options.threads) or 1
         starts = range(0, len(frames), share)
         return planes, [
