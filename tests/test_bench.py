@@ -15,10 +15,11 @@ from pipeline.loader import Loader
 from pipeline.packing.pack import PackOptions, pack
 from tests.samples import png, smooth_picture, write
 from tools.bench import main
-from tools.contest import all_names, decoded_pixels, device_bytes
-from tools.measure import Difference, first_shards
-from tools.peers import LOADERS, LoadOptions
-from tools.seat import Judged, Seat
+from tools.benchmark.contest import all_names, decoded_pixels, device_bytes
+from tools.benchmark.reference import Difference, first_shards
+from tools.benchmark.seat import Judged, Seat
+from tools.peers.loaders import LOADERS
+from tools.peers.options import LoadOptions
 
 
 def run(*arguments: object) -> Result:
@@ -95,7 +96,7 @@ def test_planning_is_measured() -> None:
 
 
 def test_what_cannot_be_measured_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tools.contest.missing_peer", lambda name: "bring it" if name == "litdata" else None)
+    monkeypatch.setattr("tools.benchmark.contest.missing_peer", lambda name: "bring it" if name == "litdata" else None)
     result = run("--shards", "nowhere")
     assert "not measured: ours-planes (give --planes DIR); litdata (bring it)\n" in result.output
     assert "no shards in nowhere" in result.output

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tools.chart import COLOURS, OTHERS, draw_chart
+from tools.benchmark.chart import COLOURS, OTHERS, draw_chart
 
 
 def entry(median: float) -> dict[str, Any]:

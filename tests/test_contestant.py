@@ -9,8 +9,8 @@ import psutil
 import pytest
 
 from pipeline.errors import InputError
-from tools.contestant import Contestant
-from tools.peers import Loaded, LoadOptions
+from tools.benchmark.contestant import Contestant
+from tools.peers.options import Loaded, LoadOptions
 
 OPTIONS = LoadOptions(batch_size=32, size=16, device="cpu", workers=1)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.pages import drop_pages
+from tools.benchmark.pages import drop_pages
 
 
 def cached(path: Path) -> bool:

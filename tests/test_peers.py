@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-import tools.peers
+import tools.peers.loaders
 from pipeline.errors import InputError
 from pipeline.files import UNFINISHED, continued
 from pipeline.index import Manifest
@@ -20,16 +20,18 @@ from pipeline.loader import Loader
 from pipeline.parts import PARTS
 from pipeline.store import Store
 from tests.samples import files_below
-from tools.measure import Reference
-from tools.peers import LOADERS, Loaded, LoadOptions, missing_peer
-from tools.peers_cache import in_format, sample
+from tools.benchmark.reference import Reference
+from tools.peers.cache import in_format, sample
+from tools.peers.loaders import LOADERS, missing_peer
+from tools.peers.options import Loaded, LoadOptions
 
 OWN_FORMAT = ("streaming", "litdata")
 ROOT = Path(__file__).parent.parent
 RUN = """
 import sys
 from pathlib import Path
-from tools.peers import LOADERS, LoadOptions
+from tools.peers.loaders import LOADERS
+from tools.peers.options import LoadOptions
 
 def main(name, shards, cache):
     before = set(Path("/dev/shm").iterdir())
@@ -112,7 +114,8 @@ def test_every_set_comes_once_an_epoch_in_a_new_order_with_its_own_pictures(firs
 def test_a_loader_that_is_not_installed_is_refused_with_the_remedy(
     name: str, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, f"tools.peers_{name}", raising=False)
+    module = {"streaming": "mosaic", "litdata": "lit"}[name]
+    monkeypatch.delitem(sys.modules, f"tools.peers.{module}", raising=False)
     monkeypatch.setitem(sys.modules, name, None)  # so that it cannot be imported
     remedy = r"is not installed: install the peers \(make peers, or pip install --no-deps -r peers.txt\), or leave"
     with pytest.raises(InputError, match=remedy) as error:
@@ -124,15 +127,15 @@ def test_a_loader_that_is_not_installed_is_refused_with_the_remedy(
 def test_a_loader_that_is_installed_in_part_is_refused_with_the_remedy(
     packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tools.peers, "find_spec", lambda name: object())
-    monkeypatch.setitem(sys.modules, "tools.peers_litdata", None)
-    with pytest.raises(InputError, match=r"import of tools.peers_litdata halted.*: install the peers \(make peers"):
+    monkeypatch.setattr(tools.peers.loaders, "find_spec", lambda name: object())
+    monkeypatch.setitem(sys.modules, "tools.peers.lit", None)
+    with pytest.raises(InputError, match=r"import of tools.peers.lit halted.*: install the peers \(make peers"):
         LOADERS["litdata"](packed, options(tmp_path, 1))
 
 
 def test_peers_are_imported_only_when_they_are_asked_for() -> None:
     heavy = "{'streaming', 'litdata', 'boto3', 'transformers', 'torchvision'}"
-    script = f"import sys, tools.peers; print({heavy} & set(sys.modules))"
+    script = f"import sys, tools.peers.loaders; print({heavy} & set(sys.modules))"
     output = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     assert output.stdout.strip() == "set()"
 
@@ -148,7 +151,7 @@ def test_ours_is_made_as_it_is_asked_for_and_closed(
             super().__init__(*arguments, **settings)
             made.append((arguments, settings))
 
-    monkeypatch.setattr(tools.peers, "Loader", Recorded)
+    monkeypatch.setattr(tools.peers.loaders, "Loader", Recorded)
     before = set(threading.enumerate())
     asked = LoadOptions(32, 16, "cpu", 3, prefetch=7, resident="host", hw_decoder_load=0.25)
     loader: Any = LOADERS[name](packed, asked)
@@ -163,7 +166,7 @@ def test_ours_is_made_as_it_is_asked_for_and_closed(
 def test_nothing_stands_in_for_what_streaming_imports_afterwards() -> None:
     if why := missing_peer("streaming"):
         pytest.skip(why)
-    from tools.peers_streaming import UNUSED
+    from tools.peers.mosaic import UNUSED
 
     assert [name for name in UNUSED if name in sys.modules and sys.modules[name].__spec__ is None] == []
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from pipeline.split import split_rows
-from tools import plans
-from tools.plans import bench_order
+from tools.benchmark import plans
+from tools.benchmark.plans import bench_order
 
 
 @pytest.mark.parametrize("sparse", [False, True])

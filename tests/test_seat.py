@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from tools.peers import Loaded, LoadOptions, ours
-from tools.seat import Seat
+from tools.benchmark.seat import Seat
+from tools.peers.loaders import ours
+from tools.peers.options import Loaded, LoadOptions
 
 OPTIONS = LoadOptions(batch_size=32, size=16, device="cpu", workers=1)
 

@@ -5,7 +5,7 @@ import torch
 
 from pipeline.batch import Batch
 from pipeline.errors import InputError
-from tools.step import Stall, TrainingStep, cached, measure_stalls, refuse_stalls
+from tools.benchmark.step import Stall, TrainingStep, cached, measure_stalls, refuse_stalls
 
 
 def batch(sets: int) -> Batch:

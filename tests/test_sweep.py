@@ -1,7 +1,7 @@
 import pytest
 
-from tools.peers import LoadOptions
-from tools.sweep import Setting, parse_grid, recommended
+from tools.benchmark.sweep import Setting, parse_grid, recommended
+from tools.peers.options import LoadOptions
 
 
 def rate(median: float, q1: float, q3: float) -> dict[str, float]:

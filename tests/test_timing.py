@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline.errors import InputError
-from tools.peers import Loaded
-from tools.timing import Pass, awaited, cold_pass, in_turn, row, spread, waits_ms, warm_pass
-from tools.usage import Usage
+from tools.benchmark.timing import Pass, awaited, cold_pass, in_turn, row, spread, waits_ms, warm_pass
+from tools.benchmark.usage import Usage
+from tools.peers.options import Loaded
 
 
 class Batches:

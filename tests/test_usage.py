@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.usage import forget_peak, peak_mib, used
+from tools.benchmark.usage import forget_peak, peak_mib, used
 
 CHILD = """
 import sys

@@ -19,16 +19,16 @@ from pipeline.decode import DEVICES, torch_device
 from pipeline.errors import InputError
 from pipeline.index import Manifest
 from pipeline.workers import available_cores
-from tools.chart import draw_chart
+from tools.benchmark.chart import draw_chart
+from tools.benchmark.contest import CACHES, OURS_PLANES, OURS_RESIDENT, Contest, all_names, bench_loaders, lacking
+from tools.benchmark.machine import describe, machine
+from tools.benchmark.plans import bench_order
+from tools.benchmark.reference import first_shards
+from tools.benchmark.step import bench_step, refuse_stalls
+from tools.benchmark.sweep import AXES, bench_sweep, parse_grid
+from tools.benchmark.writers import bench_composing, bench_packing
 from tools.cli import Command
-from tools.contest import CACHES, OURS_PLANES, OURS_RESIDENT, Contest, all_names, bench_loaders, lacking
-from tools.machine import describe, machine
-from tools.measure import first_shards
-from tools.peers import LoadOptions
-from tools.plans import bench_order
-from tools.step import bench_step, refuse_stalls
-from tools.sweep import AXES, bench_sweep, parse_grid
-from tools.writers import bench_composing, bench_packing
+from tools.peers.options import LoadOptions
 
 DIR = click.Path(path_type=Path)
 SETS = {"loaders": 10_000, "composing": 10_000, "sweep": 2_000}

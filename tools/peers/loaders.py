@@ -1,4 +1,4 @@
-"""The other loaders and writers that fgbg-bench measures beside ours, each on the same shards.
+"""The loaders that fgbg-bench measures, ours and others, each on the same shards.
 
 Every loader is a function of (shards, LoadOptions) that makes an iterable; iterating it is an epoch of `Loaded`.
 """
@@ -13,24 +13,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import webdataset
 from torch.utils.dlpack import from_dlpack
 
 from pipeline.decode import DecodeOptions, Table, decode_part
 from pipeline.depth import depth_table
 from pipeline.errors import InputError
-from pipeline.finding.sets import Sets
 from pipeline.index import Manifest
 from pipeline.loader import Loader
 from pipeline.parts import PARTS, set_key
-from tools.peers_options import Loaded, LoadOptions
-from tools.peers_pillow import seed, webdataset_pillow
-
-__all__ = ["LOADERS", "LoadOptions", "Loaded", "missing_peer", "ours", "pack_with_shard_writer"]
+from tools.peers.options import Loaded, LoadOptions
+from tools.peers.pillow import seed, webdataset_pillow
 
 PACKAGES = {"streaming": "mosaicml-streaming", "litdata": "litdata"}
 """Loader, which is what its module is called, too -> the package; imported only when the loader is asked for."""
 INSTALL = "install the peers (make peers, or pip install --no-deps -r peers.txt), or leave them out (--loader)"
+
+
+def our_loader(shards: Path, split: str, options: LoadOptions) -> Loader:
+    """`pipeline.loader.Loader` under these options."""
+    return Loader(
+        shards,
+        split,
+        options.batch_size,
+        options.size,
+        options.device,
+        threads=options.workers,
+        prefetch=options.prefetch,
+        resident=options.resident,
+        hw_decoder_load=options.hw_decoder_load,
+    )
 
 
 def ours(shards: Path, options: LoadOptions) -> Iterable[Loaded]:
@@ -47,17 +58,7 @@ class _Ours:
     """Close it when it is done with."""
 
     def __init__(self, shards: Path, options: LoadOptions) -> None:
-        self._loader = Loader(
-            shards,
-            "all",
-            options.batch_size,
-            options.size,
-            options.device,
-            threads=options.workers,
-            prefetch=options.prefetch,
-            resident=options.resident,
-            hw_decoder_load=options.hw_decoder_load,
-        )
+        self._loader = our_loader(shards, "all", options)
 
     def __iter__(self) -> Iterator[Loaded]:
         for batch in self._loader:
@@ -131,14 +132,14 @@ def _noted_keys(notes: Any, count: int) -> list[str]:
 def streaming(shards: Path, options: LoadOptions) -> Iterable[Loaded]:
     """MosaicML Streaming; raise `InputError` if it is not installed."""
     with _installed("streaming"):
-        from tools.peers_streaming import StreamingLoader
+        from tools.peers.mosaic import StreamingLoader
     return StreamingLoader(shards, options)
 
 
 def litdata(shards: Path, options: LoadOptions) -> Iterable[Loaded]:
     """LitData; raise `InputError` if it is not installed."""
     with _installed("litdata"):
-        from tools.peers_litdata import LitDataLoader
+        from tools.peers.lit import LitDataLoader
     return LitDataLoader(shards, options)
 
 
@@ -166,13 +167,3 @@ LOADERS: dict[str, Callable[[Path, LoadOptions], Iterable[Loaded]]] = {
     "streaming": streaming,
     "litdata": litdata,
 }
-
-
-def pack_with_shard_writer(source: Path, target: Path, sets: Sets) -> None:
-    """`webdataset.ShardWriter` on the same files, 1,000 sets a tar, nothing checked."""
-    with webdataset.ShardWriter(str(target / "sets-%06d.tar"), maxcount=1000, verbose=0) as writer:
-        for position in range(len(sets)):
-            files = sets[position]
-            parts = {f"{part}.jpg": (source / path).read_bytes() for part, path in zip(PARTS, files.paths, strict=True)}
-            note = {"bg": files.bg, "fg": files.fg, "id": files.number}
-            writer.write({"__key__": files.key, **parts, "json": note})

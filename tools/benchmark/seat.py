@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from pipeline.decode import torch_device
 from pipeline.errors import InputError
-from tools.measure import Difference, Reference
-from tools.pages import drop_pages
-from tools.peers import Loaded, LoadOptions
-from tools.timing import DRAINS, Pass, cold_pass, synchronize, warm_pass
-from tools.usage import forget_peak
+from tools.benchmark.pages import drop_pages
+from tools.benchmark.reference import Difference, Reference
+from tools.benchmark.timing import DRAINS, Pass, cold_pass, synchronize, warm_pass
+from tools.benchmark.usage import forget_peak
+from tools.peers.options import Loaded, LoadOptions
 
 Make = Callable[[Path, LoadOptions], Iterable[Loaded]]
 QUEUE_BATCHES = 2  # what a worker of a DataLoader has ready, unless told otherwise

@@ -17,7 +17,7 @@ from pipeline.images import decode_gray
 from pipeline.index import BACKGROUNDS, Manifest, load_index, save_index
 from pipeline.parts import PARTS
 from pipeline.store import Store
-from tools.peers import Loaded
+from tools.peers.options import Loaded
 
 COMPARED_SETS = 256
 # Levels of 255, against Pillow's gray decode and antialiased resize. Decoders round differently, and at the border

@@ -3,6 +3,7 @@
 import functools
 import itertools
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,11 +13,11 @@ import click
 from pipeline.errors import InputError
 from pipeline.index import Manifest
 from pipeline.workers import available_cores
+from tools.benchmark.table import print_table, quartiles
+from tools.benchmark.timing import DRAINS, Pass, in_turn, spread, waits_ms, warm_pass
 from tools.cli import progress_bar
-from tools.own import opened, plain
-from tools.peers import Loaded, LoadOptions
-from tools.table import print_table, quartiles
-from tools.timing import DRAINS, Pass, in_turn, spread, waits_ms, warm_pass
+from tools.peers.loaders import our_loader
+from tools.peers.options import Loaded, LoadOptions
 
 AXES = ("threads", "prefetch", "batch-size", "hw-decoder-load")
 RUN_IN_BATCHES = 2  # before the clock starts, beyond what may be ready
@@ -97,7 +98,7 @@ def bench_sweep(
     click.echo(f"recommended, the cheapest of the fastest within their spread: {names[chosen]}")
     rows = [{**s._asdict(), "sets_per_sec": rates[s], "wait_ms": waits[s]} for s in settings]
     data = {"manifest_sha256": manifest.sha256, "sets": sets}
-    return {"data": data, "rounds": rounds, **plain(options), "sweep": rows, "recommended": chosen._asdict()}
+    return {"data": data, "rounds": rounds, **options.plain(), "sweep": rows, "recommended": chosen._asdict()}
 
 
 def recommended(rates: Mapping[Setting, Mapping[str, float]]) -> Setting:
@@ -108,7 +109,7 @@ def recommended(rates: Mapping[Setting, Mapping[str, float]]) -> Setting:
 
 def _pass(shards: Path, setting: Setting, options: LoadOptions, sets: int) -> Pass:
     """Time `sets` sets of a new loader, when it has read ahead; it goes through as many epochs as that takes."""
-    with opened(shards, "all", setting.of(options)) as loader:
+    with closing(our_loader(shards, "all", setting.of(options))) as loader:
         epochs = itertools.chain.from_iterable(itertools.repeat(loader))
         batches = (Loaded(len(batch.index), list, {}) for batch in epochs)
         return warm_pass(batches, setting.batch_size * (DRAINS * setting.prefetch + RUN_IN_BATCHES), sets)

@@ -5,6 +5,7 @@ Source of the method: DS-Analyzer (Mohan et al., "Analyzing and Mitigating Data 
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,11 +15,11 @@ import torch
 from pipeline.batch import Batch
 from pipeline.decode import torch_device
 from pipeline.errors import InputError
+from tools.benchmark.table import print_table
+from tools.benchmark.timing import synchronize
 from tools.cli import progress_bar
-from tools.own import opened, plain
-from tools.peers import LoadOptions
-from tools.table import print_table
-from tools.timing import synchronize
+from tools.peers.loaders import our_loader
+from tools.peers.options import LoadOptions
 from train.losses import Criterion
 from train.model import STRIDE, UNet
 from train.optimizer import adamw
@@ -115,7 +116,7 @@ def bench_step(shards: Path, options: LoadOptions, width: int) -> dict[str, Any]
     """
     if options.size < 2 * STRIDE or options.size % STRIDE:
         raise InputError(f"--size {options.size}: the network takes a multiple of {STRIDE} of at least {2 * STRIDE}")
-    with opened(shards, "train", options) as loader:
+    with closing(our_loader(shards, "train", options)) as loader:
         if options.batch_size > loader.sets:
             raise InputError(f"--batch-size {options.batch_size}: the split train of {shards} has {loader.sets:,} sets")
         batch = loader.pick(range(options.batch_size))
@@ -135,7 +136,7 @@ def bench_step(shards: Path, options: LoadOptions, width: int) -> dict[str, Any]
         {f"epoch {number}": _cells(stall) for number, stall in enumerate(stalls, 1)},
     )
     epochs = [{**stall._asdict(), "stall_pct": stall.stall_pct, "drift_pct": stall.drift_pct} for stall in stalls]
-    return {"data": {"manifest_sha256": manifest}, "width": width, **plain(options), "epochs": epochs}
+    return {"data": {"manifest_sha256": manifest}, "width": width, **options.plain(), "epochs": epochs}
 
 
 def refuse_stalls(epochs: Sequence[Mapping[str, float]], allowed_pct: float) -> None:

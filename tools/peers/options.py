@@ -1,9 +1,9 @@
 """What every loader that fgbg-bench measures is asked for, and what it gives."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -27,6 +27,10 @@ class LoadOptions:
     """Share of the pictures that ours gives to the GPU's JPEG engine."""
     cache: Path = Path("~/.cache/fgbg")
     """Where sets are written for loaders that read a format of their own; ~ is the home directory."""
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON takes them."""
+        return {**asdict(self), "cache": str(self.cache)}
 
 
 class Loaded(NamedTuple):

@@ -12,14 +12,14 @@ import click
 from pipeline.index import Manifest, load_index
 from pipeline.parts import PARTS
 from pipeline.planes import PLANES
+from tools.benchmark.contestant import Contestant
+from tools.benchmark.reference import first_shards
+from tools.benchmark.seat import Judged, Make
+from tools.benchmark.table import number, print_rates, print_table
+from tools.benchmark.timing import Pass, in_turn, row, waits_ms
 from tools.cli import progress_bar
-from tools.contestant import Contestant
-from tools.measure import first_shards
-from tools.own import plain
-from tools.peers import LOADERS, LoadOptions, missing_peer
-from tools.seat import Judged, Make
-from tools.table import number, print_rates, print_table
-from tools.timing import Pass, in_turn, row, waits_ms
+from tools.peers.loaders import LOADERS, missing_peer
+from tools.peers.options import LoadOptions
 
 OURS_PLANES, OURS_RESIDENT = "ours-planes", "ours-resident"
 CACHES = ("warm", "cold")
@@ -74,7 +74,7 @@ def bench_loaders(contest: Contest) -> dict[str, Any]:
             loaders[cache] = _rows(contest, passes, folders, judged)
     _print(contest, loaders)
     data = {"manifest_sha256": Manifest.load(contest.shards).sha256, "sets": next(iter(judged.values())).sets}
-    return {"data": data, "rounds": contest.rounds, **plain(contest.options), "loaders": loaders}
+    return {"data": data, "rounds": contest.rounds, **contest.options.plain(), "loaders": loaders}
 
 
 def _make(name: str) -> Make:

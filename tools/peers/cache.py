@@ -14,7 +14,7 @@ from pipeline.files import UNFINISHED, continued
 from pipeline.index import Manifest
 from pipeline.parts import PARTS
 from pipeline.store import Damaged, Store
-from tools.peers_pillow import GrayPlanes, Planes
+from tools.peers.pillow import GrayPlanes, Planes
 
 
 def sample(store: Store, row: int) -> dict[str, Any]:

@@ -67,6 +67,14 @@ def peak_mib(pid: int | None = None) -> float:
     return peak_kib / 1024
 
 
+def moving(pid: int) -> bool:
+    """Whether a process, or one that it started, has neither ended nor been stopped."""
+    still = (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+    with contextlib.suppress(psutil.Error):  # it may end meanwhile
+        return any(process.status() not in still for process in _family(pid))
+    return False
+
+
 def _family(pid: int | None) -> Iterator[psutil.Process]:
     this = psutil.Process(pid)
     yield from (this, *this.children(recursive=True))

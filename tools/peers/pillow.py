@@ -18,7 +18,7 @@ from pipeline.depth import depth_table
 from pipeline.index import Manifest
 from pipeline.parts import PARTS
 from pipeline.store import Store
-from tools.peers_options import Loaded, LoadOptions
+from tools.peers.options import Loaded, LoadOptions
 
 Planes = tuple[str, list[torch.Tensor]]
 """The key of a set and its pictures, bg first, each [1 or 3, size, size]."""

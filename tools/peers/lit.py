@@ -10,9 +10,9 @@ from typing import Any
 import litdata
 
 from pipeline.store import Store
-from tools.peers_cache import decoded, in_format, sample
-from tools.peers_options import LoadOptions
-from tools.peers_pillow import GrayPlanes, PillowLoader, Planes, worker_settings
+from tools.peers.cache import decoded, in_format, sample
+from tools.peers.options import LoadOptions
+from tools.peers.pillow import GrayPlanes, PillowLoader, Planes, worker_settings
 
 
 class LitDataLoader(PillowLoader):

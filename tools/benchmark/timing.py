@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from pipeline.errors import InputError
-from tools.peers import Loaded
-from tools.usage import NOTHING, Usage, peak_mib, used
+from tools.benchmark.usage import NOTHING, Usage, peak_mib, used
+from tools.peers.options import Loaded
 
 Item = TypeVar("Item")
 DRAINS = 2  # so many times what a loader may have ready goes by before the clock starts

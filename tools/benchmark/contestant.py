@@ -19,9 +19,9 @@ import nvidia.dali
 import torch
 
 from pipeline.errors import InputError
-from tools.peers import LoadOptions
-from tools.seat import Make, Seat
-from tools.usage import used
+from tools.benchmark.seat import Make, Seat
+from tools.benchmark.usage import moving, used
+from tools.peers.options import LoadOptions
 
 SETTLE_SEC, QUIET_CPU_SEC, LONGEST_SETTLE_SEC = 0.1, 0.01, 2.0
 END_SEC = 2.0
@@ -65,8 +65,7 @@ class Contestant:
         if not good:
             raise InputError(f"loader {self._name}: {answer}")
         self._settle()
-        # Stopped, not only idle: whatever polls, keeps alive or goes on by itself costs the others nothing.
-        self._signal(signal.SIGSTOP)
+        self._stop()
         return answer
 
     def _settle(self) -> None:
@@ -77,6 +76,13 @@ class Contestant:
             time.sleep(SETTLE_SEC)
             now_sec = used(self.pid).cpu_sec
             quiet, before_sec = now_sec - before_sec <= QUIET_CPU_SEC, now_sec
+
+    def _stop(self) -> None:
+        """Let it stand still: whatever polls, keeps alive or goes on by itself costs the others nothing."""
+        self._signal(signal.SIGSTOP)
+        until_sec = time.monotonic() + END_SEC
+        while moving(self.pid) and time.monotonic() < until_sec:
+            time.sleep(0.001)
 
     def _how_it_ended(self) -> str:
         wait([self._process.sentinel], END_SEC)

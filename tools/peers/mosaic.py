@@ -16,9 +16,9 @@ from typing import Any
 
 from pipeline.parts import PARTS
 from pipeline.store import Store
-from tools.peers_cache import decoded, in_format, sample
-from tools.peers_options import LoadOptions
-from tools.peers_pillow import GrayPlanes, PillowLoader, Planes, worker_settings
+from tools.peers.cache import decoded, in_format, sample
+from tools.peers.options import LoadOptions
+from tools.peers.pillow import GrayPlanes, PillowLoader, Planes, worker_settings
 
 # `import streaming` imports its ready-made data sets, too, and with them these names of packages of gigabytes, which
 # nothing of what is used here calls: its DataLoader asks whether a batch is of one of the classes of transformers.

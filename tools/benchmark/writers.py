@@ -12,19 +12,20 @@ from typing import Any
 
 import click
 import numpy as np
+import webdataset
 from PIL import Image
 
 from pipeline.composing.photos import find_pictures, read_background
 from pipeline.composing.recipe import Recipe
 from pipeline.finding.schemes import SEED_DEPTH_RUN
-from pipeline.finding.sets import find_sets
+from pipeline.finding.sets import Sets, find_sets
 from pipeline.images import encode_gray, encode_rgb
 from pipeline.index import Manifest
+from pipeline.parts import PARTS
+from tools.benchmark.table import print_rates
+from tools.benchmark.timing import Pass, in_turn, row
+from tools.benchmark.usage import used
 from tools.cli import progress_bar
-from tools.peers import pack_with_shard_writer
-from tools.table import print_rates
-from tools.timing import Pass, in_turn, row
-from tools.usage import used
 
 SIZE_PX, QUALITY, SCALE = 224, 90, (0.15, 0.35)  # what fgbg-compose does unless told otherwise
 
@@ -145,3 +146,13 @@ def _timed(write: Callable[[Path], int]) -> Pass:
         sets = write(Path(name))
         wall_sec = time.perf_counter() - start
         return Pass(sets, wall_sec, used().since(before))
+
+
+def pack_with_shard_writer(source: Path, target: Path, sets: Sets) -> None:
+    """`webdataset.ShardWriter` on the same files, 1,000 sets a tar, nothing checked."""
+    with webdataset.ShardWriter(str(target / "sets-%06d.tar"), maxcount=1000, verbose=0) as writer:
+        for position in range(len(sets)):
+            files = sets[position]
+            parts = {f"{part}.jpg": (source / path).read_bytes() for part, path in zip(PARTS, files.paths, strict=True)}
+            note = {"bg": files.bg, "fg": files.fg, "id": files.number}
+            writer.write({"__key__": files.key, **parts, "json": note})
