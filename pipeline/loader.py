@@ -61,12 +61,13 @@ class Loader:
 
         Without `depth`, no byte of it is read (of planes: none is handed on) and batches have none, whether the data
         have it or not. With `window`, sets are shuffled within windows of so many shards, which are read one after the
-        other. `resident` (see `resident.PLACES`) keeps decoded sets in up to `resident_share` of the free memory.
+        other. `resident` ("auto", "device", "host" or "off", see `resident.Resident`) keeps decoded sets in up to
+        `resident_share` of the free memory: later epochs gather them, the same bits without storage and decoder.
 
         `threads` are those that decode (default: one a core), `readers` the most that read, as many as the storage is
         slow. `prefetch` batches wait for the consumer, as many are being decoded, and `reader.AHEAD` are being read.
-        When more than `max_bad_share` of
-        the split's sets are damaged the run stops.
+        When more than `max_bad_share` of the split's sets are damaged the run stops.
+
         Raises `InputError` for a directory that is no shard directory or does not belong together, data without the
         depth that is asked for, planes of another size, a split without sets, settings out of range, and a missing
         device.
@@ -108,18 +109,19 @@ class Loader:
         self._order = Order(members.sizes, self.batch_size, key, shuffle, self._window)
         self._quarantine = Quarantine(split, members.count, self._max_bad_share)
         self.resident = resident
-        options, device, kept = self._decoder.options, self._decoder.device, None
+        self._kept: Resident | None = None
+        options, device = self._decoder.options, self._decoder.device
         gatherer = Gatherer(options.threads)
         if resident != "off":
-            kept = Resident(
+            self._kept = Resident(
                 self.manifest.sets, members.count, self._decoder.parts, options.size,
                 device, resident, self._resident_share, gatherer,
             )  # fmt: skip
         augmenter = Augmenter(augmentation, self._seed, device) if augmentation else None
         reader = Reader(
-            self._store, self._order, members, self._quarantine, kept, self._rank, self._world, self._readers
+            self._store, self._order, members, self._quarantine, self._kept, self._rank, self._world, self._readers
         )
-        self._stream = Stream(reader, self._decoder, kept, augmenter, gatherer)
+        self._stream = Stream(reader, self._decoder, self._kept, augmenter, gatherer)
         self._ahead: Ahead[Ready] | None = None
         self.epoch = 0
         self._position = 0
@@ -142,6 +144,11 @@ class Loader:
     def quarantined(self) -> list[str]:
         """What is wrong with each set that was left out so far, its key first."""
         return self._quarantine.found
+
+    @property
+    def residency(self) -> str | None:
+        """How many decoded sets stay, and where, for a user; None where none are asked to."""
+        return self._kept.summary() if self._kept is not None else None
 
     def key(self, row: int) -> str:
         """The name of the set at a row of the index."""
@@ -200,14 +207,17 @@ class Loader:
     def load_state_dict(self, state: dict[str, int | str]) -> None:
         """Go on where another loader was, on any number of ranks.
 
-        Raises `InputError` if that one had other data, another split, seed or batch size.
+        Raises `InputError` if that one had other data, another split, seed, batch size or window.
         """
         expected = self._identity()
         for name, value in expected.items():
             if state.get(name) != value:
                 raise InputError(f"loader state has {name} {state.get(name)!r}, this loader {value!r}: use the same")
+        epoch, position = int(state.get("epoch", -1)), int(state.get("position", -1))
+        if epoch < 0 or not 0 <= position < len(self):
+            raise InputError(f"loader state is damaged: epoch {epoch}, position {position} of {len(self)}")
         self.close()
-        self.epoch, self._position = int(state["epoch"]), int(state["position"])
+        self.epoch, self._position = epoch, position
 
     def _identity(self) -> dict[str, int | str]:
         return {

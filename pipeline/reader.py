@@ -124,9 +124,8 @@ class Reader:
     def shares(self, epoch: int, number: int) -> Generator[Share, None, None]:
         """Yield from batch `number` of `epoch` on, without end.
 
-        It ends with an epoch after which all sets may be resident: what would be read ahead would be read in vain.
-
-        Raises `InputError` if too many sets are damaged.
+        Only where all sets may be resident after an epoch it ends there: more would be read ahead in vain. Raises
+        `InputError` if too many sets are damaged.
         """
         pool, ahead = ThreadPoolExecutor(self._threads, "fgbg-read"), deque[_Asked]()
         try:

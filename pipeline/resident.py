@@ -85,6 +85,11 @@ class Resident:
         """Memory that a set takes."""
         return len(self.parts) * self.size**2
 
+    def summary(self) -> str:
+        """How many sets stay where, for a user."""
+        gib = self.kept * self.set_bytes / 2**30
+        return f"{self.kept:,} of {self.sets:,} decoded sets stay on the {self.where} ({gib:.1f} GiB)"
+
     def rows(self) -> NDArray[np.int64]:
         """The rows of the index that are kept, int64 [kept], ascending."""
         return np.flatnonzero(self._slots)

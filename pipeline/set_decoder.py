@@ -92,4 +92,6 @@ class SetDecoder:
             where = f"set {self.store.key(rows[good])} in {self.store.shard_name(rows[good])}"
             remedy = "leave it out and pack again with --verify decode"
             return InputError(f"{decoder} cannot decode {where}: {remedy} ({error})")
+        except Damaged as damage:  # since it was read first
+            return InputError(f"{damage}: copy it again")
         return InputError(f"{decoder} failed once on a batch of sets that it can decode one by one: {error}")

@@ -29,7 +29,7 @@ class Ready(NamedTuple):
     def batch(self) -> Batch:
         """The batch, for work on the current CUDA stream. The host does not wait."""
         if self.event:
-            current = torch.cuda.current_stream()
+            current = torch.cuda.current_stream(self.made.index.device)
             current.wait_event(self.event)
             for part in vars(self.made).values():
                 if part is not None:

@@ -101,6 +101,28 @@ def test_resuming_at_any_step_on_any_ranks_equals_not_stopping(worlds: tuple[int
         assert before + after == expected
 
 
+def test_a_batch_larger_than_the_split_is_the_split(packed: Path) -> None:
+    loader = load(packed, batch_size=1000)
+    for _ in range(2):
+        [batch] = loader
+        assert len(set(batch.index.tolist())) == len(batch.bg) == 64
+
+
+@pytest.mark.parametrize("window", [1, 2, 5])
+def test_in_windows_every_set_comes_once_from_few_shards_at_a_time(window: int, packed: Path) -> None:
+    index = load_index(packed, Manifest.load(packed))
+    loader = load(packed, "all", batch_size=4, window=window)
+    for _ in range(2):
+        seen = rows(loader)
+        assert sorted(sum(seen, [])) == list(range(100))
+        assert sum(seen, []) != list(range(100))
+        shards = [set(index["shard"][batch].tolist()) for batch in seen]
+        assert max(map(len, shards)) <= 2 * window  # a batch may end one window and begin the next
+        resumed = load(packed, "all", batch_size=4, window=window)
+        resumed.load_state_dict({**resumed.state_dict(), "epoch": loader.epoch - 1, "position": 11})
+        assert rows(resumed) == seen[11:]
+
+
 def test_pictures_after_resuming_are_the_same_bits(packed: Path) -> None:
     batches = list(load(packed))
     loader = load(packed)
@@ -255,6 +277,11 @@ def test_state_of_something_else_is_refused(packed: Path, copy: Path) -> None:
         load(packed).load_state_dict({**state, "manifest": "x"})
     with pytest.raises(InputError, match="loader state has version None"):
         load(packed).load_state_dict({})
+    with pytest.raises(InputError, match="loader state has window 0, this loader 2"):
+        load(packed, window=2).load_state_dict(state)
+    for wrong in ({"position": 7}, {"position": -1}, {"epoch": -1}):
+        with pytest.raises(InputError, match="loader state is damaged: epoch"):
+            load(packed).load_state_dict({**state, **wrong})
 
 
 @pytest.mark.parametrize(
@@ -264,6 +291,9 @@ def test_state_of_something_else_is_refused(packed: Path, copy: Path) -> None:
         ({"world": 11}, "rank 0 of 11"),
         ({"rank": 1}, "rank 1 of 1"),
         ({"size": 0}, "size 0"),
+        ({"window": 0}, "window 0: expected 1 or more shards"),
+        ({"readers": 0}, "readers 0"),
+        ({"resident": "disk"}, "'disk'"),
         ({"split": "nope"}, "no split called 'nope'"),
         ({"device": "npu"}, "no device called 'npu'"),
     ],

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 import pipeline.resident
 from pipeline.augment import Augmentation
@@ -114,6 +115,31 @@ def test_each_rank_keeps_what_it_decoded_and_streams_the_rest(shards: Path) -> N
     for whole, *parts in zip(expected, *ranks, strict=True):
         for name, part in vars(whole).items():
             assert torch.equal(torch.cat([getattr(share, name) for share in parts]), part)
+
+
+def on_rank(rank: int, rendezvous: str, shards: str, out: str) -> None:
+    """What a process does: stream an epoch, exchange, and go on without storage and decoder."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    loader = load(Path(shards), rank=rank, world=2, resident="auto")
+    batches = epochs(loader, 1)
+    loader.exchange()
+    Store.read_records = None  # type: ignore[assignment,method-assign]
+    loader._stream._decoder.decode = None  # type: ignore[assignment,method-assign]
+    torch.save([vars(batch) for batch in batches + epochs(loader, 2)], f"{out}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_after_an_exchange_no_rank_reads_or_decodes(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")  # whatever name this host goes by
+    arguments = (str(tmp_path / "rendezvous"), str(packed), str(tmp_path))
+    torch.multiprocessing.spawn(on_rank, arguments, nprocs=2)  # type: ignore[attr-defined,no-untyped-call]
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    for whole, *parts in zip(epochs(load(packed), 3), *ranks, strict=True):
+        for name, part in vars(whole).items():
+            assert torch.equal(torch.cat([share[name] for share in parts]), part)
 
 
 def test_damaged_sets_stay_out_and_are_not_read_again(

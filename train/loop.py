@@ -98,6 +98,8 @@ class Trainer:
                     if stop:
                         raise Interrupted(self._how_to_continue())
                     show(status)
+                if epoch == 1 and self.loader.residency:
+                    self.say(f"{self.loader.residency}: later epochs gather them")
                 self._end_epoch(epoch)
                 if interruption.requested and epoch < self.config.epochs:
                     raise Interrupted(self._how_to_continue())
