@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.resident import Resident
 
-STAGING_BYTES = 4 << 20
+STAGING_BYTES = 16 << 20
 
 
 def exchange(resident: Resident, group: dist.ProcessGroup | None = None, staging_bytes: int = STAGING_BYTES) -> None:
