@@ -196,9 +196,8 @@ def _disagreement(manifest: Manifest, rows: NDArray[np.void]) -> str | None:
             row = first + int(wrong[0])
             place = int(np.searchsorted(bounds, row, "right")) - 1
             return f"has set {row:,} of {INDEX} in shard {place}, {INDEX} has it in shard {rows['shard'][row]}"
-        if (
-            missing := block["bg"][~np.isin(block["bg"], bank)]
-        ).size:  # a bank that is searched for it would give another
+        missing = block["bg"][~np.isin(block["bg"], bank)]
+        if missing.size:  # a bank that is searched for it would give another
             return f"has no background {missing[0]}, which sets need"
     return None
 
