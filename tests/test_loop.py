@@ -95,19 +95,20 @@ def test_a_run_that_crashes_at_any_step_and_resumes_ends_in_the_same_bits(
     assert_equal_runs(tmp_path, whole)
 
 
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 @pytest.mark.parametrize("step", [1, 3, 4, 6])
-def test_ctrl_c_keeps_the_run_and_resuming_ends_in_the_same_bits(
-    packed: Path, tmp_path: Path, whole: Path, step: int
+def test_a_signal_keeps_the_run_and_resuming_ends_in_the_same_bits(
+    packed: Path, tmp_path: Path, whole: Path, step: int, number: signal.Signals, exit_code: int
 ) -> None:
-    def press_ctrl_c(now: int) -> None:
+    def send(now: int) -> None:
         if now == step:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
-    former = signal.getsignal(signal.SIGINT)
+    former = signal.getsignal(number)
     stopped = step if step == 4 else step + 1  # at the end of an epoch what is due is done first
     with pytest.raises(Interrupted, match=rf"stopped after step {stopped} of 8; continue with: .* --resume") as stop:
-        fit(Trainer(configuration(packed, tmp_path)), press_ctrl_c)
-    assert signal.getsignal(signal.SIGINT) is former
+        fit(Trainer(configuration(packed, tmp_path)), send)
+    assert (signal.getsignal(number), stop.value.exit_code) == (former, exit_code)
     assert str(tmp_path) in str(stop.value)
     fit(Trainer(configuration(packed, tmp_path), resume=True))
     assert_equal_runs(tmp_path, whole)

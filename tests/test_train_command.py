@@ -1,3 +1,4 @@
+import signal
 from pathlib import Path
 
 import pytest
@@ -125,7 +126,7 @@ def test_ctrl_c_prints_how_to_continue_and_exits_130(
 
 
 def pressed(interruption: train.loop.Interruption) -> train.loop.Interruption:
-    interruption.requested = True
+    interruption.by = signal.SIGINT
     return interruption
 
 

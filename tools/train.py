@@ -60,7 +60,7 @@ def main(ctx: click.Context, /, resume: bool, **settings: object) -> None:
             trainer.fit(lambda status: bar.update(1, status))
     except Interrupted as stop:
         click.echo(stop, err=True)
-        ctx.exit(130)  # what a shell makes of Ctrl-C
+        ctx.exit(stop.exit_code)
     finally:
         trainer.log.close()
     click.echo("\n".join(trainer.summary()))

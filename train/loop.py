@@ -22,9 +22,16 @@ from train.optimizer import adamw, learning_rate
 from train.pictures import draw_curves, grid, save_picture
 from train.validation import Scores, Validator, describe, predict
 
+# What a shell makes of Ctrl-C; and 0 for a cluster that takes its machine back: it got all that it asked for.
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 0}
+
 
 class Interrupted(Exception):  # noqa: N818 - the user's wish, not a fault of the program
-    """The user stopped the run. It is kept; the message says how to continue it."""
+    """The run was stopped from outside. It is kept; the message says how to continue it."""
+
+    def __init__(self, message: str, by: int) -> None:
+        super().__init__(message)
+        self.exit_code = EXIT_CODES[signal.Signals(by)]
 
 
 class Trainer:
@@ -76,7 +83,7 @@ class Trainer:
     def fit(self, show: Callable[[str], None]) -> None:
         """Train up to the last epoch; `show` is called after each step with what to show of it.
 
-        Raises `Interrupted` after Ctrl-C, `InputError` where the loss is no longer a number.
+        Raises `Interrupted` after Ctrl-C and SIGTERM, `InputError` where the loss is no longer a number.
         """
         status = ""
         with Interruption() as interruption:
@@ -88,21 +95,21 @@ class Trainer:
                     losses = self._step(batch)
                     self.meter.add(losses, len(batch.bg), wait_sec)
                     more = self.loader.epoch < epoch  # the epoch's last batch has its own checkpoint, in _end_epoch
-                    stop = more and interruption.requested
-                    keep = more and (stop or self.step % self.config.checkpoint_every == 0)
+                    stop = more and interruption.by
+                    keep = more and bool(stop or self.step % self.config.checkpoint_every == 0)
                     if keep or self.step % self.config.log_every == 0:
                         status = self._read_meter(epoch)
                     if keep:
                         self._save(LAST)
                         self.meter.restart()  # what writing took is no part of the sets a second
                     if stop:
-                        raise Interrupted(self._how_to_continue())
+                        raise Interrupted(self._how_to_continue(), stop)
                     show(status)
                 if epoch == 1 and self.loader.residency:
                     self.say(f"{self.loader.residency}: later epochs gather them")
                 self._end_epoch(epoch)
-                if interruption.requested and epoch < self.config.epochs:
-                    raise Interrupted(self._how_to_continue())
+                if interruption.by and epoch < self.config.epochs:
+                    raise Interrupted(self._how_to_continue(), interruption.by)
 
     def _step(self, batch: Batch) -> Losses:
         """One step of the optimiser. Nothing in it waits for the device."""
@@ -211,21 +218,22 @@ def timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
 
 
 class Interruption:
-    """Within it, the first Ctrl-C is a request that the loop reads between two steps; the second stops at once."""
+    """Within it, the first Ctrl-C (or SIGTERM) is a request, read between two steps; the second stops at once."""
 
     def __init__(self) -> None:
-        self.requested = False
-        self._former: Any = None
+        self.by: int | None = None
+        """The signal that asked for it."""
+        self._former = dict[int, Any]()
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():  # signals reach no other thread
-            self._former = signal.signal(signal.SIGINT, self._request)
+            self._former = {number: signal.signal(number, self._request) for number in EXIT_CODES}
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._former is not None:
-            signal.signal(signal.SIGINT, self._former)
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
 
-    def _request(self, _number: int, _frame: FrameType | None) -> None:
-        self.requested = True
-        signal.signal(signal.SIGINT, self._former)
+    def _request(self, number: int, _frame: FrameType | None) -> None:
+        self.by = number
+        signal.signal(number, self._former[number])
