@@ -7,7 +7,7 @@ PEERS := .venv/.peers
 .PHONY: demo test check fix bench peers clean
 
 demo: shards/demo/manifest.json  ## synthetic sets -> shards -> a trained network, with pictures
-	$(BIN)/fgbg-train --shards shards/demo --out runs/demo --epochs 6 --width 16 --batch-size 32 --lr 3e-3 \
+	$(BIN)/fgbg-train --shards shards/demo --out runs/demo --epochs 6 --model unet-16 --batch-size 32 --lr 3e-3 \
 		$(if $(wildcard runs/demo/last.pt),--resume)
 
 data/demo: | $(ENV)

@@ -3,6 +3,11 @@
 An id's group depends on the id alone: it never changes as a data set grows, and every version of it keeps the same
 pictures held out. A set is in a split when *both* its ids are; sets of mixed groups are in none of the three. Where the
 foreground is not known its background decides alone: the same foregrounds may then be in all three.
+
+For evaluation there are two more kinds. "val-cells" and "test-cells" hold every set whose ids are each of train or of
+that split: seen and new backgrounds with seen and new foregrounds. "peer-train", "peer-val" and "peer-test" part the
+sets at random, by a hash of the key: the same backgrounds and foregrounds are in all three, which LEAKS. They are there
+to be compared with published numbers only.
 """
 
 import hashlib
@@ -18,6 +23,9 @@ from pipeline.order import Piece
 from pipeline.parts import UNKNOWN
 
 SPLITS = ("train", "val", "test")
+CELL_SPLITS = {"val-cells": ("train", "val"), "test-cells": ("train", "test")}
+PEER_SPLITS = {f"peer-{split}": split for split in SPLITS}
+PEER_SALT = "peer"
 TEST_SHARE, VAL_SHARE = 0.1, 0.1
 # Chosen once so that ids 0..9 and 0..99 fall exactly 8:1:1, and every other count nearly so. Changing one would leak.
 BACKGROUND_SALT, FOREGROUND_SALT = "background 5420", "foreground 57535"
@@ -26,15 +34,15 @@ KEPT_WINDOWS = 2  # a batch may end one window and begin the next
 
 
 @lru_cache(1 << 16)
-def group(salt: str, number: int) -> str:
-    """The split that a background or foreground id belongs to."""
-    digest = hashlib.sha256(f"{salt} {number}".encode()).digest()
+def group(salt: str, name: int | str) -> str:
+    """The split that a background or foreground id, or a key, belongs to."""
+    digest = hashlib.sha256(f"{salt} {name}".encode()).digest()
     share = int.from_bytes(digest[:8], "little") / 2**64
     return "test" if share < TEST_SHARE else "val" if share < TEST_SHARE + VAL_SHARE else "train"
 
 
 def split_rows(backgrounds: NDArray[np.int32], foregrounds: NDArray[np.int32], split: str) -> NDArray[np.int64]:
-    """Rows [N] of the index (whose columns these are, [sets]) that belong to a split: "train", "val", "test" or "all".
+    """Rows [N] of the index (whose columns these are, [sets]) that belong to a split by ids, or to "all".
 
     A foreground that is `parts.UNKNOWN` keeps a set out of none. Raises `InputError` for another name.
     """
@@ -45,12 +53,14 @@ class Split:
     """The rows of the index that a split holds, found shard by shard: none of them is kept but those of two windows."""
 
     def __init__(self, index: NDArray[np.void], shard_sets: Sequence[int], split: str) -> None:
-        """Count the sets of "train", "val", "test" or "all" in one pass over the index, [sets] with fields bg and fg.
+        """Count the sets of a split, or of "all", in one pass over the index, [sets] with fields bg and fg.
 
-        `shard_sets` are the manifest's counts: rows of one shard follow each other, shard after shard (`load_index`
-        has compared them). Raises `InputError` for another name.
+        Those of PEER_SPLITS need the field key too. `shard_sets` are the manifest's counts: rows of one shard follow
+        each other, shard after shard (`load_index` has compared them). Raises `InputError` for another name.
         """
-        self._belong = _Membership(split)
+        self._peer = PEER_SPLITS.get(split)
+        self._belong = _Membership("all" if self._peer else split)
+        self._keys = index["key"] if self._peer else None
         self._bg, self._fg = np.asarray(index["bg"]), np.asarray(index["fg"])
         self._bounds = np.cumsum([0, *shard_sets])
         self.sizes = np.zeros(len(shard_sets), np.int64)
@@ -97,6 +107,9 @@ class Split:
 
     def _held(self, first: int, last: int) -> NDArray[np.int64]:
         """The split's rows among [first, last) of the index."""
+        if self._keys is not None:
+            drawn = [group(PEER_SALT, key.decode()) == self._peer for key in self._keys[first:last].tolist()]
+            return first + np.flatnonzero(drawn)
         return first + np.flatnonzero(self._belong(self._bg[first:last], self._fg[first:last]))
 
 
@@ -104,10 +117,11 @@ class _Membership:
     """Whether sets belong to a split."""
 
     def __init__(self, split: str) -> None:
-        if split not in (*SPLITS, "all"):
+        if split not in (*SPLITS, *CELL_SPLITS, "all"):
             raise InputError(f"no split called {split!r}: expected one of {', '.join(SPLITS)} or all")
         self._all = split == "all"
-        self._backgrounds, self._foregrounds = _Ids(BACKGROUND_SALT, split), _Ids(FOREGROUND_SALT, split)
+        groups = CELL_SPLITS.get(split, (split,))
+        self._backgrounds, self._foregrounds = _Ids(BACKGROUND_SALT, groups), _Ids(FOREGROUND_SALT, groups)
 
     def __call__(self, backgrounds: NDArray[np.int32], foregrounds: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Of sets with these ids, [N]."""
@@ -118,10 +132,10 @@ class _Membership:
 
 
 class _Ids:
-    """Which background ids, or foreground ids, are of a split. Small ones are hashed once, and then looked up."""
+    """Which background ids, or foreground ids, are of some groups. Small ones are hashed once, and then looked up."""
 
-    def __init__(self, salt: str, split: str) -> None:
-        self._salt, self._split = salt, split
+    def __init__(self, salt: str, groups: tuple[str, ...]) -> None:
+        self._salt, self._groups = salt, groups
         self._table = np.full(TABLE_IDS - UNKNOWN, NOT_YET, np.uint8)  # whether ids UNKNOWN .. TABLE_IDS - 1 are
 
     def __call__(self, ids: NDArray[np.int32]) -> NDArray[np.bool_]:
@@ -138,4 +152,4 @@ class _Ids:
         return fits.view(np.bool_)
 
     def _hash(self, ids: NDArray[np.int32]) -> NDArray[np.bool_]:
-        return np.array([group(self._salt, number) == self._split for number in ids.tolist()], np.bool_)
+        return np.array([group(self._salt, number) in self._groups for number in ids.tolist()], np.bool_)

@@ -137,7 +137,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.mark.usefixtures("one_thread")
 def test_stalls_are_measured_for_both_epochs_and_asserted(packed: Path) -> None:
-    arguments = ("--shards", packed, "--step", "--width", 4, "--batch-size", 16, "--size", 32, "--workers", 1)
+    arguments = ("--shards", packed, "--step", "--model", "unet-4", "--batch-size", 16, "--size", 32, "--workers", 1)
     result = run(*arguments, "--assert-stall-pct", -1000)
     assert result.exit_code == 1
     *_, line, error = result.output.splitlines()

@@ -31,7 +31,8 @@ class CrashError(Exception):
 
 def configuration(shards: Path, out: Path, **changes: Any) -> Config:
     values: dict[str, Any] = {
-        "epochs": 2, "batch_size": 16, "size": 32, "width": 4, "device": "cpu", "log_every": 3, "checkpoint_every": 3,
+        "epochs": 2, "batch_size": 16, "size": 32, "model": "unet-4", "device": "cpu",
+        "log_every": 3, "checkpoint_every": 3,
     }  # fmt: skip
     return Config(shards, out, **(values | changes))
 
@@ -271,13 +272,16 @@ def test_resuming_nothing_is_refused(packed: Path, tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_takes_its_settings_from_the_checkpoint(packed: Path, whole: Path) -> None:
-    trainer = Trainer(Config(packed, whole, epochs=99, width=64, device="cpu"), resume=True)
+    trainer = Trainer(Config(packed, whole, epochs=99, model="unet-64", device="cpu"), resume=True)
     trainer.log.close()
     assert trainer.config == configuration(packed, whole, log_every=20, checkpoint_every=1000)
 
 
-@pytest.mark.parametrize(("name", "value"), [("width", 8), ("lr", 0.5), ("epochs", 3), ("seed", 1), ("batch_size", 8)])
-def test_other_settings_are_refused_with_both_values(packed: Path, whole: Path, name: str, value: float) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("model", "unet-8"), ("loss", "bce"), ("lr", 0.5), ("epochs", 3), ("seed", 1), ("batch_size", 8)],
+)
+def test_other_settings_are_refused_with_both_values(packed: Path, whole: Path, name: str, value: object) -> None:
     config = configuration(packed, whole, **{name: value})
     flag, saved = name.replace("_", "-"), getattr(configuration(packed, whole), name)
     with pytest.raises(InputError, match=rf"--{flag} {value}: the run in .* has --{flag} {saved};"):

@@ -1,91 +1,222 @@
+import math
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
-from pytorch_msssim import ssim
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
 
-from train.losses import Criterion, Ssim, bce, bce_of_each
+from pipeline.errors import InputError
+from train.losses import RECIPES, Criterion, bce_of_each, depth_bce, dice_loss, edge_loss, gradient_loss
 from train.model import Prediction
 
 RANDOM = torch.Generator().manual_seed(0)
+Plane = NDArray[np.float64]  # [H,W]
 
 
-def plane(sets: int = 3) -> torch.Tensor:
-    return torch.rand((sets, 1, 24, 32), generator=RANDOM)
+def plane(sets: int = 3, height: int = 24, width: int = 32) -> Tensor:
+    return torch.rand((sets, 1, height, width), generator=RANDOM)
 
 
-def plain_ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """Wang et al. 2004, pixel by pixel: the mean over all windows that lie inside the picture."""
-    offsets = np.arange(11) - 5
-    line = np.exp(-(offsets**2) / (2 * 1.5**2))
-    weights = np.outer(line, line) / line.sum() ** 2
-    values = []
-    for y in range(a.shape[0] - 10):
-        for x in range(a.shape[1] - 10):
-            p, q = a[y : y + 11, x : x + 11], b[y : y + 11, x : x + 11]
-            mean_p, mean_q = (weights * p).sum(), (weights * q).sum()
-            var_p, var_q = (weights * p * p).sum() - mean_p**2, (weights * q * q).sum() - mean_q**2
-            both = (weights * p * q).sum() - mean_p * mean_q
-            c1, c2 = 0.01**2, 0.03**2
-            top = (2 * mean_p * mean_q + c1) * (2 * both + c2)
-            values.append(top / ((mean_p**2 + mean_q**2 + c1) * (var_p + var_q + c2)))
-    return float(np.mean(values))
+def mask_with_a_block(sets: int = 3) -> Tensor:
+    """A soft mask, mostly 0 and 1, whose outline runs through the picture and along its border."""
+    mask = torch.zeros(sets, 1, 24, 32)
+    mask[:, :, 5:14, :9] = 1
+    mask[:, :, 5, 2:6] = 0.4
+    return mask
+
+
+def of_each(reference: Callable[[Plane, Plane], float], a: Tensor, b: Tensor) -> Tensor:
+    """A reference of two planes, for each set of two [N,1,H,W]."""
+    pairs = zip(a.double().numpy(), b.double().numpy(), strict=True)
+    return torch.tensor([reference(p[0], q[0]) for p, q in pairs], dtype=torch.float64)
+
+
+def plain_bce(logit: float, target: float) -> float:
+    p = 1 / (1 + math.exp(-logit))
+    return -(target * math.log(p) + (1 - target) * math.log(1 - p))
+
+
+def plain_dice(logits: Plane, mask: Plane) -> float:
+    both = found = true = 0.0
+    for logit, m in zip(logits.flat, mask.flat, strict=True):
+        p = 1 / (1 + math.exp(-logit))
+        both, found, true = both + p * m, found + p, true + m
+    return 1 - (2 * both + 1) / (found + true + 1)
+
+
+def plain_edge(logits: Plane, mask: Plane) -> float:
+    top = bottom = 0.0
+    for y, x in np.ndindex(mask.shape):
+        around = mask[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3]
+        edge = around.max() - around.min()
+        top, bottom = top + edge * plain_bce(float(logits[y, x]), float(mask[y, x])), bottom + edge
+    return float(top / (bottom + 1))
+
+
+def plain_gradient(depth: Plane, truth: Plane) -> float:
+    error, scales = depth - truth, []
+    for _ in range(4):
+        height, width = error.shape
+        down = [abs(error[y + 1, x] - error[y, x]) for y in range(height - 1) for x in range(width)]
+        right = [abs(error[y, x + 1] - error[y, x]) for y in range(height) for x in range(width - 1)]
+        scales.append(np.mean(down) + np.mean(right))
+        halved = np.zeros((height // 2, width // 2))
+        for y, x in np.ndindex(halved.shape):
+            halved[y, x] = error[2 * y : 2 * y + 2, 2 * x : 2 * x + 2].mean()
+        error = halved
+    return float(np.mean(scales))
+
+
+def plain_mean_bce(logits: Plane, mask: Plane) -> float:
+    return math.fsum(plain_bce(x, m) for x, m in zip(logits.flat, mask.flat, strict=True)) / mask.size
 
 
 def test_bce_is_the_formula_for_soft_masks() -> None:
     logits, mask = plane() * 8 - 4, plane()
-    p = logits.double().sigmoid()
-    expected = -(mask * p.log() + (1 - mask) * (1 - p).log()).mean()
-    torch.testing.assert_close(bce(logits, mask).double(), expected, rtol=1e-5, atol=0)
+    expected = of_each(plain_mean_bce, logits, mask)
+    torch.testing.assert_close(bce_of_each(logits, mask).double(), expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(depth_bce(logits.sigmoid(), mask).double(), expected, rtol=1e-5, atol=0)
 
 
 def test_bce_stays_finite_for_sure_and_wrong_answers() -> None:
-    assert bce(torch.full((1, 1, 2, 2), 1000.0), torch.zeros(1, 1, 2, 2)) == 1000
+    assert bce_of_each(torch.full((1, 1, 2, 2), 1000.0), torch.zeros(1, 1, 2, 2)) == 1000
+    assert depth_bce(torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)) == 100
 
 
-def test_ssim_is_the_formula() -> None:
-    a, b = plane(2), plane(2)
-    b = 0.7 * a + 0.3 * b
-    expected = [plain_ssim(p[0].double().numpy(), q[0].double().numpy()) for p, q in zip(a, b, strict=True)]
-    assert Ssim()(a, b).tolist() == pytest.approx(expected, rel=1e-4)
+@pytest.mark.parametrize("mask", [plane(), mask_with_a_block()], ids=["soft", "block"])
+@pytest.mark.parametrize(("loss", "reference"), [(dice_loss, plain_dice), (edge_loss, plain_edge)])
+def test_dice_and_edge_are_their_formulas(
+    loss: Callable[[Tensor, Tensor], Tensor], reference: Callable[[Plane, Plane], float], mask: Tensor
+) -> None:
+    logits = plane() * 8 - 4
+    torch.testing.assert_close(loss(logits, mask).double(), of_each(reference, logits, mask), rtol=1e-5, atol=0)
 
 
-def test_ssim_is_that_of_pytorch_msssim_with_its_gradient() -> None:
-    a, b = plane(5).requires_grad_(), plane(5)
-    ours, theirs = Ssim()(a, b).mean(), ssim(a, b, data_range=1.0)
-    torch.testing.assert_close(ours, theirs)
-    torch.testing.assert_close(*(torch.autograd.grad(value, a)[0] for value in (ours, theirs)))
+@pytest.mark.parametrize(("height", "width"), [(24, 32), (27, 33)])
+def test_the_gradient_is_its_formula_at_four_scales(height: int, width: int) -> None:
+    depth, truth = plane(3, height, width), plane(3, height, width)
+    expected = of_each(plain_gradient, depth, truth)
+    torch.testing.assert_close(gradient_loss(depth, truth).double(), expected, rtol=1e-5, atol=0)
 
 
-def test_ssim_of_equal_pictures_is_one() -> None:
-    a = plane(1)
-    torch.testing.assert_close(Ssim()(a, a), torch.ones(1))
+def test_a_perfect_mask_costs_nothing_and_an_error_costs_most_at_the_edge() -> None:
+    mask = mask_with_a_block(1).round()
+    logits = mask * 200 - 100
+    assert dice_loss(logits, mask).item() == pytest.approx(0, abs=1e-6)
+    assert edge_loss(logits, mask).item() == pytest.approx(0, abs=1e-6)
+    near, far = logits.clone(), logits.clone()
+    near[0, 0, 15, 4], far[0, 0, 23, 31] = 100, 100  # two pixels outside the block, and far away
+    assert edge_loss(far, mask) == edge_loss(logits, mask) < edge_loss(near, mask)
+    torch.testing.assert_close(dice_loss(far, mask), dice_loss(near, mask))
 
 
-def test_the_total_is_twice_the_mask_and_once_the_depth_of_labels_over_255() -> None:
+def test_the_gradient_is_blind_to_a_shift_and_sees_a_slope() -> None:
+    depth = plane() / 2
+    assert gradient_loss(depth + 0.25, depth).abs().max() < 1e-6
+    slope = torch.linspace(0, 0.5, 32).expand(3, 1, 24, 32)
+    at_scales = (1 + 2 + 4 + 8) / 4 * 0.5 / 31  # a pixel of scale s is s pixels wide
+    torch.testing.assert_close(gradient_loss(depth + slope, depth), torch.full((3,), at_scales), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("label", [0, 255])
+@pytest.mark.parametrize("sure", [0.0, 60.0, -60.0])
+def test_gradients_are_finite_for_empty_and_full_masks_and_constant_depth(name: str, label: int, sure: float) -> None:
+    logits, depth_logits = (torch.full((2, 1, 32, 32), sure, requires_grad=True) for _ in range(2))
+    labels = torch.full((2, 1, 32, 32), label, dtype=torch.uint8)
+    losses = Criterion(name)(Prediction(logits, depth_logits.sigmoid()), labels, labels)
+    losses.total.backward()
+    assert all(loss.isfinite() for loss in losses.named().values())
+    for head in (logits, depth_logits):
+        assert head.grad is not None
+        assert head.grad.isfinite().all()
+    if sure == 0:  # everything is half wrong, and the gradient of the mask says in which direction
+        assert logits.grad is not None
+        assert ((logits.grad > 0) == (label == 0)).all()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_totals_are_the_weighted_sums_of_the_parts(name: str) -> None:
     mask, depth = ((plane() * 255).byte() for _ in range(2))
     prediction = Prediction(plane() * 4 - 2, plane())
-    losses = Criterion()(prediction, mask, depth)
-    torch.testing.assert_close(losses.mask, bce(prediction.mask_logits, mask.float() / 255))
-    torch.testing.assert_close(losses.depth, 1 - ssim(prediction.depth, depth.float() / 255, data_range=1.0))
+    losses = Criterion(name, mask_weight=3, depth_weight=0.25).of_each(prediction, mask, depth)
+    assert losses.parts.keys() == RECIPES[name].keys()
+    for head, total in (("mask", losses.mask), ("depth", losses.depth)):
+        weights = {part: weight for part, weight in RECIPES[name].items() if part.startswith(head)}
+        torch.testing.assert_close(total, sum(weight * losses.parts[part] for part, weight in weights.items()))
+    assert losses.depth is not None
+    torch.testing.assert_close(losses.total, 3 * losses.mask + 0.25 * losses.depth)
+    assert list(losses.named()) == ["mask_loss", "depth_loss", "loss", *(f"{part}_loss" for part in losses.parts)]
+
+
+def test_bce_and_ssim_are_the_originals_on_labels_over_255_weighted_two_and_one() -> None:
+    mask, depth = ((plane() * 255).byte() for _ in range(2))
+    prediction, criterion = Prediction(plane() * 4 - 2, plane()), Criterion("bce+ssim")
+    losses = criterion(prediction, mask, depth)
+    expected = F.binary_cross_entropy_with_logits(prediction.mask_logits, mask / 255)
+    torch.testing.assert_close(losses.mask, expected)
+    assert prediction.depth is not None
+    torch.testing.assert_close(losses.depth, 1 - criterion.ssim(prediction.depth, depth / 255).mean())
     torch.testing.assert_close(losses.total, 2 * losses.mask + losses.depth)
+    both = Criterion("bce")(Prediction(prediction.mask_logits, prediction.mask_logits.sigmoid()), mask, mask)
+    torch.testing.assert_close(both.depth, both.mask)
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_loss_of_a_batch_is_the_mean_over_its_sets_each_by_itself(name: str) -> None:
+    mask, depth = ((plane() * 255).byte() for _ in range(2))
+    prediction, criterion = Prediction(plane() * 8 - 4, plane()), Criterion(name)
+    batch = criterion(prediction, mask, depth).named()
+    each = criterion.of_each(prediction, mask, depth).named()
+    assert prediction.depth is not None
+    for i in range(len(mask)):
+        one = Prediction(prediction.mask_logits[i : i + 1], prediction.depth[i : i + 1])
+        alone = criterion(one, mask[i : i + 1], depth[i : i + 1]).named()
+        for part, loss in alone.items():
+            torch.testing.assert_close(each[part][i], loss)
+    for part, loss in batch.items():
+        torch.testing.assert_close(each[part].mean(), loss)
+
+
+@pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("missing", ["head", "label"])
-def test_without_depth_the_total_is_twice_the_mask_and_nothing_else_has_a_name(missing: str) -> None:
+def test_without_depth_the_total_is_twice_the_mask_and_nothing_of_depth_has_a_name(name: str, missing: str) -> None:
     mask, depth = ((plane() * 255).byte() for _ in range(2))
     prediction = Prediction(plane() * 4 - 2, None if missing == "head" else plane())
-    losses = Criterion()(prediction, mask, None if missing == "label" else depth)
+    losses = Criterion(name)(prediction, mask, None if missing == "label" else depth)
     assert losses.depth is None
-    assert torch.equal(losses.total, 2 * losses.mask)
-    assert list(losses.named()) == ["mask_loss", "loss"]
+    torch.testing.assert_close(losses.total, 2 * losses.mask)
+    assert not [part for part in losses.named() if "depth" in part]
 
 
-def test_the_mean_over_sets_is_that_over_the_batch() -> None:
-    logits, mask = plane() * 8 - 4, plane()
-    of_each = bce_of_each(logits, mask)
-    torch.testing.assert_close(of_each, torch.stack([bce(a, b) for a, b in zip(logits, mask, strict=True)]))
-    torch.testing.assert_close(of_each.mean(), bce(logits, mask))
+def test_bfloat16_predictions_are_weighed_in_float32() -> None:
+    mask, depth = ((plane() * 255).byte() for _ in range(2))
+    prediction = Prediction((plane() * 4 - 2).bfloat16(), plane().bfloat16())
+    losses = Criterion()(prediction, mask, depth)
+    assert prediction.depth is not None
+    expected = Criterion()(Prediction(prediction.mask_logits.float(), prediction.depth.float()), mask, depth)
+    assert {part: loss.item() for part, loss in losses.named().items()} == {
+        part: loss.item() for part, loss in expected.named().items()
+    }
+    assert losses.total.dtype == torch.float32
 
 
-def test_the_window_is_no_part_of_a_checkpoint() -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("dice",), r"^loss 'dice': expected one of bce, bce\+ssim, combined$"),
+        (("bce", -1.0), "^weight -1.0 of the mask loss: expected 0 or more$"),
+        (("bce", 1.0, math.nan), "^weight nan of the depth loss: expected 0 or more$"),
+    ],
+)
+def test_unknown_recipes_and_weights_are_refused(arguments: tuple[str, float, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Criterion(*arguments)
+
+
+def test_a_criterion_is_no_part_of_a_checkpoint() -> None:
     assert not Criterion().state_dict()
+    assert not list(Criterion().parameters())

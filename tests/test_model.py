@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from train.losses import Criterion
-from train.model import UNet, planes
+from train.model import Head, UNet, planes
 from train.optimizer import adamw, learning_rate
 
 
@@ -32,6 +32,29 @@ def test_without_depth_the_network_is_smaller_by_that_head_and_tells_the_same_ma
     mask_logits, depth = alone(bg, fg_bg)
     assert depth is None
     assert torch.equal(mask_logits, both(bg, fg_bg).mask_logits)
+
+
+@torch.no_grad()
+def test_a_new_head_draws_the_four_pixels_of_a_position_alike() -> None:
+    torch.manual_seed(0)
+    for plane in UNet(4).eval()(pictures(1), pictures(1, seed=1)):
+        quarters = [plane[..., y::2, x::2] for y in (0, 1) for x in (0, 1)]
+        assert all(torch.equal(quarter, quarters[0]) for quarter in quarters)
+        assert quarters[0].std() > 0
+
+
+@torch.no_grad()
+def test_a_repeating_head_goes_on_as_if_the_border_had_no_end() -> None:
+    torch.manual_seed(0)
+    features, pixels = torch.randn(1, 4, 8, 8), torch.randn(1, 12, 8, 8)
+    features[..., :3], pixels[..., :3] = features[..., :1], pixels[..., :1]  # nothing changes from left to right there
+    torch.manual_seed(1)
+    repeating = Head(4, "replicate")(features, pixels)
+    torch.manual_seed(1)
+    ending = Head(4, "zeros")(features, pixels)
+    assert torch.allclose(repeating[..., 0], repeating[..., 1], atol=1e-6)
+    assert torch.equal(repeating[..., 4:12, 4:12], ending[..., 4:12, 4:12])
+    assert not torch.allclose(repeating[..., 0], ending[..., 0], atol=1e-3)
 
 
 def test_other_sizes_are_refused_with_both_numbers() -> None:
@@ -65,7 +88,7 @@ def test_every_pixel_of_both_inputs_counts_for_both_heads() -> None:
 
 def test_a_small_network_learns_one_batch_by_heart() -> None:
     torch.manual_seed(0)
-    network, criterion = UNet(4), Criterion()
+    network, criterion = UNet(4), Criterion("bce+ssim")
     bg, fg_bg = pictures(2), pictures(2)
     mask, depth = torch.zeros_like(bg), torch.zeros_like(bg)
     fg_bg[:, :, 8:20, 6:26] = pictures(2, 12, 20, seed=1)
@@ -87,6 +110,15 @@ def test_a_faint_difference_reaches_the_network_louder_than_noise_of_one_gray() 
     assert 0 < noise < 0.15 < 0.8 < faint < strong <= 2
     assert torch.equal(planes(bg, bg)[:, 2:], torch.zeros(1, 1, 2, 2))
     assert planes(pictures(2), pictures(2, seed=1)).abs().max() <= 2
+
+
+def test_four_numbers_of_channels_are_those_of_the_levels_and_one_is_doubled_at_each() -> None:
+    torch.manual_seed(0)
+    doubled = UNet(4)
+    torch.manual_seed(0)
+    listed = UNet((4, 8, 16, 32))
+    assert all(torch.equal(a, b) for a, b in zip(doubled.parameters(), listed.parameters(), strict=True))
+    assert [down[0][0].out_channels for down in UNet((4, 6, 6, 10)).down] == [6, 6, 10]  # type: ignore[index]
 
 
 def test_width_sets_the_size() -> None:

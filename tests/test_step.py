@@ -62,7 +62,7 @@ def test_too_long_stalls_are_refused_by_epoch() -> None:
 
 
 def test_a_step_changes_the_network() -> None:
-    step = TrainingStep(4, torch.device("cpu"))
+    step = TrainingStep("unet-4", torch.device("cpu"))
     before = [parameter.clone() for parameter in step.network.parameters()]
     step(batch(4))
     after = list(step.network.parameters())

@@ -10,7 +10,7 @@ from tests.samples import without_depth
 from tools.train import main
 from train.log import read_lines
 
-SMALL = ["--epochs", "1", "--batch-size", "16", "--size", "32", "--width", "4", "--device", "cpu"]
+SMALL = ["--epochs", "1", "--batch-size", "16", "--size", "32", "--model", "unet-4", "--device", "cpu"]
 
 
 def run(shards: Path, out: Path, *flags: str) -> Result:
@@ -64,9 +64,9 @@ def test_a_second_run_in_the_same_folder_is_refused(packed: Path, finished: tupl
 
 
 def test_another_width_is_refused_with_both(packed: Path, finished: tuple[Path, str]) -> None:
-    message = one_line_error(run(packed, finished[0], "--resume", "--width", "8", "--device", "cpu"))
-    assert "--width 8: the run in" in message
-    assert "has --width 4" in message
+    message = one_line_error(run(packed, finished[0], "--resume", "--model", "unet-8", "--device", "cpu"))
+    assert "--model unet-8: the run in" in message
+    assert "has --model unet-4" in message
 
 
 def test_resuming_without_a_checkpoint_is_refused(packed: Path, tmp_path: Path) -> None:

@@ -36,13 +36,13 @@ OTHERS = "All"
 SECTIONS = {
     "What to measure": ("shards", "step", "sweep", "packing", "composing", "order_rows"),
     "Loaders (--shards)": ("names", "planes", "cache", "base", "chart", "peers_cache"),
-    "Stalls (--step)": ("resident", "width", "assert_stall_pct"),
+    "Stalls (--step)": ("resident", "model", "assert_stall_pct"),
     "Settings (--sweep)": ("grid",),
     "Order (--order)": ("window",),
 }
 GOES_WITH = {
     "step": "--shards", "sweep": "--shards", "names": "--shards", "planes": "--shards", "cache": "--shards",
-    "base": "--shards", "chart": "--shards", "peers_cache": "--shards", "resident": "--step", "width": "--step",
+    "base": "--shards", "chart": "--shards", "peers_cache": "--shards", "resident": "--step", "model": "--step",
     "assert_stall_pct": "--step", "grid": "--sweep", "window": "--order",
 }  # fmt: skip
 
@@ -93,7 +93,7 @@ class SectionedCommand(Command):
               help="Where streaming and litdata keep the sets in their own formats.")  # fmt: skip
 @click.option("--resident", type=click.Choice(("off", "auto", "device", "host")), default="off", show_default=True,
               help="Where decoded sets are kept for epoch 2.")  # fmt: skip
-@click.option("--width", type=click.IntRange(1), default=32, show_default=True, help="Width of the network.")
+@click.option("--model", default="unet-s", show_default=True, help="The network that is trained, see fgbg-train.")
 @click.option(
     "--assert-stall-pct", type=float, metavar="X", help="Exit with 1 if an epoch stalls for more of its time."
 )
@@ -163,7 +163,7 @@ def _bench_shards(shards: Path, options: LoadOptions, **given: Any) -> dict[str,
         torch_device(options.device)
         codec = Manifest.load(shards).codec
         with first_shards(shards, given["sets"], codec) if given["sets"] else nullcontext(shards) as folder:
-            return {"sets": given["sets"], **bench_step(folder, options, given["width"])}
+            return {"sets": given["sets"], **bench_step(folder, options, given["model"])}
     if given["sweep"]:
         try:
             settings = parse_grid(given["grid"], options.device)

@@ -11,6 +11,8 @@ import click
 from tools.cli import Command, progress_bar
 from train.config import DEVICES, RESIDENT, Config
 from train.loop import Interrupted, Trainer
+from train.losses import RECIPES
+from train.networks import NETWORKS
 
 BAR = 8  # characters
 DEFAULT = {name: field.default for name, field in Config.__dataclass_fields__.items()}
@@ -27,7 +29,12 @@ DEFAULT = {name: field.default for name, field in Config.__dataclass_fields__.it
 @click.option("--weight-decay", type=float, default=DEFAULT["weight_decay"], help="AdamW's decay of the weights.")
 @click.option("--warmup", type=float, default=DEFAULT["warmup"], help="Share of the steps in which the rate rises.")
 @click.option("--depth/--no-depth", default=DEFAULT["depth"], help="Learn the depth too, or the mask alone.")
-@click.option("--width", type=int, default=DEFAULT["width"], help="Size of the network: 16 small, 64 large.")
+@click.option("--model", default=DEFAULT["model"],
+              help=f"The network: {', '.join(NETWORKS)}, or unet-W of W channels, as unet-16.")  # fmt: skip
+@click.option("--loss", type=click.Choice(list(RECIPES)), default=DEFAULT["loss"],
+              help="bce and bce+ssim are those of the original.")  # fmt: skip
+@click.option("--mask-weight", type=float, default=DEFAULT["mask_weight"], help="Of the mask's loss in the sum.")
+@click.option("--depth-weight", type=float, default=DEFAULT["depth_weight"], help="Of the depth's loss in the sum.")
 @click.option("--device", type=click.Choice(DEVICES), default=DEFAULT["device"], help="auto: the GPU if there is one.")
 @click.option("--resident", type=click.Choice(RESIDENT), default=DEFAULT["resident"],
               help="Where decoded sets stay for later epochs; auto: where there is room.")  # fmt: skip
@@ -64,3 +71,7 @@ def main(ctx: click.Context, /, resume: bool, **settings: object) -> None:
     finally:
         trainer.log.close()
     click.echo("\n".join(trainer.summary()))
+
+
+if __name__ == "__main__":
+    main()

@@ -10,7 +10,11 @@ from pipeline.decode import torch_device
 from pipeline.errors import InputError
 from pipeline.loader import Loader
 from pipeline.resident import PLACES
+from train.losses import DEFAULT, DEPTH_WEIGHT, MASK_WEIGHT, RECIPES
+from train.networks import network_name, require_network
 
+Settings = dict[str, int | float | str | None]
+OF_OLD: Settings = {"loss": "bce+ssim"}  # what runs were begun with before they could choose
 RESIDENT = ("auto", "off", *PLACES)
 DEVICES = ("auto", *LOADER_DEVICES)
 MAY_CHANGE = (
@@ -46,8 +50,14 @@ class Config:
     """Share of all steps in which the learning rate rises from 0."""
     depth: bool = True
     """Whether the network learns the depth too, or the mask alone."""
-    width: int = 32
-    """Channels of the network at half resolution; sets its size: 16 is 0.6 M parameters, 32 is 2.4 M, 64 is 9.6 M."""
+    model: str = "unet-s"
+    """The network: unet-xs, unet-s, unet-m, the original's net and convgen, or unet-W with W channels at half size."""
+    loss: str = DEFAULT
+    """What is minimised: a recipe of `losses.RECIPES`."""
+    mask_weight: float = MASK_WEIGHT
+    """Weight of the mask's loss in the sum."""
+    depth_weight: float = DEPTH_WEIGHT
+    """Weight of the depth's loss in the sum."""
     device: str = "auto"
     """gpu, cpu, or auto: the GPU where there is one."""
     resident: str = "auto"
@@ -66,7 +76,7 @@ class Config:
     """Share of the training sets that may be left out as damaged before the run stops."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "window", "width", "log_every", "checkpoint_every"):
+        for name in ("epochs", "batch_size", "window", "log_every", "checkpoint_every"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise InputError(f"{flag(name, value)}: expected 1 or more")
         if self.size < 32 or self.size % 16:
@@ -81,7 +91,11 @@ class Config:
             raise InputError(f"--max-bad-share {self.max_bad_share}: expected a share of the sets from 0 to 1")
         if self.seed < 0:
             raise InputError(f"--seed {self.seed}: expected 0 or more")
-        for name, choices in (("device", DEVICES), ("resident", RESIDENT)):
+        for name in ("mask_weight", "depth_weight"):
+            if not 0 <= (weight := getattr(self, name)) < float("inf"):
+                raise InputError(f"{flag(name, weight)}: expected 0 or more")
+        require_network(self.model)
+        for name, choices in (("device", DEVICES), ("resident", RESIDENT), ("loss", RECIPES)):
             if (choice := getattr(self, name)) not in choices:
                 raise InputError(f"{flag(name, choice)}: expected one of {', '.join(choices)}")
 
@@ -102,17 +116,17 @@ class Config:
             max_bad_share=self.max_bad_share,
         )
 
-    def settings(self) -> dict[str, int | float | None]:
-        """What decides the course of the run, by name: plain numbers, kept in its checkpoints."""
+    def settings(self) -> Settings:
+        """What decides the course of the run, by name: plain values, kept in its checkpoints."""
         return {name: value for name, value in asdict(self).items() if name not in MAY_CHANGE}
 
-    def resumed(self, saved: Mapping[str, int | float | None], given: Collection[str]) -> "Config":
+    def resumed(self, saved: Mapping[str, int | float | str | None], given: Collection[str]) -> "Config":
         """The configuration of a run begun with the settings `saved`, continued with ours.
 
         Settings that the user did not give (`given` holds the names that he did) are taken from `saved`.
         Raises `InputError` where one that he gave is another: the run would not be the one that was begun.
         """
-        ours = self.settings()
+        ours, saved = self.settings(), {**OF_OLD, "model": network_name(saved), **saved}
         for name, value in saved.items():
             if name in given and name in ours and ours[name] != value:
                 raise InputError(

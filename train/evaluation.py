@@ -1,37 +1,64 @@
-"""What a trained network is worth on sets of any data, beside the trivial baseline |fg_bg - bg| > t."""
+"""What a trained network is worth on sets of any data, cell by cell, beside baselines that need no network."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from pipeline.batch import Batch
 from pipeline.errors import InputError
-from pipeline.index import Manifest
+from pipeline.index import Manifest, load_index
 from pipeline.loader import Loader
-from train.losses import Criterion
+from train.ceiling import QUALITIES, ceiling_scores
+from train.ceiling import SETS as CEILING_SETS
+from train.cells import LEAKING, Protocol, cells_of, protocol
+from train.checkpoint import load
+from train.mean_depth import MeanDepth
 from train.pictures import grid
 from train.run import Run
-from train.validation import THRESHOLD_SETS, SetScores, best_threshold, predict, score_sets, training_threshold
+from train.set_scores import NETWORK, Scores, Summary, joined, score_batch, summarise
+from train.validation import THRESHOLD_SETS, best_threshold, predict, training_threshold
 
 WORST, MEDIAN = 8, 4  # sets in the picture
-HIGH_IS_BAD = ("depth_rmse",)
-TABLE: dict[str, tuple[str, ...]] = {  # title: the network's score, the baseline's where it has one
-    "mask IoU": ("mask_iou", "baseline_iou"),
-    "mask Dice": ("mask_dice", "baseline_dice"),
-    "depth SSIM": ("depth_ssim",),
-    "depth RMSE": ("depth_rmse",),
-}
 
 
-def open_split(run: Run, split: str, device: torch.device) -> Loader:
-    """A loader of one split of `run.config.shards`, with depth where both have it; raises `InputError` as `Loader`."""
-    has_depth = "depth" in Manifest.load(run.config.shards).parts
-    config = replace(run.config, depth=run.config.depth and has_depth, resident="off", augment=False)
-    return config.loader(device, split, shuffle=False)
+class Opened(NamedTuple):
+    """The sets to be scored."""
+
+    loader: Loader
+    protocol: Protocol
+    backgrounds: NDArray[np.int32]
+    """Column of the index, as the next."""
+    foregrounds: NDArray[np.int32]
+
+
+def open_split(run: Run, split: str, device: torch.device, *, peer: bool = False) -> Opened:
+    """The sets of `run.config.shards` that train, val, test or all means, see `cells.protocol`.
+
+    With depth where both have it. Raises `InputError` as `Loader` does.
+    """
+    shards = run.config.shards
+    manifest = Manifest.load(shards)
+    config = replace(
+        run.config, depth=run.config.depth and "depth" in manifest.parts, resident="off", augment=False, window=None
+    )
+    asked = protocol(split, peer=peer)
+    loader = config.loader(device, asked.scored, shuffle=False)
+    index = load_index(shards, manifest)
+    return Opened(loader, asked, np.array(index["bg"]), np.array(index["fg"]))
+
+
+class Cell(NamedTuple):
+    """The scores of a network and the baselines on the sets of one cell, by who is scored and the score's name."""
+
+    title: str
+    sets: int
+    backgrounds: int
+    scores: dict[str, dict[str, Summary]]
 
 
 class Evaluation(NamedTuple):
@@ -39,91 +66,136 @@ class Evaluation(NamedTuple):
 
     run: Run
     split: str
-    loader: Loader
-    scores: SetScores
+    opened: Opened
+    rows: NDArray[np.int64]
+    """Rows of index.npy, [sets]."""
+    mask_iou: NDArray[np.float64]
+    """The network's, [sets]."""
+    cells: dict[str, Cell]
+    ceiling: dict[str, dict[str, Summary]]
+    """Of the labels after a JPEG round trip, by the quality: "75", "90"."""
     threshold: int
     """The baseline's, a difference in 0..255."""
     threshold_from: str
     """On which sets it was chosen."""
+    mean_depth_sets: int
+    """Training sets whose depth the baseline knows; 0: there is no such baseline."""
+    same_shards: bool
+    """Whether the run was trained on these very shards, so that "seen" means seen by it."""
+
+    @property
+    def headline(self) -> str:
+        """The cell that counts, by name; it may be empty."""
+        return next(iter(self.cells))
+
+    @property
+    def leaking(self) -> bool:
+        """Whether the sets were parted at random, so that their backgrounds and foregrounds are in training."""
+        return LEAKING in self.cells
+
+    @property
+    def sets_trained_on(self) -> int | None:
+        """Scored sets that the run was trained on: those of the split train; None of other shards than its own."""
+        seen = cells_of(self.opened.backgrounds[self.rows], self.opened.foregrounds[self.rows]) == "seen_seen"
+        return int(seen.sum()) if self.same_shards else None
 
     def numbers(self) -> dict[str, Any]:
-        """Everything as JSON has it; percentiles are over sets."""
-        order = self._worst_first()[:WORST].tolist()
-        rows, iou = self.scores.rows.tolist(), self.scores.values["mask_iou"].tolist()
+        """Everything as JSON has it, without NaN."""
+        worst = self._worst_first()[:WORST]
         return {
             "checkpoint": str(self.run.checkpoint),
             "step": self.run.step,
             "shards": str(self.run.config.shards),
-            "manifest": self.loader.manifest.sha256,
+            "manifest": self.opened.loader.manifest.sha256,
             "split": self.split,
+            "protocol": "LEAKING: random split by set" if self.leaking else "split by background and foreground id",
             "size": self.run.config.size,
-            "sets": len(rows),
-            "sets_damaged": len(self.loader.quarantined),
+            "sets": len(self.rows),
+            "trained_on_these_shards": self.same_shards,
+            "sets_trained_on": self.sets_trained_on,
+            "sets_damaged": len(self.opened.loader.quarantined),
             "threshold": self.threshold,
             "threshold_from": self.threshold_from,
-            "scores": {name: summary(values) for name, values in self.scores.values.items()},
-            "worst": [{"key": self.loader.key(rows[place]), "mask_iou": iou[place]} for place in order],
+            "mean_depth_sets": self.mean_depth_sets,
+            "headline": self.headline,
+            "cells": {name: cell._asdict() for name, cell in self.cells.items()},
+            "label_after_jpeg": self.ceiling,
+            "worst": [
+                {"key": self.opened.loader.key(int(self.rows[place])), "mask_iou": float(self.mask_iou[place])}
+                for place in worst
+            ],
         }
 
-    def table(self) -> str:
-        """The means and the worst 5 % of the sets, for a terminal."""
-        size = self.run.config.size
-        where = f"{self.run.config.shards}, split {self.split}: {len(self.scores.rows):,} sets at {size} x {size}"
-        lines = [
-            f"{self.run.checkpoint} (step {self.run.step:,}) on {where}",
-            f"{'':10}{'network':>20}{f'|fg_bg - bg| > {self.threshold}':>24}",
-            f"{'':10}" + f"{'mean':>9}{'worst 5 %':>11}  " * 2,
-        ]
-        for title, names in TABLE.items():
-            found = [(name, summary(self.scores.values[name])) for name in names if name in self.scores.values]
-            cells = [f"{of['mean']:9.3f}{of['p95' if name in HIGH_IS_BAD else 'p5']:11.3f}  " for name, of in found]
-            lines += [f"{title:10}{''.join(cells)}"] if cells else []
-        lines.append(f"threshold {self.threshold}: chosen on {self.threshold_from}")
-        if "depth_ssim" not in self.scores.values:
-            lines.append(f"depth: not scored, the {'sets have' if self.run.config.depth else 'network has'} none")
-        if damaged := self.loader.quarantined:
-            lines.append(f"sets left out as damaged: {len(damaged)}, such as {damaged[0]}")
-        return "\n".join(line.rstrip() for line in lines)
-
     def picture(self) -> Image.Image:
-        """The sets with the lowest mask IoU, then some around the median, with what the network made of them."""
+        """The sets with the lowest mask IoU, then some around the median, with what the network made of them.
+
+        Of the headline cell, or of all sets where it is empty.
+        """
         order = self._worst_first()
         middle = max(WORST, (len(order) - MEDIAN) // 2)
-        worst, median = (
-            self.scores.rows[places].tolist() for places in (order[:WORST], order[middle : middle + MEDIAN])
-        )
-        names = [
-            f"{kind}: {self.loader.key(row)}" for kind, rows in (("worst", worst), ("median", median)) for row in rows
-        ]
-        batch = self.loader.pick(worst + median)
+        worst, median = self.rows[order[:WORST]].tolist(), self.rows[order[middle : middle + MEDIAN]].tolist()
+        prefix = "LEAKING, " if self.leaking else ""
+        key = self.opened.loader.key
+        names = [f"{prefix}{kind}: {key(row)}" for kind, rows in (("worst", worst), ("median", median)) for row in rows]
+        batch = self.opened.loader.pick(worst + median)
         return grid(batch, predict(self.run.network, batch.bg, batch.fg_bg), names)
 
-    def _worst_first(self) -> Tensor:
-        return self.scores.values["mask_iou"].argsort(stable=True)
+    def _worst_first(self) -> NDArray[np.int64]:
+        order = np.argsort(self.mask_iou, kind="stable")
+        if not self.leaking:
+            of_headline = members(self.opened, self.rows)[order] == self.headline
+            order = order[of_headline] if of_headline.any() else order
+        return order
 
 
-def summary(values: Tensor) -> dict[str, float]:
-    """Mean and percentiles of float [sets]."""
-    exact = values.double()
-    percentiles = {name: exact.quantile(share).item() for name, share in (("p5", 0.05), ("median", 0.5), ("p95", 0.95))}
-    return {"mean": exact.mean().item(), **percentiles}
+def members(opened: Opened, rows: NDArray[np.int64]) -> NDArray[np.str_]:
+    """The name of the cell that each of these rows of the index is in, [N]."""
+    if LEAKING in opened.protocol.cells:
+        return np.full(len(rows), LEAKING)
+    return cells_of(opened.backgrounds[rows], opened.foregrounds[rows])
 
 
+@torch.no_grad()
 def evaluate(
-    run: Run, split: str, loader: Loader, watch: Callable[[Iterable[Batch]], Iterable[Batch]] = iter
+    run: Run, split: str, opened: Opened, watch: Callable[[Iterable[Batch]], Iterable[Batch]] = iter
 ) -> Evaluation:
-    """Score every set of `loader`; `watch` may count its batches as they pass.
+    """Score every set of `opened`; `watch` may count its batches as they pass.
 
-    The baseline's threshold is chosen on the training split of the same data; without one, on the sets themselves,
-    which is more than a baseline could know. Raises `InputError` where too many sets are damaged.
+    Both baselines are fitted to the training sets of the same data. Without such sets the threshold is chosen on the
+    scored sets themselves, which is more than a baseline could know, and there is no baseline of the depth.
+    Raises `InputError` where too many sets are damaged, and where the network predicts no numbers.
     """
+    loader = opened.loader
+    mean_depth: MeanDepth | None = None
     try:
-        training = loader.sibling("train", shuffle=False)
+        training = loader.sibling(opened.protocol.training, shuffle=False)
     except InputError:
         threshold, threshold_from = best_threshold(loader), "these sets themselves: the best possible on them"
     else:
         threshold = training_threshold(training)
-        threshold_from = f"{min(THRESHOLD_SETS, training.sets):,} sets of the split train"
-    criterion = Criterion().to(next(run.network.parameters()).device)
-    scores = score_sets(run.network, criterion, watch(loader), threshold)
-    return Evaluation(run, split, loader, scores, threshold, threshold_from)
+        threshold_from = f"{min(THRESHOLD_SETS, training.sets):,} sets of the split {opened.protocol.training}"
+        mean_depth = MeanDepth(loader.sibling(opened.protocol.training), opened.backgrounds)
+
+    scored, ceiling = list[Scores](), list[Scores]()
+    for batch in watch(loader):
+        if not len(batch.bg):  # every set of it was damaged
+            continue
+        scored.append(score_batch(run, batch, threshold, mean_depth))
+        if sum(len(scores.rows) for scores in ceiling) < CEILING_SETS:
+            ceiling.append(Scores(batch.index, {str(quality): ceiling_scores(batch, quality) for quality in QUALITIES}))
+    if not scored:
+        raise InputError("every set to be scored is damaged: copy the shards again")
+    rows, values = joined(scored)
+    if any(np.isnan(values[NETWORK].get(name, 0)).any() for name in ("mask_iou", "depth_rmse")):
+        raise InputError(f"{run.checkpoint}: the network predicts values that are no numbers; evaluate another")
+    mask_iou = values[NETWORK]["mask_iou"]
+    cell_of = members(opened, rows)
+    cells = dict[str, Cell]()
+    for name, title in opened.protocol.cells.items():
+        inside = cell_of == name
+        cells[name] = Cell(title, int(inside.sum()), *summarise(values, inside, opened.backgrounds[rows]))
+    ceiling_rows, of_labels = joined(ceiling)
+    _, in_short = summarise(of_labels, np.full(len(ceiling_rows), True), opened.backgrounds[ceiling_rows])
+    sets = mean_depth.sets if mean_depth else 0
+    same = load(run.checkpoint).state["manifest"] == loader.manifest.sha256
+    return Evaluation(run, split, opened, rows, mask_iou, cells, in_short, threshold, threshold_from, sets, same)

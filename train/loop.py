@@ -17,7 +17,7 @@ from train.checkpoint import BEST, LAST, Checkpoint, load, load_network, refuse_
 from train.config import Config, choose_device
 from train.log import Log, Meter, read_lines
 from train.losses import Criterion, Losses
-from train.model import UNet
+from train.networks import build_network
 from train.optimizer import adamw, learning_rate
 from train.pictures import draw_curves, grid, save_picture
 from train.validation import Scores, Validator, describe, predict
@@ -54,7 +54,6 @@ class Trainer:
         self.device = choose_device(config.device)
         checkpoint = load(self.last) if resume else None
         if checkpoint:
-            refuse_other(self.last, "the network", checkpoint.state["model"], "unet")
             config = config.resumed(checkpoint.state["settings"], given)
         self.config, self.say = config, say
         self.on_gpu = self.device.type == "cuda"
@@ -67,8 +66,9 @@ class Trainer:
         self.total_steps = config.epochs * len(self.loader)
         torch.manual_seed(config.seed)  # for the first weights; nothing after them is drawn at random
         # channels_last: convolutions of many channels are faster so, on both devices.
-        self.network = UNet(config.width, config.depth).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.criterion = Criterion().to(self.device)
+        self.network = build_network(config.model, config.depth)
+        self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.criterion = Criterion(config.loss, config.mask_weight, config.depth_weight).to(self.device)
         self.optimizer = adamw(self.network, config.lr, config.weight_decay)
         self.meter = Meter(self.device)
         self.step, self.sets_seen = 0, 0
@@ -162,7 +162,6 @@ class Trainer:
 
     def _save(self, name: str) -> None:
         state: dict[str, Any] = {
-            "model": "unet",
             "settings": self.config.settings(),
             "manifest": self.loader.manifest.sha256,
             "loader": self.loader.state_dict(),

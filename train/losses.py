@@ -1,16 +1,43 @@
-"""`total = 2 * mask + depth`: binary cross-entropy of the mask, 1 - SSIM of the depth where there is one."""
+"""What a prediction costs: named parts of a mask loss and a depth loss, and the weighted sum of the two.
 
+Every part is computed for each set by itself and then averaged: the loss of a set does not depend on its batch.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import reduce
 from typing import NamedTuple
 
 import torch
-from pytorch_msssim import SSIM
-from pytorch_msssim.ssim import _ssim  # `ssim` gives no more than the mean over a batch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.errors import InputError
 from train.model import Prediction
+from train.ssim import Ssim
 
-MASK_WEIGHT = 2.0
+MASK_WEIGHT, DEPTH_WEIGHT = 2.0, 1.0
+EDGE_BAND = 5  # pixels: the width of the window that must hold foreground and background for a pixel to be at an edge
+SCALES = 4  # of the gradient: 1, 2, 4 and 8 pixels
+
+RECIPES: dict[str, dict[str, float]] = {
+    "bce": {"mask_bce": 1, "depth_bce": 1},
+    "bce+ssim": {"mask_bce": 1, "depth_ssim": 1},
+    "combined": {
+        "mask_bce": 1,
+        "mask_dice": 0.5,
+        "mask_edge": 0.1,
+        "depth_ssim": 1,
+        "depth_gradient": 1,
+        "depth_l1": 1,
+    },
+}
+"""Loss recipes by name: the weight of each part in the mask loss or the depth loss.
+
+`bce` and `bce+ssim` are the two stages in which the original was trained. After 6,400 sets `combined` has mask IoU
+0.90, depth SSIM 0.897 and RMSE 0.063, `bce+ssim` 0.86, 0.895 and 0.070; with half its SSIM and a tenth of
+its L1, it has 0.90, 0.891 and 0.073.
+"""
+DEFAULT = "combined"
 
 
 class Losses(NamedTuple):
@@ -19,59 +46,122 @@ class Losses(NamedTuple):
     mask: Tensor
     depth: Tensor | None
     total: Tensor
+    parts: Mapping[str, Tensor] = {}
+    """What mask and depth are made of, before weighting, by the names in `RECIPES`."""
 
     def named(self) -> dict[str, Tensor]:
         """Those that there are, by the names under which they are logged."""
-        every = {"mask_loss": self.mask, "depth_loss": self.depth, "loss": self.total}
-        return {name: loss for name, loss in every.items() if loss is not None}
-
-
-def bce(mask_logits: Tensor, mask: Tensor) -> Tensor:
-    """Mean binary cross-entropy of float logits and a soft mask in 0..1, both [N,1,H,W]."""
-    return F.binary_cross_entropy_with_logits(mask_logits, mask)
-
-
-def bce_of_each(mask_logits: Tensor, mask: Tensor) -> Tensor:
-    """The same of each set by itself, float32 [N]."""
-    return F.binary_cross_entropy_with_logits(mask_logits, mask, reduction="none").flatten(1).mean(1)
-
-
-def total_loss(mask: Tensor, depth: Tensor | None) -> Tensor:
-    """What is minimised, of any two losses of one shape; without depth, the weighted mask alone."""
-    return MASK_WEIGHT * mask + depth if depth is not None else MASK_WEIGHT * mask
-
-
-class Ssim(nn.Module):
-    """Structural similarity of pictures: 1 where they are equal. Wang et al. 2004: 11 x 11, sigma 1.5."""
-
-    window: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        # A buffer: pytorch_msssim would else make it on the CPU and copy it at every call, which waits for a GPU.
-        self.register_buffer("window", SSIM(data_range=1.0, channel=1).win, persistent=False)  # [1,1,1,11]
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Two float32 [N,1,H,W] in 0..1, H and W of 11 or more -> the SSIM of each pair, float32 [N]."""
-        # [1,N,H,W]: the same sums, but a grouped convolution, 17 times as fast on a CPU as one of a single channel.
-        a, b = a.transpose(0, 1), b.transpose(0, 1)
-        of_each, _ = _ssim(a, b, data_range=1.0, win=self.window.expand(a.shape[1], -1, -1, -1))
-        return of_each[0]  # type: ignore[no-any-return]
+        totals = {"mask_loss": self.mask, "depth_loss": self.depth, "loss": self.total}
+        parts = {f"{name}_loss": loss for name, loss in self.parts.items()}
+        return {name: loss for name, loss in totals.items() if loss is not None} | parts
 
 
 class Criterion(nn.Module):
-    """What a prediction costs."""
+    """A loss recipe."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, name: str = DEFAULT, mask_weight: float = MASK_WEIGHT, depth_weight: float = DEPTH_WEIGHT
+    ) -> None:
+        """`name` is one of RECIPES; raises `InputError` for any other, and for weights that are not 0 or more."""
         super().__init__()
+        if name not in RECIPES:
+            raise InputError(f"loss {name!r}: expected one of {', '.join(RECIPES)}")
+        for what, weight in (("mask", mask_weight), ("depth", depth_weight)):
+            if not 0 <= weight < float("inf"):
+                raise InputError(f"weight {weight} of the {what} loss: expected 0 or more")
+        self.recipe, self.mask_weight, self.depth_weight = RECIPES[name], mask_weight, depth_weight
         self.ssim = Ssim()
+        self.parts: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+            "mask_bce": bce_of_each,
+            "mask_dice": dice_loss,
+            "mask_edge": edge_loss,
+            "depth_bce": depth_bce,
+            "depth_ssim": lambda depth, truth: 1 - self.ssim(depth, truth),
+            "depth_gradient": gradient_loss,
+            "depth_l1": lambda depth, truth: (depth - truth).abs().flatten(1).mean(1),
+        }
+
+    def of_each(self, prediction: Prediction, mask: Tensor, depth: Tensor | None) -> Losses:
+        """Each set's losses, float32 [N]: predictions against uint8 labels, all [N,1,H,W]; depth where both have it."""
+        mask_parts = self._parts("mask_", prediction.mask_logits, unit(mask))
+        mask_loss, depth_parts, depth_loss = self._weighted(mask_parts), dict[str, Tensor](), None
+        if prediction.depth is not None and depth is not None:
+            depth_parts = self._parts("depth_", prediction.depth, unit(depth))
+            depth_loss = self._weighted(depth_parts)
+        total = self.mask_weight * mask_loss
+        if depth_loss is not None:
+            total = total + self.depth_weight * depth_loss
+        return Losses(mask_loss, depth_loss, total, mask_parts | depth_parts)
 
     def forward(self, prediction: Prediction, mask: Tensor, depth: Tensor | None) -> Losses:
-        """The losses of float32 predictions against uint8 labels, all [N,1,H,W]; of the depth where both have it."""
-        mask_loss, depth_loss = bce(prediction.mask_logits, unit(mask)), None
-        if prediction.depth is not None and depth is not None:
-            depth_loss = 1 - self.ssim(prediction.depth, unit(depth)).mean()
-        return Losses(mask_loss, depth_loss, total_loss(mask_loss, depth_loss))
+        """The means of `of_each` over the batch."""
+        mask_loss, depth_loss, total, parts = self.of_each(prediction, mask, depth)
+        return Losses(
+            mask_loss.mean(),
+            depth_loss.mean() if depth_loss is not None else None,
+            total.mean(),
+            {name: part.mean() for name, part in parts.items()},
+        )
+
+    def _parts(self, head: str, found: Tensor, truth: Tensor) -> dict[str, Tensor]:
+        found = found.float()  # under autocast, too: SSIM takes differences of squares
+        return {name: self.parts[name](found, truth) for name in self.recipe if name.startswith(head)}
+
+    def _weighted(self, parts: dict[str, Tensor]) -> Tensor:
+        return torch.stack([self.recipe[name] * part for name, part in parts.items()]).sum(0)
+
+
+def bce_of_each(mask_logits: Tensor, mask: Tensor) -> Tensor:
+    """Mean binary cross-entropy of float logits and a soft mask in 0..1, both [N,1,H,W]: float32 [N]."""
+    return F.binary_cross_entropy_with_logits(mask_logits, mask, reduction="none").flatten(1).mean(1)
+
+
+def dice_loss(mask_logits: Tensor, mask: Tensor) -> Tensor:
+    """1 - (2 sum(p m) + 1) / (sum(p) + sum(m) + 1) of p = sigmoid(logits) and a soft mask m, both [N,1,H,W]: [N].
+
+    The soft Dice of Sudre et al. 2017, of one class; the 1, a pixel, keeps it defined for an empty mask.
+    """
+    p, m = mask_logits.sigmoid().flatten(1), mask.flatten(1)
+    return 1 - (2 * (p * m).sum(1) + 1) / (p.sum(1) + m.sum(1) + 1)
+
+
+def edge_loss(mask_logits: Tensor, mask: Tensor) -> Tensor:
+    """Binary cross-entropy near the outline: sum(e bce) / (sum(e) + 1), both [N,1,H,W]: [N].
+
+    e is the morphological gradient of the mask: the largest less the smallest value in EDGE_BAND x EDGE_BAND pixels.
+    """
+    edge = dilated(mask) + dilated(-mask)
+    bce = F.binary_cross_entropy_with_logits(mask_logits, mask, reduction="none")
+    return (edge * bce).flatten(1).sum(1) / (edge.flatten(1).sum(1) + 1)
+
+
+def dilated(picture: Tensor) -> Tensor:
+    """The largest value in EDGE_BAND x EDGE_BAND pixels around each of [N,1,H,W]."""
+    around = EDGE_BAND // 2
+    height, width = picture.shape[-2:]
+    picture = F.pad(picture, (around,) * 4, value=float("-inf"))
+    rows = [picture[:, :, y : y + height] for y in range(EDGE_BAND)]
+    picture = reduce(torch.maximum, rows)  # max_pool2d of a single channel takes ten times as long on a CPU
+    return reduce(torch.maximum, [picture[..., x : x + width] for x in range(EDGE_BAND)])
+
+
+def depth_bce(depth: Tensor, truth: Tensor) -> Tensor:
+    """Mean binary cross-entropy of two depths in 0..1, both [N,1,H,W]: [N]; finite at 0 and 1, the original's first."""
+    return F.binary_cross_entropy(depth, truth, reduction="none").flatten(1).mean(1)
+
+
+def gradient_loss(depth: Tensor, truth: Tensor) -> Tensor:
+    """|d/dx| + |d/dy| of depth - truth, both [N,1,H,W], averaged over pixels and over SCALES halvings: [N].
+
+    The gradient matching term of MegaDepth (Li & Snavely 2018), of depth as it is and of means of 2 x 2 pixels.
+    """
+    error, losses = depth - truth, list[Tensor]()
+    for scale in range(SCALES):
+        if scale:
+            error = F.avg_pool2d(error, 2)
+        down, right = (error.diff(dim=dim).abs().flatten(1).mean(1) for dim in (2, 3))
+        losses.append(down + right)
+    return torch.stack(losses).mean(0)
 
 
 def unit(picture: Tensor) -> Tensor:

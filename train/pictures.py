@@ -15,7 +15,7 @@ from train.metrics import iou
 from train.model import Prediction
 
 LEAST_TILE = 128  # pixels; smaller pictures are enlarged, so that the titles fit
-CURVES = {"mask_loss": "mask loss: binary cross-entropy", "depth_loss": "depth loss: 1 - SSIM"}
+CURVES = {"mask_loss": "mask loss", "depth_loss": "depth loss"}
 
 
 def grid(batch: Batch, prediction: Prediction, names: Sequence[str] = ()) -> Image.Image:

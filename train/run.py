@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from pipeline.errors import InputError
-from train.checkpoint import load, load_network, refuse_other
+from train.checkpoint import load, load_network
 from train.config import Config
-from train.model import UNet
+from train.networks import build_network
 
 
 class Run(NamedTuple):
@@ -19,7 +20,7 @@ class Run(NamedTuple):
     """Steps of the optimiser that it has seen."""
     config: Config
     """The settings that it was trained with; `shards` and `device` are the caller's."""
-    network: UNet
+    network: nn.Module
     """On the device, in evaluation mode."""
 
 
@@ -37,8 +38,8 @@ def open_run(folder: Path, name: str, shards: Path, device: torch.device) -> Run
         why = "the run has had no validation yet; " if name == "best" else ""
         raise InputError(f"{path}: no such checkpoint; {why}there is --checkpoint {' or '.join(found)}")
     saved = load(path)
-    refuse_other(path, "the network", saved.state["model"], "unet")
     config = Config(shards, folder).resumed(saved.state["settings"], given=())
-    network = UNet(config.width, config.depth).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = build_network(config.model, config.depth)
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     load_network(network, saved.network, path)
     return Run(path, saved.state["step"], config, network.eval())

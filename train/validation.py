@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pipeline.batch import Batch
 from pipeline.errors import InputError
 from pipeline.loader import Loader
-from train.losses import Criterion, Losses, bce_of_each, total_loss, unit
+from train.losses import Criterion, unit
 from train.metrics import dice, difference, iou, rmse
 from train.model import Prediction
 
@@ -87,13 +87,13 @@ def score_batch(prediction: Prediction, batch: Batch, criterion: Criterion, thre
     found = iou(prediction.mask_logits > 0, batch.mask)
     baseline = iou(difference(batch.bg, batch.fg_bg) > threshold, batch.mask)
     scores = {"mask_iou": found, "mask_dice": dice(found)}
-    mask_loss, depth_loss = bce_of_each(prediction.mask_logits, unit(batch.mask)), None
     if prediction.depth is not None and batch.depth is not None:
         depth = unit(batch.depth)
-        ssim = criterion.ssim(prediction.depth, depth)
-        scores |= {"depth_ssim": ssim, "depth_rmse": rmse(prediction.depth, depth)}
-        depth_loss = 1 - ssim
-    losses = Losses(mask_loss, depth_loss, total_loss(mask_loss, depth_loss))
+        scores |= {
+            "depth_ssim": criterion.ssim(prediction.depth, depth),
+            "depth_rmse": rmse(prediction.depth, depth),
+        }
+    losses = criterion.of_each(prediction, batch.mask, batch.depth)
     return {**scores, **losses.named(), "baseline_iou": baseline, "baseline_dice": dice(baseline)}
 
 

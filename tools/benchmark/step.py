@@ -21,7 +21,8 @@ from tools.cli import progress_bar
 from tools.peers.loaders import our_loader
 from tools.peers.options import LoadOptions
 from train.losses import Criterion
-from train.model import STRIDE, UNet
+from train.model import STRIDE
+from train.networks import build_network
 from train.optimizer import adamw
 
 EPOCHS = 2
@@ -55,10 +56,11 @@ class Stall(NamedTuple):
 class TrainingStep:
     """What `train.loop.Trainer` does with a batch; nothing in it waits for the device."""
 
-    def __init__(self, width: int, device: torch.device) -> None:
-        """`width` is that of the network, see fgbg-train."""
+    def __init__(self, model: str, device: torch.device) -> None:
+        """`model` is the name of a network, see fgbg-train."""
         torch.manual_seed(0)
-        self.network = UNet(width, True).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = build_network(model)
+        self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._criterion = Criterion().to(device)
         self._optimizer = adamw(self.network, LR, WEIGHT_DECAY)
         self._on_gpu = device.type == "cuda"
@@ -109,7 +111,7 @@ def _run(batches: Iterator[Batch], step: Callable[[Batch], None]) -> tuple[float
     return time.perf_counter() - started_sec, steps, sets
 
 
-def bench_step(shards: Path, options: LoadOptions, width: int) -> dict[str, Any]:
+def bench_step(shards: Path, options: LoadOptions, model: str) -> dict[str, Any]:
     """Measure the stalls of epoch 1 and 2 on the training split; print a table, return the report.
 
     On the CPU decoding and training share the cores, and what they take from each other counts as stall.
@@ -120,7 +122,7 @@ def bench_step(shards: Path, options: LoadOptions, width: int) -> dict[str, Any]
         if options.batch_size > loader.sets:
             raise InputError(f"--batch-size {options.batch_size}: the split train of {shards} has {loader.sets:,} sets")
         batch = loader.pick(range(options.batch_size))
-        step = TrainingStep(width, torch_device(options.device))
+        step = TrainingStep(model, torch_device(options.device))
         with progress_bar("steps", (2 * EPOCHS + 1) * len(loader) + WARM_UP_STEPS) as bar:
 
             def counted(batch: Batch) -> None:
@@ -130,13 +132,13 @@ def bench_step(shards: Path, options: LoadOptions, width: int) -> dict[str, Any]
             stalls = measure_stalls(lambda: iter(loader), lambda: cached(batch, loader.sets), counted)
         manifest = loader.manifest.sha256
     shape = f"batch {options.batch_size}, {options.size} x {options.size} on {options.device}"
-    click.echo(f"training step, width {width}, {shape}, {options.workers} threads, resident {options.resident}")
+    click.echo(f"training step, {model}, {shape}, {options.workers} threads, resident {options.resident}")
     print_table(
         ["steps", "compute s before", "after", "drift %", "end to end s", "sets/s", "stall %"],
         {f"epoch {number}": _cells(stall) for number, stall in enumerate(stalls, 1)},
     )
     epochs = [{**stall._asdict(), "stall_pct": stall.stall_pct, "drift_pct": stall.drift_pct} for stall in stalls]
-    return {"data": {"manifest_sha256": manifest}, "width": width, **options.plain(), "epochs": epochs}
+    return {"data": {"manifest_sha256": manifest}, "model": model, **options.plain(), "epochs": epochs}
 
 
 def refuse_stalls(epochs: Sequence[Mapping[str, float]], allowed_pct: float) -> None:

@@ -1,0 +1,107 @@
+"""An evaluation as text for a terminal: short tables, cells by scores."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from train.bootstrap import RESAMPLES
+from train.depth_metrics import BAND_PIXELS, METRICS, REGIONS, RELATIVE_FROM, Score
+from train.evaluation import Cell, Evaluation
+from train.set_scores import NETWORK, TRIVIAL, Summary
+
+LABEL, NUMBER, NARROW = 29, 18, 9  # columns
+MASK = {
+    "IoU": "mask_iou",
+    "Dice": "mask_dice",
+    "boundary F 1 px": "boundary_f_1px",
+    "boundary F 2 px": "boundary_f_2px",
+}
+DEPTH = dict(zip(("SSIM", "RMSE", "MAE", "AbsRel", "delta < 1.25"), METRICS, strict=True))
+
+
+def text(evaluation: Evaluation) -> str:
+    """All tables, at most 120 columns but for the paths in the first line."""
+    config, loader = evaluation.run.config, evaluation.opened.loader
+    split = f"split {evaluation.split}"
+    lines = [
+        f"{evaluation.run.checkpoint} (step {evaluation.run.step:,}) on {config.shards}, {split}: "
+        f"{len(evaluation.rows):,} sets at {config.size} x {config.size}",
+        f"means [95 % interval, backgrounds drawn {RESAMPLES:,} times]; worst 5 %: 95 % of sets have a better Dice",
+    ]
+    if evaluation.leaking:
+        known = "perhaps some" if evaluation.sets_trained_on is None else f"{evaluation.sets_trained_on:,}"
+        lines += [
+            "LEAKING: a random split by set, as published numbers have it. Backgrounds and foregrounds are in training",
+            f"too, and so are {known} of these very sets, in that of this run. It measures nothing new.",
+        ]
+    elif not evaluation.same_shards:
+        lines.append("trained on other shards: seen and new go by this data's ids, and hold where its ids are the same")
+    for cell in evaluation.cells.values():
+        kind = " (headline)" if cell is evaluation.cells[evaluation.headline] and not evaluation.leaking else ""
+        size = f"{cell.sets:,} sets on {cell.backgrounds:,} backgrounds" if cell.sets else "EMPTY, no set is in it"
+        lines.append(f"  {cell.title}{kind}: {size}")
+    filled = [cell for cell in evaluation.cells.values() if cell.sets]
+    trivial = f"  |fg_bg - bg| > {evaluation.threshold}"
+    lines += ["", _row("mask", [*MASK], "worst 5 %")]
+    for cell in filled:
+        lines += [cell.title]
+        lines += [_scores(label, cell.scores[who], MASK.values(), "mask_dice")
+                  for label, who in (("  network", NETWORK), (trivial, TRIVIAL))]  # fmt: skip
+    if "depth_ssim" in filled[0].scores[NETWORK]:
+        lines += ["", _row("depth, all pixels", [*DEPTH])]
+        for cell in filled:
+            lines += [cell.title, *_depth_rows(cell, "all")]
+        lines += ["", _row("depth of a region", [*DEPTH]), filled[0].title]
+        for region in REGIONS[1:]:
+            name = f"within {BAND_PIXELS} px of the edge" if region == "boundary" else region
+            counted = filled[0].scores[NETWORK][Score("rmse", region, fitted=False).name]["sets"]
+            lines += [f"{name}: {counted} of {filled[0].sets} sets have it", *_depth_rows(filled[0], region)]
+        lines.append(f"AbsRel and delta: pixels of nearness {RELATIVE_FROM} and more (0 far, 1 near); "
+                     f"fitted: scale and shift of each picture")  # fmt: skip
+    else:
+        lines += ["", f"depth: not scored, the {'sets have' if config.depth else 'network has'} none"]
+    lines += ["", "labels after one more JPEG round trip: the ceiling that they allow"]
+    for quality, of in evaluation.ceiling.items():
+        names = {"mask IoU": "mask_iou", "depth SSIM": "depth_ssim", "depth RMSE": "depth_rmse"}
+        found = [f"{title} {_number(of[name], interval=False)}" for title, name in names.items() if name in of]
+        lines.append(f"  quality {quality}: {', '.join(found)} ({of['mask_iou']['sets']:,} sets)")
+    lines += ["", f"threshold {evaluation.threshold}: chosen on {evaluation.threshold_from}"]
+    if evaluation.mean_depth_sets:
+        lines.append(f"mean depth: of {evaluation.mean_depth_sets:,} training sets on the same background; "
+                     "on new backgrounds of all of them")  # fmt: skip
+    if damaged := loader.quarantined:
+        lines.append(f"sets left out as damaged: {len(damaged)}, such as {damaged[0]}")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _depth_rows(cell: Cell, region: str) -> list[str]:
+    rows = []
+    for label, who in (("network", NETWORK), ("mean depth", TRIVIAL)):
+        for fitted in (False, True):
+            names = [Score(metric, region, fitted).name for metric in METRICS]
+            if names[0] in cell.scores[who]:
+                rows.append(_scores(f"  {label}{', fitted' if fitted else ''}", cell.scores[who], names))
+    return rows
+
+
+def _scores(label: str, of: Mapping[str, Summary], names: Iterable[str], worst: str = "") -> str:
+    narrow = f"{of[worst]['p5']:.3f}" if worst else ""
+    return _row(label, [_number(of[name]) for name in names], narrow)
+
+
+def _row(label: str, cells: Sequence[str], narrow: str = "") -> str:
+    return f"{label:{LABEL}}" + "".join(f"{cell:>{NUMBER}}" for cell in cells) + f"{narrow:>{NARROW + 2}}"
+
+
+def _number(score: Summary, *, interval: bool = True) -> str:
+    """0.892 [.871 .910]; a dash where there is no such score, or no interval."""
+    mean, low, high = (score[what] for what in ("mean", "low", "high"))
+    if mean is None:
+        return "-"
+    if not interval:
+        return f"{mean:.3f}"
+    if low is None or high is None:
+        return f"{mean:.3f} [   -    ]"
+    return f"{mean:.3f} [{_short(low)} {_short(high)}]"
+
+
+def _short(value: float) -> str:
+    return f"{value:.3f}".removeprefix("0") if value < 1 else "1.00" if value < 1.005 else f"{value:.2f}"
