@@ -1,0 +1,42 @@
+from pathlib import Path
+
+import click
+import torch
+
+from tools.cli import Command
+from train.export import TOLERANCE, export_onnx, export_safetensors
+from train.run import open_run
+
+
+@click.command(cls=Command)
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--onnx", type=click.Path(path_type=Path), metavar="FILE",
+              help="One file with the pre-processing inside; needs the extra `export`.")  # fmt: skip
+@click.option("--safetensors", type=click.Path(path_type=Path), metavar="FILE", help="The weights alone.")
+@click.option("--checkpoint", type=click.Choice(["best", "last"]), default="best", show_default=True,
+              help="best: of the epoch with the highest mask IoU in validation.")  # fmt: skip
+def main(run: Path, onnx: Path | None, safetensors: Path | None, checkpoint: str) -> None:
+    """Write the network that fgbg-train left in the folder RUN as ONNX, as safetensors, or both.
+
+    The ONNX file takes `background` and `overlay`, uint8 [batch, size, size, channels] at the size that was trained,
+    with channels 3 (RGB) or 1 (gray), and gives `mask` and, where it was learnt, `depth`, float32 [batch, 1, size,
+    size] in 0..1. It is written once onnxruntime has computed what PyTorch does. Both files hold the run's settings,
+    the hash of its shards' manifest and versions as metadata.
+    """
+    if not onnx and not safetensors:
+        raise click.UsageError("nothing to write: give --onnx FILE, --safetensors FILE or both")
+    trained = open_run(run, checkpoint, Path(), torch.device("cpu"))  # no shards are read
+    size, what = trained.config.size, f"{trained.checkpoint} (step {trained.step:,})"
+    if onnx:
+        difference = export_onnx(trained, onnx)
+        click.echo(
+            f"{onnx}: {what}, {size} x {size} pixels; onnxruntime differs from PyTorch by at most {difference:.1e} "
+            f"(allowed {TOLERANCE:.0e})"
+        )
+    if safetensors:
+        export_safetensors(trained, safetensors)
+        click.echo(f"{safetensors}: the weights of {what}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+import os
+from pathlib import Path
+
+# Before torch is loaded: its threads shall sleep, not spin, while they wait for one another, beside DALI's threads.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import click
+
+from pipeline.errors import InputError
+from tools.cli import Command, progress_bar
+from train.config import DEVICES, choose_device
+from train.pairs import find_pairs
+from train.predictions import BATCH, MOST_PAIRS, predict
+from train.run import open_run
+
+
+@click.command(cls=Command)
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--background", type=click.Path(path_type=Path), required=True, metavar="PICTURE|FOLDER|TEMPLATE",
+              help="Without the object. One picture goes with all overlays.")  # fmt: skip
+@click.option("--overlay", type=click.Path(path_type=Path), required=True, metavar="PICTURE|FOLDER|TEMPLATE",
+              help="With it: the same view, of the same size or ratio of sides.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to fill: a new or an empty one.")
+@click.option("--checkpoint", type=click.Choice(["best", "last"]), default="best", show_default=True,
+              help="best: of the epoch with the highest mask IoU in validation.")  # fmt: skip
+@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True,
+              help="auto: the GPU if there is one.")  # fmt: skip
+@click.option("--batch-size", type=click.IntRange(1, MOST_PAIRS), default=BATCH, show_default=True,
+              help="Pairs that the network sees at a time.")  # fmt: skip
+def main(run: Path, background: Path, overlay: Path, out: Path, checkpoint: str, device: str, batch_size: int) -> None:
+    """Predict mask and depth of pictures with the network that fgbg-train left in the folder RUN.
+
+    Folders are joined by file names, whatever the extensions; templates, such as streets/bg_{bg}.jpg with
+    pictures/fg_{fg}_bg_{bg}.jpg, by the numbers in the fields of the background's. Pictures are JPEG or PNG of any
+    size, colour or gray, 8 or 16 bits; alpha and EXIF orientation are passed over, as in training. For each overlay:
+
+    \b
+    NAME.mask.png           the mask, gray: 255 is certainly foreground, 128 and above is more likely than not
+    NAME.depth.png          depth, gray, 16 bits, near is bright, if the run has learnt it
+    NAME.depth-colour.png   the same in the colours of magma, near is bright
+    NAME.side-by-side.png   background, overlay, mask and depth in a row
+
+    Mask and depth have the size of the overlay. A stopped command is continued by the same again.
+    """
+    for given in (background, overlay):
+        if given.is_dir() and out.resolve().is_relative_to(given.resolve()):
+            raise InputError(f"{out} is in {given}, where what is written would be taken for input: give another --out")
+    pairs = find_pairs(background, overlay)
+    on = choose_device(device)
+    trained = open_run(run, checkpoint, Path(), on)  # no shards are read
+    with progress_bar("predicting", len(pairs)) as bar:
+        predict(trained, pairs, out, on, batch_size, bar.update)
+    click.echo(f"predicted {len(pairs):,} pairs with {trained.checkpoint} (step {trained.step:,}) into {out}")
+
+
+if __name__ == "__main__":
+    main()
