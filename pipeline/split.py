@@ -41,14 +41,6 @@ def group(salt: str, name: int | str) -> str:
     return "test" if share < TEST_SHARE else "val" if share < TEST_SHARE + VAL_SHARE else "train"
 
 
-def split_rows(backgrounds: NDArray[np.int32], foregrounds: NDArray[np.int32], split: str) -> NDArray[np.int64]:
-    """Rows [N] of the index (whose columns these are, [sets]) that belong to a split by ids, or to "all".
-
-    A foreground that is `parts.UNKNOWN` keeps a set out of none. Raises `InputError` for another name.
-    """
-    return np.flatnonzero(_Membership(split)(backgrounds, foregrounds))
-
-
 class Split:
     """The rows of the index that a split holds, found shard by shard: none of them is kept but those of two windows."""
 

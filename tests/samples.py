@@ -9,7 +9,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.depth import colour_map
+from pipeline.index import row_type
+from pipeline.order import Order
 from pipeline.packing.pack import PackOptions, pack
+from pipeline.split import Split
 
 S15 = Path(__file__).parent.parent.parent / "shared" / "data" / "s15"
 SIZE = 48  # pixels
@@ -97,3 +100,11 @@ def without_depth(source: Path, shards: Path) -> Path:
     """The sets of the fixture `packed`, packed without their depth."""
     pack(source, shards, PackOptions(sets_per_shard=16, workers=1, depth=False))
     return shards
+
+
+def split_rows(backgrounds: NDArray[np.int32], foregrounds: NDArray[np.int32], split: str) -> NDArray[np.int64]:
+    """Rows [N] of the index, whose columns these are, that belong to a split."""
+    index = np.zeros(len(backgrounds), row_type(1))
+    index["bg"], index["fg"] = backgrounds, foregrounds
+    members = Split(index, [len(index)], split)
+    return members.rows(Order(members.sizes, len(index), "", shuffle=False).batch(0, 0))

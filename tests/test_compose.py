@@ -25,7 +25,7 @@ from pipeline.store import Store
 from pipeline.synthetic.source import Synthetic
 from pipeline.tar import TarWriter
 from pipeline.workers import Workers
-from tests.samples import S15, files_below, png, smooth_picture, write
+from tests.samples import S15, files_below, png, smooth_picture, split_rows, write
 from train.metrics import difference, iou
 
 U8 = NDArray[np.uint8]
@@ -415,8 +415,6 @@ def test_synthetic_sets_have_exact_depth(tmp_path: Path) -> None:
 
 
 def test_synthetic_sets_fill_every_split(tmp_path: Path) -> None:
-    from pipeline.split import split_rows
-
     recipe = ComposeOptions(sets=400, placements=None).recipe(40, 40)
     made = np.array([recipe.ingredients(number)[:2] for number in recipe.numbers().tolist()], np.int32)
     sizes = {split: len(split_rows(made[:, 0], made[:, 1], split)) for split in SPLITS}

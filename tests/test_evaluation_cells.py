@@ -5,10 +5,10 @@ import pytest
 from numpy.typing import NDArray
 
 import train.bootstrap
-from pipeline.errors import InputError
 from pipeline.index import row_type
 from pipeline.parts import UNKNOWN
-from pipeline.split import BACKGROUND_SALT, FOREGROUND_SALT, PEER_SPLITS, SPLITS, Split, group, split_rows
+from pipeline.split import BACKGROUND_SALT, FOREGROUND_SALT, PEER_SPLITS, SPLITS, Split, group
+from tests.samples import split_rows
 from tests.test_split import all_pairs
 from train.bootstrap import intervals
 from train.cells import CELLS, HEADLINE, cells_of, protocol
@@ -62,12 +62,6 @@ def test_the_peer_splits_part_all_sets_by_their_keys() -> None:
     assert [parts[f"peer-{split}"].count / 3000 for split in SPLITS] == pytest.approx([0.8, 0.1, 0.1], abs=0.02)
     # Golden: published comparisons shall stay the same.
     assert parts["peer-test"]._held(0, 100).tolist() == [36, 37, 47, 62, 65, 84, 89, 96, 99]
-
-
-def test_keys_are_needed_for_a_peer_split() -> None:
-    bg, fg = all_pairs(3)
-    with pytest.raises(InputError, match="no split called 'peer-test'"):
-        split_rows(bg, fg, "peer-test")
 
 
 def test_what_a_split_means() -> None:

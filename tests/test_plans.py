@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.split import split_rows
+from tests.samples import split_rows
 from tools.benchmark import plans
 from tools.benchmark.plans import bench_order
 

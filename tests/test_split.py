@@ -11,7 +11,8 @@ from pipeline.errors import InputError
 from pipeline.index import row_type
 from pipeline.order import Order, Piece
 from pipeline.parts import UNKNOWN
-from pipeline.split import BACKGROUND_SALT, FOREGROUND_SALT, SPLITS, TABLE_IDS, Split, group, split_rows
+from pipeline.split import BACKGROUND_SALT, FOREGROUND_SALT, SPLITS, TABLE_IDS, Split, group
+from tests.samples import split_rows
 
 
 def all_pairs(ids: int) -> tuple[np.ndarray, np.ndarray]:
@@ -122,13 +123,6 @@ def test_sizes_and_rows_are_those_of_the_slow_reference(
                 found = held.rows(pieces)
                 assert found.dtype == np.int64
                 assert found.tolist() == sum(picked, [])
-
-
-def test_split_rows_are_the_rows_of_one_shard() -> None:
-    bg, fg = all_pairs(30)
-    index = index_of(bg.tolist(), fg.tolist(), [len(bg)])
-    for split in (*SPLITS, "all"):
-        assert split_rows(bg, fg, split).tolist() == rows_slowly(index, split)[0]
 
 
 def test_a_rank_without_sets_has_no_rows() -> None:
