@@ -8,7 +8,8 @@ from pytorch_msssim import ssim
 from torch import Tensor
 
 from tests.test_metrics import blobs
-from train.depth_metrics import BAND_PIXELS, FIT_EPSILON, METRICS, REGIONS, Score, depth_scores, fit, regions, ssim_map
+from train.depth_metrics import BAND_PIXELS, FIT_EPSILON, METRICS, REGIONS, Score, depth_scores, fit, regions
+from train.ssim import Ssim
 
 RANDOM = torch.Generator().manual_seed(1)
 SETS, HEIGHT, WIDTH = 5, 17, 22
@@ -87,7 +88,7 @@ def test_scores_are_those_of_plain_loops(fitted: bool) -> None:
 def test_the_mean_of_the_map_is_the_ssim_that_is_trained() -> None:
     a, b = planes(), planes()
     expected = ssim(a, b, data_range=1.0, size_average=False)
-    torch.testing.assert_close(ssim_map(a, b).flatten(1).mean(1), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(Ssim().map(a, b).flatten(1).mean(1), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_the_fit_undoes_scale_and_shift() -> None:

@@ -13,9 +13,8 @@ from PIL import Image
 
 import train.export
 from pipeline.loader import Loader
-from tests.test_train_command import SMALL, one_line_error
+from tests.test_train_command import one_line_error, printed, trained_on
 from tools.export import main
-from tools.train import main as train_main
 from train.checkpoint import load
 from train.export import Exported, checked_pictures
 from train.run import Run, open_run
@@ -28,16 +27,6 @@ pytest.importorskip("onnxscript")
 
 def export(run: Path, *flags: str) -> Result:
     return CliRunner().invoke(main, [str(run), *flags])
-
-
-def printed(result: Result) -> str:
-    assert result.exit_code == 0, result.output
-    return result.output
-
-
-def trained_on(shards: Path, out: Path, *flags: str) -> Path:
-    printed(CliRunner().invoke(train_main, ["--shards", str(shards), "--out", str(out), *SMALL, *flags]))
-    return out
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,8 @@ from PIL import Image
 import train.predictions
 from pipeline.files import UNFINISHED
 from tests.samples import files_below, jpeg, png, smooth_picture, write
-from tests.test_train_command import SMALL, one_line_error
+from tests.test_train_command import one_line_error, printed, trained_on
 from tools.predict import main
-from tools.train import main as train_main
 from train.pairs import Pair
 from train.run import open_run
 
@@ -24,16 +23,6 @@ KINDS = ("mask.png", "depth.png", "depth-colour.png", "side-by-side.png")
 def predict(run: Path, background: Path, overlay: Path, out: Path, *flags: str) -> Result:
     arguments = [str(run), "--background", str(background), "--overlay", str(overlay), "--out", str(out)]
     return CliRunner().invoke(main, [*arguments, "--device", "cpu", *flags])
-
-
-def printed(result: Result) -> str:
-    assert result.exit_code == 0, result.output
-    return result.output
-
-
-def trained_on(shards: Path, out: Path, *flags: str) -> Path:
-    printed(CliRunner().invoke(train_main, ["--shards", str(shards), "--out", str(out), *SMALL, *flags]))
-    return out
 
 
 @pytest.fixture(scope="module")

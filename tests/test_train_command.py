@@ -17,6 +17,17 @@ def run(shards: Path, out: Path, *flags: str) -> Result:
     return CliRunner().invoke(main, ["--shards", str(shards), "--out", str(out), *flags])
 
 
+def printed(result: Result) -> str:
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def trained_on(shards: Path, out: Path, *flags: str) -> Path:
+    """The folder of a small run."""
+    printed(run(shards, out, *SMALL, *flags))
+    return out
+
+
 def one_line_error(result: Result) -> str:
     assert result.exit_code == 1, result.output
     assert result.output.count("\n") == 1

@@ -8,11 +8,10 @@ all pixels of a picture; what it gives is not clamped to 0..1.
 from typing import NamedTuple
 
 import torch
-from pytorch_msssim import SSIM
 from torch import Tensor
-from torch.nn import functional as F
 
 from train.metrics import within
+from train.ssim import Ssim
 
 BAND_PIXELS = 2  # on both sides of the mask's edge
 # AbsRel and delta divide by the truth, which is 0 at the farthest point: one gray level of the label (1/255) would
@@ -21,7 +20,6 @@ RELATIVE_FROM = 0.05
 DELTA = 1.25
 FIT_EPSILON = 1e-6  # added to the variance of the prediction: a flat one gets scale 0 and the mean of the truth
 SSIM_MARGIN = 5  # pixels: the window of 11 x 11 lies wholly in the picture
-C1, C2 = 0.01**2, 0.03**2  # of SSIM, for values in 0..1
 
 METRICS = ("ssim", "rmse", "mae", "abs_rel", "delta_1.25")
 REGIONS = ("all", "foreground", "boundary")
@@ -62,6 +60,7 @@ def depth_scores(depth: Tensor, truth: Tensor, mask: Tensor) -> dict[str, Tensor
     parts = torch.cat(list(regions(mask).values()), dim=1)  # bool [N,regions,H,W]
     comparable = truth >= RELATIVE_FROM
     divisor = truth.clamp(min=RELATIVE_FROM)
+    ssim = Ssim().to(depth.device)
     scores = dict[str, Tensor]()
     for fitted in (False, True):
         ours = fit(depth, truth) if fitted else depth
@@ -69,7 +68,7 @@ def depth_scores(depth: Tensor, truth: Tensor, mask: Tensor) -> dict[str, Tensor
         near = (ours * DELTA > divisor) & (ours < divisor * DELTA)
         square, mae = means(torch.cat([error.square(), error], dim=1), parts).unbind(1)
         relative = means(torch.cat([error / divisor, near], dim=1), parts & comparable)
-        similarity = means(ssim_map(ours, truth), parts[inner])
+        similarity = means(ssim.map(ours, truth), parts[inner])
         found = dict(zip(METRICS, (similarity[:, 0], square.sqrt(), mae, *relative.unbind(1)), strict=True))
         for metric, of_regions in found.items():
             for region, of_sets in zip(REGIONS, of_regions.unbind(1), strict=True):
@@ -93,23 +92,3 @@ def means(maps: Tensor, parts: Tensor) -> Tensor:
     """
     weights = parts.flatten(2).float()
     return maps.flatten(2) @ weights.transpose(1, 2) / weights.sum(2)[:, None]
-
-
-def ssim_map(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity of float32 [N,1,H,W] in 0..1 at every place of the window, [N,1,H-10,W-10].
-
-    Wang et al. 2004: Gaussian window of 11 x 11, sigma 1.5; its mean is what pytorch_msssim gives.
-    """
-    window = SSIM(data_range=1.0, channel=1).win[0].to(a.device)  # [1,1,11]
-
-    def blur(planes: Tensor) -> Tensor:
-        planes = planes.transpose(0, 1)  # [1,N,H,W]: a grouped convolution is far faster on a CPU than one channel
-        each = window.expand(planes.shape[1], 1, 1, -1)
-        rows = F.conv2d(planes, each, groups=planes.shape[1])
-        return F.conv2d(rows, each.transpose(2, 3), groups=planes.shape[1]).transpose(0, 1)
-
-    mu_a, mu_b = blur(a), blur(b)
-    var_a, var_b = blur(a * a) - mu_a**2, blur(b * b) - mu_b**2
-    covariance = blur(a * b) - mu_a * mu_b
-    structure = (2 * covariance + C2) / (var_a + var_b + C2)
-    return (2 * mu_a * mu_b + C1) / (mu_a**2 + mu_b**2 + C1) * structure

@@ -21,13 +21,17 @@ class Ssim(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Two float32 [N,1,H,W] in 0..1, H and W of 11 or more -> the SSIM of each pair, float32 [N]."""
+        return self.map(a, b).flatten(1).mean(1)
+
+    def map(self, a: Tensor, b: Tensor) -> Tensor:
+        """The same at every place of the window, float32 [N,1,H-10,W-10]."""
         mean_a, square_a, product = self._blur(a, a * a, a * b)
         mean_b, square_b = self._blur(b, b * b)  # apart: a label has no gradient
         variances = square_a - mean_a**2 + square_b - mean_b**2
         covariance = product - mean_a * mean_b
         luminance = (2 * mean_a * mean_b + C1) / (mean_a**2 + mean_b**2 + C1)
         similarity: Tensor = luminance * (2 * covariance + C2) / (variances + C2)
-        return similarity.squeeze(0).flatten(1).mean(1)
+        return similarity.transpose(0, 1)
 
     def _blur(self, *maps: Tensor) -> tuple[Tensor, ...]:
         """Each [N,1,H,W] -> [1,N,H-10,W-10]."""
