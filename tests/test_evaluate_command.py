@@ -265,7 +265,8 @@ def test_damaged_sets_are_left_out_and_told(trained: Path, packed: Path, tmp_pat
 def test_a_network_of_no_numbers_is_one_line(trained: Path, packed: Path, tmp_path: Path) -> None:
     checkpoint = load(trained / "best.pt")
     name = next(name for name in checkpoint.network if name.startswith("mask_head"))
-    checkpoint.network[name].fill_(math.nan)
+    assert checkpoint.ema
+    checkpoint.ema[name].fill_(math.nan)
     save(tmp_path / "best.pt", checkpoint)
     result = evaluate(tmp_path, packed, "--out", str(tmp_path / "out"))
     assert "best.pt: the network predicts values that are no numbers" in one_line_error(result)

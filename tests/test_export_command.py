@@ -112,8 +112,9 @@ def test_safetensors_hold_the_weights(trained: Path, tmp_path: Path) -> None:
     checkpoint = load(trained / "last.pt")
     with safe_open(path, "pt") as file:
         assert file.metadata()["manifest_sha256"] == checkpoint.state["manifest"]
-        assert set(file.keys()) == set(checkpoint.network)
-        for name, weight in checkpoint.network.items():
+        assert checkpoint.ema
+        assert set(file.keys()) == set(checkpoint.ema)
+        for name, weight in checkpoint.ema.items():
             assert torch.equal(file.get_tensor(name), weight)
 
 

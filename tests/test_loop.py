@@ -16,8 +16,9 @@ from pipeline.loader import Loader
 from pipeline.packing.pack import PackOptions, pack
 from train.checkpoint import load, save
 from train.config import Config, choose_device
-from train.loop import Interrupted, Trainer
-from train.losses import Losses
+from train.interruption import Interrupted
+from train.learner import Step
+from train.loop import Trainer
 from train.metrics import difference, iou
 from train.validation import best_threshold
 
@@ -41,7 +42,7 @@ def fit(trainer: Trainer, after_step: Callable[[int], None] = lambda step: None)
     try:
         trainer.fit(lambda status: after_step(trainer.step))
     finally:
-        trainer.log.close()
+        trainer.close()
     return trainer
 
 
@@ -61,8 +62,11 @@ def lines(out: Path) -> list[dict[str, Any]]:
 def assert_equal_runs(out: Path, expected: Path) -> None:
     """Weights, moments, loader state and everything that was logged, to the bit."""
     a, b = load(out / "last.pt"), load(expected / "last.pt")
-    assert a.state == b.state
+    assert {**a.state, "elapsed_sec": 0} == {**b.state, "elapsed_sec": 0}
     assert all(torch.equal(a.network[name], b.network[name]) for name in b.network)
+    assert a.ema
+    assert b.ema
+    assert all(torch.equal(a.ema[name], b.ema[name]) for name in b.ema)
     for number, moments in b.optimizer["state"].items():
         assert all(torch.equal(a.optimizer["state"][number][name], moments[name]) for name in moments)
 
@@ -107,7 +111,7 @@ def test_a_signal_keeps_the_run_and_resuming_ends_in_the_same_bits(
 
     former = signal.getsignal(number)
     stopped = step if step == 4 else step + 1  # at the end of an epoch what is due is done first
-    with pytest.raises(Interrupted, match=rf"stopped after step {stopped} of 8; continue with: .* --resume") as stop:
+    with pytest.raises(Interrupted, match=rf"stopped after step {stopped}, .*; continue with: .* --resume") as stop:
         fit(Trainer(configuration(packed, tmp_path)), send)
     assert (signal.getsignal(number), stop.value.exit_code) == (former, exit_code)
     assert str(tmp_path) in str(stop.value)
@@ -191,7 +195,7 @@ def test_resuming_with_the_other_kind_of_depth_is_refused(
     packed: Path, run: str, given: bool, flags: tuple[str, str], request: pytest.FixtureRequest
 ) -> None:
     out: Path = request.getfixturevalue(run)
-    with pytest.raises(InputError, match=rf"^{flags[0]}: the run in .* has {flags[1]}; leave it out"):
+    with pytest.raises(InputError, match=rf"^{flags[0]}: the run in .* has {flags[1]}; the network's weights"):
         Trainer(configuration(packed, out, depth=given), resume=True, given={"depth"})
 
 
@@ -206,32 +210,32 @@ def test_a_checkpoint_from_before_there_was_a_choice_has_depth(packed: Path, who
     del checkpoint.state["settings"]["depth"]
     save(tmp_path / "last.pt", checkpoint)
     trainer = Trainer(configuration(packed, tmp_path), resume=True)
-    trainer.log.close()
+    trainer.close()
     assert trainer.config.depth
     assert trainer.scores == checkpoint.state["scores"]
 
 
 def test_logged_losses_are_means_over_the_sets_since_the_last_line(packed: Path, tmp_path: Path) -> None:
-    seen: list[tuple[Losses, int]] = []
+    seen: list[tuple[Step, int]] = []
     trainer = Trainer(configuration(packed, tmp_path, epochs=1, batch_size=24, log_every=100))
     add = trainer.meter.add
 
-    def remember(losses: Losses, sets: int, wait_sec: float) -> None:
-        seen.append((losses, sets))
-        add(losses, sets, wait_sec)
+    def remember(step: Step, sets: int, wait_sec: float) -> None:
+        seen.append((step, sets))
+        add(step, sets, wait_sec)
 
     trainer.meter.add = remember  # type: ignore[method-assign]
     fit(trainer)
     assert [sets for _, sets in seen] == [24, 24, 16]
     (line,) = [line for line in lines(tmp_path) if line["kind"] == "train"]
     for name in ("mask_loss", "depth_loss", "loss"):
-        expected = sum(losses.named()[name].item() * sets for losses, sets in seen) / 64
+        expected = sum(step.losses[name].item() for step, _ in seen) / 64
         assert line[name] == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_trainings_loader_starts_at_its_first_batch(packed: Path, tmp_path: Path) -> None:
     trainer = Trainer(configuration(packed, tmp_path))
-    trainer.log.close()
+    trainer.close()
     fresh = Loader(packed, "train", 16, 32, "cpu", 0)
     assert trainer.loader.state_dict() == fresh.state_dict()
     assert torch.equal(next(iter(trainer.loader)).index, next(iter(fresh)).index)
@@ -273,7 +277,7 @@ def test_resuming_nothing_is_refused(packed: Path, tmp_path: Path) -> None:
 
 def test_a_resumed_run_takes_its_settings_from_the_checkpoint(packed: Path, whole: Path) -> None:
     trainer = Trainer(Config(packed, whole, epochs=99, model="unet-64", device="cpu"), resume=True)
-    trainer.log.close()
+    trainer.close()
     assert trainer.config == configuration(packed, whole, log_every=20, checkpoint_every=1000)
 
 
@@ -300,7 +304,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint(packed: 
 
     def spoil(step: int) -> None:
         if step == 2:
-            next(trainer.network.parameters()).data.fill_(float("nan"))
+            next(trainer.learner.network.parameters()).data.fill_(float("nan"))
 
     with pytest.raises(InputError, match=r"the loss is nan at step 3; .*last\.pt is from before"):
         fit(trainer, spoil)
@@ -311,14 +315,14 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint(packed: 
 def test_on_a_gpu_no_step_waits_for_the_device(packed: Path, tmp_path: Path) -> None:
     trainer = Trainer(configuration(packed, tmp_path, device="gpu"))
     batches = iter(trainer.loader)
-    trainer._step(next(batches))  # the first allocates
+    trainer.learner.learn(next(batches), 0.0, 16)  # the first allocates
     torch.cuda.set_sync_debug_mode("error")
     try:
         batch = next(batches)
-        trainer.meter.add(trainer._step(batch), len(batch.bg), 0.0)
+        trainer.meter.add(trainer.learner.learn(batch, 0.5, 16), len(batch.bg), 0.0)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-        trainer.log.close()
+        trainer.close()
     assert trainer.meter.read()["loss"] > 0
 
 

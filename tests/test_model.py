@@ -2,7 +2,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
 
 from train.losses import Criterion
 from train.model import Head, UNet, planes
@@ -137,10 +138,22 @@ def test_norms_and_biases_do_not_decay() -> None:
 
 
 def test_the_learning_rate_rises_then_falls_to_nothing() -> None:
-    rates = [learning_rate(step, 100, highest=2.0, warmup=0.1) for step in range(101)]
+    rates = [learning_rate(step / 100, highest=2.0, warmup=0.1, schedule="cosine") for step in range(101)]
     assert all(0 < a < b for a, b in pairwise(rates[:11]))
     assert all(a > b for a, b in pairwise(rates[10:]))
     assert max(rates) == rates[10] == 2.0
     assert rates[55] == pytest.approx(1.0)
     assert rates[100] == 0
-    assert learning_rate(0, 1, highest=2.0, warmup=0.0) == 2.0
+    assert learning_rate(0.0, highest=2.0, warmup=0.0, schedule="cosine") == 2.0
+
+
+def test_one_cycle_is_that_of_torch() -> None:
+    total = 10_000
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    reference = OneCycleLR(optimizer, max_lr=2.0, total_steps=total)
+    for step in range(total):
+        rate = learning_rate(step / total, highest=2.0, warmup=0.1, schedule="one-cycle")
+        assert rate == pytest.approx(reference.get_last_lr()[0], rel=2e-3, abs=2e-4)
+        optimizer.step()
+        if step + 1 < total:
+            reference.step()

@@ -5,9 +5,9 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-import train.loop
 from tests.samples import without_depth
 from tools.train import main
+from train.interruption import Interruption
 from train.log import read_lines
 
 SMALL = ["--epochs", "1", "--batch-size", "16", "--size", "32", "--model", "unet-4", "--device", "cpu"]
@@ -107,7 +107,7 @@ def test_sets_without_depth_are_one_line_and_leave_nothing_or_train_the_mask_alo
     assert "depth" not in result.output.replace(str(tmp_path), "")
     assert "mask IoU" in result.output
     message = one_line_error(run(bare, tmp_path / "run", "--resume", "--depth"))
-    assert message.startswith(f"Error: --depth: the run in {tmp_path / 'run'} has --no-depth; leave it out")
+    assert message.startswith(f"Error: --depth: the run in {tmp_path / 'run'} has --no-depth; the network's weights")
     result = run(bare, tmp_path / "run", "--resume")
     assert result.exit_code == 0, result.output
 
@@ -125,10 +125,10 @@ def test_a_size_that_the_network_cannot_take_is_one_line(packed: Path, tmp_path:
 def test_ctrl_c_prints_how_to_continue_and_exits_130(
     packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train.loop.Interruption, "__enter__", pressed)
+    monkeypatch.setattr(Interruption, "__enter__", pressed)
     result = run(packed, tmp_path / "run", *SMALL)
     assert result.exit_code == 130
-    assert "stopped after step 1 of 4; continue with: fgbg-train --shards" in result.output
+    assert "stopped after step 1, 25% of the run; continue with: fgbg-train --shards" in result.output
     assert "Traceback" not in result.output
     monkeypatch.undo()
     result = run(packed, tmp_path / "run", "--resume")
@@ -136,7 +136,7 @@ def test_ctrl_c_prints_how_to_continue_and_exits_130(
     assert "trained 1 epochs, 4 steps, 64 sets" in result.output
 
 
-def pressed(interruption: train.loop.Interruption) -> train.loop.Interruption:
+def pressed(interruption: Interruption) -> Interruption:
     interruption.by = signal.SIGINT
     return interruption
 

@@ -13,7 +13,7 @@ from pipeline.loader import Loader
 from train.losses import Criterion
 from train.metrics import difference, iou, rmse
 from train.model import Prediction, UNet
-from train.validation import describe, score_sets
+from train.validation import describe, mean_scores, score_sets
 
 RANDOM = torch.Generator().manual_seed(0)
 THRESHOLD = 40
@@ -67,15 +67,18 @@ def test_scores_are_those_of_each_set_by_itself(depth: bool, network: nn.Module)
 def test_means_are_over_sets_not_over_batches(network: nn.Module) -> None:
     batches = [a_batch(3, 10), a_batch(1, 7)]
     scores = score_sets(network, Criterion(), batches, THRESHOLD)
-    means = scores.means()
+    means = mean_scores([scores.sums()])
     assert means["sets"] == 4
     for name, values in scores.values.items():
         assert means[name] == pytest.approx(sum(values.tolist()) / 4)
-    assert score_sets(network, Criterion(), one_by_one(batches), THRESHOLD).means() == pytest.approx(means, rel=1e-5)
+    alone = [score_sets(network, Criterion(), [batch], THRESHOLD).sums() for batch in one_by_one(batches)]
+    assert mean_scores(alone) == pytest.approx(means, rel=1e-5)  # as ranks put theirs together
+    nobody = score_sets(network, Criterion(), [a_batch(0, 0)], THRESHOLD).sums()
+    assert mean_scores([nobody, scores.sums(), nobody]) == means
 
 
 def test_a_network_without_depth_is_scored_by_its_mask_on_sets_that_have_it() -> None:
-    scores = score_sets(UNet(4, depth=False), Criterion(), [a_batch(2, 0)], THRESHOLD).means()
+    scores = mean_scores([score_sets(UNet(4, depth=False), Criterion(), [a_batch(2, 0)], THRESHOLD).sums()])
     assert not [name for name in scores if "depth" in name]
     assert describe(scores) == f"mask IoU {scores['mask_iou']:.3f}"
 
@@ -89,7 +92,7 @@ def test_scoring_leaves_the_networks_mode_as_it_was(network: nn.Module) -> None:
 
 def test_nothing_to_score_is_an_error(network: nn.Module) -> None:
     with pytest.raises(InputError, match="every set to be scored is damaged"):
-        score_sets(network, Criterion(), [a_batch(0, 0)], THRESHOLD)
+        mean_scores([score_sets(network, Criterion(), [a_batch(0, 0)], THRESHOLD).sums()])
 
 
 def test_a_loaders_epoch_is_scored_set_by_set(packed: Path, network: nn.Module) -> None:

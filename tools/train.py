@@ -9,12 +9,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import click
 
 from tools.cli import Command, progress_bar
-from train.config import DEVICES, RESIDENT, Config
-from train.loop import Interrupted, Trainer
+from train.config import BUDGETS, COMPILE, DEVICES, RESIDENT, Config
+from train.interruption import Interrupted
+from train.loop import Trainer
 from train.losses import RECIPES
 from train.networks import NETWORKS
+from train.optimizer import SCHEDULES
+from train.ranks import Ranks
 
-BAR = 8  # characters
+BAR, TICKS = 8, 10_000  # characters; steps of the bar, whatever the run's length is counted in
 DEFAULT = {name: field.default for name, field in Config.__dataclass_fields__.items()}
 
 
@@ -22,12 +25,19 @@ DEFAULT = {name: field.default for name, field in Config.__dataclass_fields__.it
 @click.option("--shards", type=click.Path(path_type=Path), required=True, help="Folder of packed shards.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for this run; new or empty.")
 @click.option("--resume", is_flag=True, help="Continue the run in --out from its last checkpoint, with its settings.")
+@click.option("--override", is_flag=True, help="With --resume: the settings given here count, not those of the run.")
 @click.option("--epochs", type=int, default=DEFAULT["epochs"], help="How often every training set is seen.")
+@click.option("--sets", type=int, help="In place of --epochs: how many sets are seen.")
+@click.option("--minutes", type=float, help="In place of --epochs: how long to train, with validation in between.")
 @click.option("--batch-size", type=int, default=DEFAULT["batch_size"], help="Sets a step.")
 @click.option("--size", type=int, default=DEFAULT["size"], help="Height and width in pixels; a multiple of 16.")
 @click.option("--lr", type=float, default=DEFAULT["lr"], help="Highest learning rate.")
 @click.option("--weight-decay", type=float, default=DEFAULT["weight_decay"], help="AdamW's decay of the weights.")
-@click.option("--warmup", type=float, default=DEFAULT["warmup"], help="Share of the steps in which the rate rises.")
+@click.option("--warmup", type=float, default=DEFAULT["warmup"], help="Share of the run in which the rate rises.")
+@click.option("--schedule", type=click.Choice(SCHEDULES), default=DEFAULT["schedule"], help="Of the learning rate.")
+@click.option("--clip", type=float, default=DEFAULT["clip"], help="Largest norm of the gradient; 0: any.")
+@click.option("--ema", type=float, default=DEFAULT["ema"],
+              help="Decay of the average of the weights that is validated and used; 0: no average.")  # fmt: skip
 @click.option("--depth/--no-depth", default=DEFAULT["depth"], help="Learn the depth too, or the mask alone.")
 @click.option("--model", default=DEFAULT["model"],
               help=f"The network: {', '.join(NETWORKS)}, or unet-W of W channels, as unet-16.")  # fmt: skip
@@ -40,6 +50,10 @@ DEFAULT = {name: field.default for name, field in Config.__dataclass_fields__.it
               help="Where decoded sets stay for later epochs; auto: where there is room.")  # fmt: skip
 @click.option("--augment/--no-augment", default=DEFAULT["augment"],
               help="Mirror, crop, shift, and change brightness, contrast and noise.")  # fmt: skip
+@click.option("--peer-protocol/--no-peer-protocol", default=DEFAULT["peer_protocol"],
+              help="LEAKING: train on a random split by set, as published numbers do.")  # fmt: skip
+@click.option("--compile", type=click.Choice(COMPILE), default=DEFAULT["compile"],
+              help="Mode of torch.compile; auto: default on a GPU, off on a CPU.")  # fmt: skip
 @click.option("--window", type=int, default=DEFAULT["window"], show_default="all",
               help="Shards that are shuffled among each other, where random reads are dear.")  # fmt: skip
 @click.option("--seed", type=int, default=DEFAULT["seed"], help="For first weights, order of the sets, augmentation.")
@@ -48,29 +62,42 @@ DEFAULT = {name: field.default for name, field in Config.__dataclass_fields__.it
 @click.option("--max-bad-share", type=float, default=DEFAULT["max_bad_share"],
               help="Share of damaged training sets that is left out before the run stops.")  # fmt: skip
 @click.pass_context
-def main(ctx: click.Context, /, resume: bool, **settings: object) -> None:
+def main(ctx: click.Context, /, resume: bool, override: bool, **settings: object) -> None:
     """Train a network that tells mask and depth from a background and an overlay.
 
     The losses, the validation scores and the loader's stalls go to OUT/metrics.jsonl and OUT/tensorboard,
-    pictures and curves beside them after each epoch.
+    pictures and curves beside them after each epoch. On several GPUs: torchrun --nproc-per-node GPUS -m tools.train
+    with the same options.
     """
     given = {name for name in settings if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT}
-    trainer = Trainer(Config(**settings), resume=resume, given=given, say=click.echo)  # type: ignore[arg-type]
-    try:
-        # A line longer than the terminal would scroll: a short bar, and of the status what fits beside it.
-        steps = trainer.total_steps
-        room = shutil.get_terminal_size().columns - len(f"step  [{'#' * BAR}]  {steps}/{steps}  00:00:00  ") - 1
-        with progress_bar("step", steps, show=lambda status: status and status[:room]) as bar:
-            bar.width = BAR
-            trainer.say = lambda line: click.echo(line if bar.hidden else f"\r\033[2K{line}")  # over the bar
-            bar.update(trainer.step)
-            trainer.fit(lambda status: bar.update(1, status))
-    except Interrupted as stop:
-        click.echo(stop, err=True)
-        ctx.exit(stop.exit_code)
-    finally:
-        trainer.log.close()
-    click.echo("\n".join(trainer.summary()))
+    if given & set(BUDGETS):
+        settings |= {name: None for name in BUDGETS if name not in given}
+        given |= set(BUDGETS)
+    config = Config(**settings)  # type: ignore[arg-type]
+    with Ranks.from_environment(config.device) as ranks:
+        trainer = Trainer(config, resume=resume, given=given, override=override, ranks=ranks, say=click.echo)
+        try:
+            fit(trainer)
+        except Interrupted as stop:
+            if ranks.first:
+                click.echo(stop, err=True)
+            ctx.exit(stop.exit_code)
+        finally:
+            trainer.close()
+        if ranks.first:
+            click.echo("\n".join(trainer.summary()))
+
+
+def fit(trainer: Trainer) -> None:
+    """Train behind a progress bar."""
+    # A line longer than the terminal would scroll: a short bar, and of the status what fits beside it.
+    room = shutil.get_terminal_size().columns - len(f"training  [{'#' * BAR}]  100%  00:00:00  ") - 1
+    with progress_bar("training", TICKS, show=lambda status: status and status[:room]) as bar:
+        bar.width, bar.show_pos, bar.show_percent = BAR, False, True
+        bar.hidden = bar.hidden or not trainer.ranks.first
+        trainer.say = lambda line: click.echo(line if bar.hidden else f"\r\033[2K{line}")  # over the bar
+        bar.update(int(trainer.share * TICKS))
+        trainer.fit(lambda status: bar.update(int(trainer.share * TICKS) - bar.pos, status))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from pipeline.errors import InputError
 from pipeline.files import atomic_file
 
-FORMAT = 1
-LAST, BEST = "last.pt", "best.pt"  # in the folder of a run
+FORMAT, READABLE = 2, (1, 2)  # 1 has no averaged weights
+LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"  # in the folder of a run
 
 
 class Checkpoint(NamedTuple):
@@ -25,13 +25,51 @@ class Checkpoint(NamedTuple):
     """The optimiser's state_dict: tensors and numbers."""
     state: dict[str, Any]
     """Everything else, as JSON has it: model, settings, manifest, step, the loader's state."""
+    ema: dict[str, Tensor] | None = None
+    """state_dict of the network with averaged weights, where the run has them."""
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write `path` so that a reader sees the former file or the whole new one, whenever the power fails."""
     state = json.dumps({"format": FORMAT, **checkpoint.state})
+    tensors = {"network": checkpoint.network, "optimizer": checkpoint.optimizer, "ema": checkpoint.ema}
     with atomic_file(path) as file:
-        torch.save({"network": checkpoint.network, "optimizer": checkpoint.optimizer, "state": state}, file)
+        torch.save({**tensors, "state": state}, file)
+
+
+def save_last(folder: Path, checkpoint: Checkpoint, *, keep_former: bool) -> None:
+    """Write a run's LAST; the one before stays as PREVIOUS, unless that one is known to be no good."""
+    last, new = folder / LAST, folder / f"new-{LAST}"
+    save(new, checkpoint)
+    if keep_former and last.exists():
+        last.replace(folder / PREVIOUS)
+    new.replace(last)
+
+
+class Found(NamedTuple):
+    """The checkpoint that a run goes on from."""
+
+    path: Path
+    checkpoint: Checkpoint
+    fallback: str
+    """A line about why it is not the last; empty if it is."""
+
+
+def load_last(folder: Path) -> Found:
+    """The LAST of a run in `folder`, or the one before if that is damaged.
+
+    Raises `InputError` where neither can be read.
+    """
+    last, previous = folder / LAST, folder / PREVIOUS
+    try:
+        return Found(last, load(last), "")
+    except InputError:
+        if not previous.is_file():
+            raise
+        checkpoint = load(previous)
+        found = "missing" if not last.is_file() else "cut short or damaged"
+        why = f"{last}: {found}; going on from the one before, {previous.name}, of step {checkpoint.state['step']:,}"
+        return Found(previous, checkpoint, why)
 
 
 def load(path: Path) -> Checkpoint:
@@ -41,15 +79,16 @@ def load(path: Path) -> Checkpoint:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         state = json.loads(content["state"])
-        checkpoint = Checkpoint(content["network"], content["optimizer"], state)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError, ValueError) as error:
+        checkpoint = Checkpoint(content["network"], content["optimizer"], state, content.get("ema"))
+    except (RuntimeError, EOFError, pickle.UnpicklingError, LookupError, TypeError, ValueError) as error:
         size_bytes = path.stat().st_size
         raise InputError(
             f"{path}: not a whole checkpoint ({size_bytes:,} bytes), cut short or damaged; "
             f"put another in its place, or start a new run with another --out"
         ) from error
-    if state.get("format") != FORMAT:
-        raise InputError(f"{path}: checkpoint format {state.get('format')}, but this version reads {FORMAT}")
+    if state.get("format") not in READABLE:
+        reads = " and ".join(map(str, READABLE))
+        raise InputError(f"{path}: checkpoint format {state.get('format')}, but this version reads {reads}")
     return checkpoint
 
 

@@ -12,9 +12,22 @@ from pipeline.loader import Loader
 from pipeline.resident import PLACES
 from train.losses import DEFAULT, DEPTH_WEIGHT, MASK_WEIGHT, RECIPES
 from train.networks import network_name, require_network
+from train.optimizer import SCHEDULES
+from train.ranks import ALONE, Ranks
 
 Settings = dict[str, int | float | str | None]
-OF_OLD: Settings = {"loss": "bce+ssim"}  # what runs were begun with before they could choose
+OF_OLD: Settings = {  # what runs were begun with before they could choose
+    "loss": "bce+ssim",
+    "sets": None,
+    "minutes": None,
+    "schedule": "cosine",
+    "clip": 0.0,
+    "ema": 0.0,
+    "augment": False,
+    "peer_protocol": False,
+}
+COMPILE = ("auto", "off", "default", "reduce-overhead")
+BUDGETS = ("epochs", "sets", "minutes")
 RESIDENT = ("auto", "off", *PLACES)
 DEVICES = ("auto", *LOADER_DEVICES)
 MAY_CHANGE = (
@@ -22,10 +35,15 @@ MAY_CHANGE = (
     "out",
     "device",
     "resident",
+    "compile",
     "log_every",
     "checkpoint_every",
     "max_bad_share",
 )  # what a resumed run is free to set anew
+FIXED = {  # what no run can change, and what it decides
+    **dict.fromkeys(("batch_size", "seed", "window", "peer_protocol"), "the order of the sets"),
+    **dict.fromkeys(("model", "depth"), "the network's weights"),
+}
 
 
 @dataclass(frozen=True)
@@ -36,8 +54,12 @@ class Config:
     """Folder of packed shards."""
     out: Path
     """Folder of the run: checkpoints, logs, pictures."""
-    epochs: int = 10
-    """How often every training set is seen."""
+    epochs: int | None = 10
+    """How often every training set is seen; None where `sets` or `minutes` say how long to train."""
+    sets: int | None = None
+    """How many sets are seen, those seen again counted again."""
+    minutes: float | None = None
+    """How long to train, the validations between epochs included; how far it gets depends on the machine."""
     batch_size: int = 64
     """Sets a step, over all devices."""
     size: int = 128
@@ -47,7 +69,13 @@ class Config:
     weight_decay: float = 0.01
     """AdamW's decay of convolution weights; norms and biases have none."""
     warmup: float = 0.05
-    """Share of all steps in which the learning rate rises from 0."""
+    """Share of the run in which the learning rate rises; of the schedule cosine."""
+    schedule: str = "cosine"
+    """How the learning rate changes, of `optimizer.SCHEDULES`."""
+    clip: float = 1.0
+    """Largest 2-norm of the gradient, longer ones are shortened to it; 0: any."""
+    ema: float = 0.999
+    """Decay of the average of the weights that is validated and used; 0: the weights themselves are."""
     depth: bool = True
     """Whether the network learns the depth too, or the mask alone."""
     model: str = "unet-s"
@@ -64,6 +92,10 @@ class Config:
     """Where decoded sets stay for later epochs: device, host, auto (where there is room), or off."""
     augment: bool = False
     """Whether training sets are mirrored, cropped, shifted and changed in brightness, contrast and noise."""
+    peer_protocol: bool = False
+    """Whether to train on a random split by set, LEAKING, as published numbers do."""
+    compile: str = "auto"
+    """Mode of torch.compile; auto: "default" on a GPU, off on a CPU; "reduce-overhead" captures CUDA graphs."""
     window: int | None = None
     """Shards that are shuffled among each other, for storage where random reads are dear; None: all of them."""
     seed: int = 0
@@ -76,7 +108,14 @@ class Config:
     """Share of the training sets that may be left out as damaged before the run stops."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "window", "log_every", "checkpoint_every"):
+        budgets = [flag(name, value) for name in BUDGETS if (value := getattr(self, name)) is not None]
+        if len(budgets) != 1:
+            raise InputError(
+                f"{' '.join(budgets) or 'no length of the run'}: expected one of --epochs, --sets, --minutes"
+            )
+        if self.minutes is not None and not 0 < self.minutes < float("inf"):
+            raise InputError(f"--minutes {self.minutes}: expected a number above 0, such as 10")
+        for name in ("epochs", "sets", "batch_size", "window", "log_every", "checkpoint_every"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise InputError(f"{flag(name, value)}: expected 1 or more")
         if self.size < 32 or self.size % 16:
@@ -87,6 +126,10 @@ class Config:
             raise InputError(f"--weight-decay {self.weight_decay}: expected 0 or more, such as 0.01")
         if not 0 <= self.warmup < 1:
             raise InputError(f"--warmup {self.warmup}: expected a share of all steps from 0 to below 1")
+        if not 0 <= self.clip < float("inf"):
+            raise InputError(f"--clip {self.clip}: expected a length of the gradient such as 1.0, or 0 for any")
+        if not 0 <= self.ema < 1:
+            raise InputError(f"--ema {self.ema}: expected a decay below 1 such as 0.999, or 0 for none")
         if not 0 <= self.max_bad_share <= 1:
             raise InputError(f"--max-bad-share {self.max_bad_share}: expected a share of the sets from 0 to 1")
         if self.seed < 0:
@@ -95,23 +138,48 @@ class Config:
             if not 0 <= (weight := getattr(self, name)) < float("inf"):
                 raise InputError(f"{flag(name, weight)}: expected 0 or more")
         require_network(self.model)
-        for name, choices in (("device", DEVICES), ("resident", RESIDENT), ("loss", RECIPES)):
+        named = {"device": DEVICES, "resident": RESIDENT, "loss": RECIPES, "schedule": SCHEDULES, "compile": COMPILE}
+        for name, choices in named.items():
             if (choice := getattr(self, name)) not in choices:
                 raise InputError(f"{flag(name, choice)}: expected one of {', '.join(choices)}")
 
-    def loader(self, device: torch.device, split: str = "train", *, shuffle: bool = True) -> Loader:
-        """A loader of one split of the run's shards; raises `InputError` as `Loader` does."""
+    def compile_mode(self, device: torch.device) -> str | None:
+        """The mode of torch.compile on a device, None for none."""
+        if self.compile == "auto":
+            return "default" if device.type == "cuda" else None
+        return None if self.compile == "off" else self.compile
+
+    @property
+    def training_split(self) -> str:
+        """Name of the split that is trained on."""
+        return "peer-train" if self.peer_protocol else "train"
+
+    @property
+    def validation_split(self) -> str:
+        """Name of the split that is validated on."""
+        return "peer-val" if self.peer_protocol else "val"
+
+    def loader(
+        self, device: torch.device, split: str | None = None, *, shuffle: bool = True, ranks: Ranks = ALONE
+    ) -> Loader:
+        """A loader of one split of the run's shards, by default of that for training.
+
+        Raises `InputError` as `Loader` does.
+        """
         return Loader(
             self.shards,
-            split,
+            split or self.training_split,
             self.batch_size,
             self.size,
             "gpu" if device.type == "cuda" else "cpu",
             self.seed,
+            ranks.rank,
+            ranks.world,
             depth=self.depth,
             shuffle=shuffle,
             window=self.window,
             resident=self.resident,
+            threads=ranks.cores,
             augmentation=Augmentation() if self.augment else None,
             max_bad_share=self.max_bad_share,
         )
@@ -120,20 +188,28 @@ class Config:
         """What decides the course of the run, by name: plain values, kept in its checkpoints."""
         return {name: value for name, value in asdict(self).items() if name not in MAY_CHANGE}
 
-    def resumed(self, saved: Mapping[str, int | float | str | None], given: Collection[str]) -> "Config":
+    def resumed(
+        self, saved: Mapping[str, int | float | str | None], given: Collection[str], *, override: bool = False
+    ) -> "Config":
         """The configuration of a run begun with the settings `saved`, continued with ours.
 
         Settings that the user did not give (`given` holds the names that he did) are taken from `saved`.
-        Raises `InputError` where one that he gave is another: the run would not be the one that was begun.
+        Raises `InputError` where one that he gave is another: the run would not be the one that was begun. To
+        `override` takes his instead, but for those that are FIXED.
         """
         ours, saved = self.settings(), {**OF_OLD, "model": network_name(saved), **saved}
-        for name, value in saved.items():
-            if name in given and name in ours and ours[name] != value:
-                raise InputError(
-                    f"{flag(name, ours[name])}: the run in {self.out} has {flag(name, value)}; "
-                    f"leave it out to continue that run, or start another with another --out"
-                )
-        return replace(self, **{name: value for name, value in saved.items() if name in ours})  # type: ignore[arg-type]
+        changed = [name for name in saved if name in given and name in ours and ours[name] != saved[name]]
+        fixed = [name for name in changed if name in FIXED]
+        if refused := fixed if override else changed:
+            asked, has = (" ".join(flag(name, of[name]) for name in refused) for of in (ours, saved))
+            how = "leave out what differs to continue that run"
+            if fixed:
+                how = f"{FIXED[fixed[0]]} would be another; {how}"
+            elif not override:
+                how += ", give --override to go on otherwise"
+            raise InputError(f"{asked}: the run in {self.out} has {has}; {how}, or start another with another --out")
+        saved = {name: value for name, value in saved.items() if name in ours and name not in changed}
+        return replace(self, **saved)  # type: ignore[arg-type]
 
 
 def flag(name: str, value: object) -> str:
@@ -144,6 +220,16 @@ def flag(name: str, value: object) -> str:
     if isinstance(value, bool):
         return f"--{words}" if value else f"--no-{words}"
     return f"--{words} {value}"
+
+
+def describe_device(asked: str, device: torch.device, ranks: int) -> str:
+    """A line on what is trained on; none where it was said and there is one of it."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    if ranks > 1:
+        return f"training on {ranks} {f'GPUs, the first: {gpu}' if gpu else 'processes, on the CPU'}"
+    if asked != "auto":
+        return ""
+    return f"training on the GPU: {gpu}" if gpu else "no GPU found: training on the CPU"
 
 
 def choose_device(name: str) -> torch.device:

@@ -12,7 +12,8 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.files import atomic_file
-from train.losses import Losses
+from train.learner import Step
+from train.ranks import Ranks
 
 Line = dict[str, Any]
 
@@ -41,6 +42,11 @@ class Log:
         """A picture for TensorBoard."""
         self._board.add_image(name, np.asarray(picture), step, dataformats="HWC")
 
+    def result(self, settings: Mapping[str, Any], scores: Mapping[str, float]) -> None:
+        """What the run was told and what came of it, for TensorBoard's table of hyperparameters."""
+        told = {name: value if isinstance(value, int | float) else str(value) for name, value in settings.items()}
+        self._board.add_hparams(told, {f"final/{name}": value for name, value in scores.items()}, run_name=".")
+
     def close(self) -> None:
         """Write out what is still held back."""
         self._file.close()
@@ -56,34 +62,36 @@ def read_lines(path: Path) -> list[Line]:
 
 
 class Meter:
-    """Means over the steps since it was last read. Losses are summed on the device."""
+    """Means over the steps since it was last read, of all ranks. Losses are summed on the device."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, ranks: Ranks) -> None:
+        self._device, self._ranks = device, ranks
         self.restart()
 
     def restart(self) -> None:
         """Forget everything and start the clock."""
         self._names = list[str]()
-        self._losses = torch.zeros(0, device=self._device)  # sums over sets, one for each name
-        self.sets = 0
+        self._sums = torch.zeros(0, device=self._device)  # one for each name
+        self.steps, self._sets = 0, 0
         self._wait_sec = 0.0
         self._started_sec = time.perf_counter()
 
-    def add(self, losses: Losses, sets: int, wait_sec: float) -> None:
-        """One step: its losses, the number of its sets, the seconds it waited for them. Waits for no device."""
-        named = losses.named()
-        of_step = torch.stack(list(named.values())).detach() * sets
-        self._names, self._losses = list(named), self._losses + of_step if self.sets else of_step
-        self.sets += sets
+    def add(self, step: Step, sets: int, wait_sec: float) -> None:
+        """One step, the number of this rank's sets, the seconds it waited for them. Waits for no device."""
+        of_step = torch.stack([*step.losses.values(), step.grad_norm])
+        self._names, self._sums = list(step.losses), self._sums + of_step if self.steps else of_step
+        self.steps += 1
+        self._sets += sets
         self._wait_sec += wait_sec
 
     def read(self) -> dict[str, float]:
         """The means. Waits for the device: all steps so far are done when it returns."""
-        means = (self._losses / max(1, self.sets)).tolist()
+        of_rank = [*self._sums.tolist(), self._sets, self._wait_sec]
+        *losses, grad_norm, sets, wait_sec = self._ranks.sums(of_rank)
         elapsed_sec = time.perf_counter() - self._started_sec
         return {
-            **dict(zip(self._names, means, strict=True)),
-            "sets_per_sec": self.sets / elapsed_sec,
-            "stall_share": self._wait_sec / elapsed_sec,
+            **{name: loss / max(1, sets) for name, loss in zip(self._names, losses, strict=True)},
+            "grad_norm": grad_norm / max(1, self.steps) / self._ranks.world,
+            "sets_per_sec": sets / elapsed_sec,
+            "stall_share": wait_sec / self._ranks.world / elapsed_sec,
         }

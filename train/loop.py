@@ -3,35 +3,21 @@
 import math
 import shlex
 import signal
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from types import FrameType
-from typing import Any
-
-import torch
 
 from pipeline.batch import Batch
 from pipeline.errors import InputError
-from train.checkpoint import BEST, LAST, Checkpoint, load, load_network, refuse_other, save
-from train.config import Config, choose_device
+from train.checkpoint import BEST, LAST, Checkpoint, load_last, refuse_other, save, save_last
+from train.config import Config, choose_device, describe_device
+from train.interruption import Interrupted, Interruption
+from train.learner import Learner
 from train.log import Log, Meter, read_lines
-from train.losses import Criterion, Losses
-from train.networks import build_network
-from train.optimizer import adamw, learning_rate
 from train.pictures import draw_curves, grid, save_picture
+from train.ranks import ALONE, Ranks
 from train.validation import Scores, Validator, describe, predict
 
-# What a shell makes of Ctrl-C; and 0 for a cluster that takes its machine back: it got all that it asked for.
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 0}
-
-
-class Interrupted(Exception):  # noqa: N818 - the user's wish, not a fault of the program
-    """The run was stopped from outside. It is kept; the message says how to continue it."""
-
-    def __init__(self, message: str, by: int) -> None:
-        super().__init__(message)
-        self.exit_code = EXIT_CODES[signal.Signals(by)]
+EXCHANGES = 2  # epochs after which ranks exchange what they keep: a resumed run's first may have been half of one
 
 
 class Trainer:
@@ -43,152 +29,210 @@ class Trainer:
         *,
         resume: bool = False,
         given: Collection[str] = (),
+        override: bool = False,
+        ranks: Ranks = ALONE,
         say: Callable[[str], None] = print,
     ) -> None:
-        """`given` names the settings that may not be taken from the checkpoint; `say` prints a line for the user."""
+        """`given` names the settings that may not be taken from the checkpoint, `override` lets them be others.
+
+        `say` prints a line for the user. Of several `ranks` the first alone says and writes anything.
+        """
+        self.ranks, self.say = ranks, say
         self.last, self.best = config.out / LAST, config.out / BEST
-        if not resume and config.out.exists() and any(config.out.iterdir()):
+        if ranks.first and not resume and config.out.exists() and any(config.out.iterdir()):
             raise InputError(
                 f"{config.out}: not empty; --resume continues the run in it, another --out starts a new one"
             )
+        ranks.barrier()  # only now may the folder fill
         self.device = choose_device(config.device)
-        checkpoint = load(self.last) if resume else None
-        if checkpoint:
-            config = config.resumed(checkpoint.state["settings"], given)
-        self.config, self.say = config, say
-        self.on_gpu = self.device.type == "cuda"
-        self.loader = config.loader(self.device)
-        if checkpoint:
-            refuse_other(self.last, "the data set", checkpoint.state["manifest"], self.loader.manifest.sha256)
-        if config.device == "auto":
-            gpu = self.on_gpu and torch.cuda.get_device_name()
-            say(f"training on the GPU: {gpu}" if gpu else "no GPU found: training on the CPU")
-        self.total_steps = config.epochs * len(self.loader)
-        torch.manual_seed(config.seed)  # for the first weights; nothing after them is drawn at random
-        # channels_last: convolutions of many channels are faster so, on both devices.
-        self.network = build_network(config.model, config.depth)
-        self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.criterion = Criterion(config.loss, config.mask_weight, config.depth_weight).to(self.device)
-        self.optimizer = adamw(self.network, config.lr, config.weight_decay)
-        self.meter = Meter(self.device)
-        self.step, self.sets_seen = 0, 0
+        found = load_last(config.out) if resume else None
+        if found:
+            config = config.resumed(found.checkpoint.state["settings"], given, override=override)
+        self.config = config
+        self.loader = config.loader(self.device, ranks=ranks)
+        if found:
+            refuse_other(found.path, "the data set", found.checkpoint.state["manifest"], self.loader.manifest.sha256)
+        self._tell(describe_device(config.device, self.device, ranks.world))
+        self._tell(found.fallback if found else "")
+        self.learner = Learner(config, self.device, ranks)
+        self.meter = Meter(self.device, ranks)
+        self.sets_seen, self.best_iou = 0, -1.0
         self.scores: Scores | None = None
-        self.best_iou = -1.0
-        if checkpoint:
-            self._restore(checkpoint)
-        self.validator = Validator(self.loader, say)
-        config.out.mkdir(parents=True, exist_ok=True)
-        self.log = Log(config.out, self.step)
+        self.elapsed_sec, self._began_sec, self._epochs_here = 0.0, 0.0, 0
+        if found:
+            self._restore(found.checkpoint)
+            self.learner.restore(found.checkpoint, found.path)
+        self._last_is_good = not (found and found.fallback)
+        self.validator = Validator(self.loader, config.training_split, config.validation_split, ranks, self._tell)
+        if ranks.first:
+            config.out.mkdir(parents=True, exist_ok=True)
+            self.log = Log(config.out, self.step)
 
     def fit(self, show: Callable[[str], None]) -> None:
-        """Train up to the last epoch; `show` is called after each step with what to show of it.
+        """Train to the end; `show` is called after each step with what to show of it.
 
         Raises `Interrupted` after Ctrl-C and SIGTERM, `InputError` where the loss is no longer a number.
         """
-        status = ""
-        with Interruption() as interruption:
-            while self.loader.epoch < self.config.epochs:
+        self._began_sec = time.perf_counter() - self.elapsed_sec
+        with Interruption(patient=self.ranks.world > 1) as interruption:
+            while not self.over:
                 epoch = self.loader.epoch + 1
-                self.network.train()
-                self.meter.restart()
-                for batch, wait_sec in timed(self.loader):
-                    losses = self._step(batch)
-                    self.meter.add(losses, len(batch.bg), wait_sec)
-                    more = self.loader.epoch < epoch  # the epoch's last batch has its own checkpoint, in _end_epoch
-                    stop = more and interruption.by
-                    keep = more and bool(stop or self.step % self.config.checkpoint_every == 0)
-                    if keep or self.step % self.config.log_every == 0:
-                        status = self._read_meter(epoch)
-                    if keep:
-                        self._save(LAST)
-                        self.meter.restart()  # what writing took is no part of the sets a second
-                    if stop:
-                        raise Interrupted(self._how_to_continue(), stop)
-                    show(status)
-                if epoch == 1 and self.loader.residency:
-                    self.say(f"{self.loader.residency}: later epochs gather them")
+                self._train(epoch, interruption, show)
                 self._end_epoch(epoch)
-                if interruption.by and epoch < self.config.epochs:
-                    raise Interrupted(self._how_to_continue(), interruption.by)
+                stop, _ = self._agree(interruption)
+                if stop and not self.over:
+                    raise self._interrupted(interruption)
 
-    def _step(self, batch: Batch) -> Losses:
-        """One step of the optimiser. Nothing in it waits for the device."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._rate()
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.on_gpu):
-            prediction = self.network(batch.bg, batch.fg_bg)
-        losses: Losses = self.criterion(prediction, batch.mask, batch.depth)
-        losses.total.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.step += 1
-        self.sets_seen += len(batch.bg)
-        return losses
+    def _train(self, epoch: int, interruption: Interruption, show: Callable[[str], None]) -> None:
+        """The steps of the rest of an epoch, or of the run."""
+        status = ""
+        self.learner.network.train()
+        self.meter.restart()
+        for batch, wait_sec in timed(self.loader):
+            stop, sets = self._agree(interruption, len(batch.bg))
+            if not sets:  # all of them were damaged
+                continue
+            with self.ranks.collective():
+                step = self.learner.learn(batch, self.share, sets)
+            self.meter.add(step, len(batch.bg), wait_sec)
+            self.sets_seen += sets
+            more = self.loader.epoch < epoch and not self.over  # or else `_end_epoch` has a checkpoint of its own
+            keep = more and (stop or self.step % self.config.checkpoint_every == 0)
+            if keep or self.step % self.config.log_every == 0:
+                status = self._read_meter(epoch)
+            if keep:
+                self._save(LAST)
+                self.meter.restart()  # what writing took is no part of the sets a second
+            if stop and more:
+                raise self._interrupted(interruption)
+            show(status)
+            if self.over:
+                break
 
     def _end_epoch(self, epoch: int) -> None:
         """Log, validate, draw, keep. All of it waits for the device."""
-        if self.meter.sets:
+        if self.meter.steps:
             self._read_meter(epoch)
-        examples = self.validator.examples
-        picture = grid(examples, predict(self.network, examples.bg, examples.fg_bg))
-        save_picture(picture, self.config.out / "pictures" / f"epoch_{epoch:04}.png")
-        self.log.picture("predictions", self.step, picture)
-        self.scores = self.validator.scores(self.network, self.criterion)
-        if self.scores:
-            self.log.write("val", self.step, epoch, self.scores)
-            self.say(f"epoch {epoch}/{self.config.epochs}: {describe(self.scores)}; {self._baseline(self.scores)}")
-        if self.loader.quarantined:
-            self.say(f"sets left out as damaged: {len(self.loader.quarantined)}, such as {self.loader.quarantined[0]}")
-        draw_curves(read_lines(self.log.path), self.config.out / "curves.png")
+        self._epochs_here += 1
+        if self.loader.residency and self._epochs_here <= EXCHANGES and not self.over:
+            if self.ranks.world > 1:
+                self.loader.exchange()
+            self._tell(f"{self.loader.residency}: later epochs gather them" if self._epochs_here == 1 else "")
+        self.scores = self.validator.scores(self.learner.averaged, self.learner.criterion)
+        if self.ranks.first:
+            self._write(epoch)
         if self.scores and self.scores["mask_iou"] > self.best_iou:
             self.best_iou = self.scores["mask_iou"]
             self._save(BEST)
         self._save(LAST)  # after the other: a run killed between the two does this epoch's end again
 
+    def _write(self, epoch: int) -> None:
+        """Scores, pictures and curves of an epoch."""
+        examples = self.validator.examples
+        picture = grid(examples, predict(self.learner.averaged, examples.bg, examples.fg_bg))
+        save_picture(picture, self.config.out / "pictures" / f"epoch_{epoch:04}.png")
+        self.log.picture("predictions", self.step, picture)
+        if self.scores:
+            self.log.write("val", self.step, epoch, self.scores)
+            length = f"/{self.config.epochs}" if self.config.epochs else ""
+            self._tell(f"epoch {epoch}{length}: {describe(self.scores)}; {self._baseline(self.scores)}")
+        if damaged := self.loader.quarantined:
+            self._tell(f"sets left out as damaged: {len(damaged)}, such as {damaged[0]}")
+        draw_curves(read_lines(self.log.path), self.config.out / "curves.png")
+        if self.over:
+            self.log.result(self.config.settings(), self.scores or {})
+
     def _read_meter(self, epoch: int) -> str:
         """Log the means since the last time; what the terminal shows of them. Waits for the device."""
         values = self.meter.read()
         self.meter.restart()
-        if not math.isfinite(values["loss"]):
-            kept = f"{self.last} is from before" if self.last.exists() else "there is no checkpoint yet"
-            raise InputError(f"the loss is {values['loss']} at step {self.step}; {kept}; try a smaller --lr")
-        counts = {"sets_seen": self.sets_seen, "sets_damaged": len(self.loader.quarantined)}
-        self.log.write("train", self.step, epoch, {**values, "lr": self._rate(), **counts})
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(values[name]):
+                kept = f"{self.last} is from before" if self.last.exists() else "there is no checkpoint yet"
+                what = "the loss" if name == "loss" else "the gradient's norm"
+                raise InputError(f"{what} is {values[name]} at step {self.step}; {kept}; try a smaller --lr")
+        if self.ranks.first:
+            rate = self.learner.rate(self.share)
+            counts = {"sets_seen": self.sets_seen, "sets_damaged": len(self.loader.quarantined)}
+            self.log.write("train", self.step, epoch, {**values, "lr": rate, **counts})
         losses = [f"{name} {values[f'{name}_loss']:.3f}" for name in ("mask", "depth") if f"{name}_loss" in values]
         return f"{' '.join(losses)} {values['sets_per_sec']:,.0f} sets/s stall {values['stall_share']:.0%}"
 
-    def _rate(self) -> float:
-        return learning_rate(self.step, self.total_steps, self.config.lr, self.config.warmup)
+    @property
+    def step(self) -> int:
+        """Steps of the optimiser so far."""
+        return self.learner.step
+
+    @property
+    def share(self) -> float:
+        """How much of the run is done, from 0 to 1."""
+        if self.config.minutes:
+            return min(1.0, self.elapsed_sec / 60 / self.config.minutes)
+        if self.config.sets:
+            return min(1.0, self.sets_seen / self.config.sets)
+        return min(1.0, self.step / ((self.config.epochs or 1) * len(self.loader)))
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to train."""
+        return self.loader.epoch >= self.config.epochs if self.config.epochs else self.share >= 1
+
+    def _agree(self, interruption: Interruption, sets: int = 0) -> tuple[bool, int]:
+        """Whether any rank was asked to stop, and the sets of all ranks; sets the time, that of all of them, too."""
+        own_sec = time.perf_counter() - self._began_sec
+        stop, sets_of_all, seconds = self.ranks.sums([bool(interruption.by), sets, own_sec])
+        self.elapsed_sec = seconds / self.ranks.world
+        return bool(stop), int(sets_of_all)
 
     def _save(self, name: str) -> None:
-        state: dict[str, Any] = {
+        if not self.ranks.first:
+            return
+        state = {
             "settings": self.config.settings(),
             "manifest": self.loader.manifest.sha256,
             "loader": self.loader.state_dict(),
-            "step": self.step,
             "sets_seen": self.sets_seen,
+            "elapsed_sec": self.elapsed_sec,
             "best_iou": self.best_iou,
             "scores": self.scores,
         }
-        save(self.config.out / name, Checkpoint(self.network.state_dict(), self.optimizer.state_dict(), state))
+        checkpoint = self.learner.checkpoint(state)
+        try:
+            if name == LAST:
+                save_last(self.config.out, checkpoint, keep_former=self._last_is_good)
+                self._last_is_good = True
+            else:
+                save(self.config.out / name, checkpoint)
+        except OSError as error:
+            error.add_note(f"the run is kept up to its last checkpoint; {self._how_to_continue()}")
+            raise
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.state
-        load_network(self.network, checkpoint.network, self.last)
-        self.optimizer.load_state_dict(checkpoint.optimizer)
         self.loader.load_state_dict(state["loader"])
-        self.step, self.sets_seen, self.best_iou = state["step"], state["sets_seen"], state["best_iou"]
-        self.scores = state["scores"]
+        self.sets_seen, self.best_iou, self.scores = state["sets_seen"], state["best_iou"], state["scores"]
+        self.elapsed_sec = state.get("elapsed_sec", 0.0)
+
+    def _tell(self, line: str) -> None:
+        if line and self.ranks.first:
+            self.say(line)
 
     def _baseline(self, scores: Scores) -> str:
         return f"baseline |fg_bg - bg| > {self.validator.threshold}: mask IoU {scores['baseline_iou']:.3f}"
 
+    def _interrupted(self, interruption: Interruption) -> Interrupted:
+        message = f"stopped after step {self.step:,}, {self.share:.0%} of the run; {self._how_to_continue()}"
+        return Interrupted(message, interruption.by or signal.SIGTERM)
+
     def _how_to_continue(self) -> str:
         out, shards = shlex.quote(str(self.config.out)), shlex.quote(str(self.config.shards))
-        return (
-            f"stopped after step {self.step:,} of {self.total_steps:,}; "
-            f"continue with: fgbg-train --shards {shards} --out {out} --resume"
-        )
+        return f"continue with: fgbg-train --shards {shards} --out {out} --resume"
+
+    def close(self) -> None:
+        """End the loader's threads and write out what is still held back."""
+        self.loader.close()
+        if self.ranks.first:
+            self.log.close()
 
     def summary(self) -> list[str]:
         """Where the run stands and where its results are, a few lines."""
@@ -196,7 +240,8 @@ class Trainer:
         lines = [f"trained {self.loader.epoch} epochs, {self.step:,} steps, {self.sets_seen:,} sets"]
         if self.scores:
             sets, scores = self.scores["sets"], describe(self.scores)
-            lines.append(f"validation, {sets} sets, backgrounds and foregrounds unseen: {scores}")
+            unseen = "LEAKING: a random split" if self.config.peer_protocol else "backgrounds and foregrounds unseen"
+            lines.append(f"validation, {sets} sets, {unseen}: {scores}")
             lines.append(f"  {self._baseline(self.scores)}")
         lines.append(f"pictures: {out / 'pictures'}, curves: {out / 'curves.png'}, numbers: {self.log.path}")
         best = f" (best mask IoU, {self.best_iou:.3f}: {self.best})" if self.best.exists() else ""
@@ -204,7 +249,7 @@ class Trainer:
 
 
 def timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
-    """Each batch, with the seconds that it was waited for; none without sets (all of them may have been damaged)."""
+    """Each batch, with the seconds that it was waited for."""
     source = iter(batches)
     while True:
         asked_sec = time.perf_counter()
@@ -212,27 +257,4 @@ def timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
         wait_sec = time.perf_counter() - asked_sec
         if batch is None:
             return
-        if len(batch.bg):
-            yield batch, wait_sec
-
-
-class Interruption:
-    """Within it, the first Ctrl-C (or SIGTERM) is a request, read between two steps; the second stops at once."""
-
-    def __init__(self) -> None:
-        self.by: int | None = None
-        """The signal that asked for it."""
-        self._former = dict[int, Any]()
-
-    def __enter__(self) -> "Interruption":
-        if threading.current_thread() is threading.main_thread():  # signals reach no other thread
-            self._former = {number: signal.signal(number, self._request) for number in EXIT_CODES}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._former.items():
-            signal.signal(number, handler)
-
-    def _request(self, number: int, _frame: FrameType | None) -> None:
-        self.by = number
-        signal.signal(number, self._former[number])
+        yield batch, wait_sec

@@ -84,7 +84,8 @@ class Criterion(nn.Module):
     def of_each(self, prediction: Prediction, mask: Tensor, depth: Tensor | None) -> Losses:
         """Each set's losses, float32 [N]: predictions against uint8 labels, all [N,1,H,W]; depth where both have it."""
         mask_parts = self._parts("mask_", prediction.mask_logits, unit(mask))
-        mask_loss, depth_parts, depth_loss = self._weighted(mask_parts), dict[str, Tensor](), None
+        mask_loss, depth_loss = self._weighted(mask_parts), None
+        depth_parts: dict[str, Tensor] = {}
         if prediction.depth is not None and depth is not None:
             depth_parts = self._parts("depth_", prediction.depth, unit(depth))
             depth_loss = self._weighted(depth_parts)
@@ -155,7 +156,8 @@ def gradient_loss(depth: Tensor, truth: Tensor) -> Tensor:
 
     The gradient matching term of MegaDepth (Li & Snavely 2018), of depth as it is and of means of 2 x 2 pixels.
     """
-    error, losses = depth - truth, list[Tensor]()
+    error = depth - truth
+    losses: list[Tensor] = []
     for scale in range(SCALES):
         if scale:
             error = F.avg_pool2d(error, 2)

@@ -77,7 +77,10 @@ class Head(nn.Module):
     def forward(self, features: Tensor, pixels: Tensor) -> Tensor:
         """[N,C,h,w] and [N,12,h,w] -> float32 [N,1,H,W]."""
         quarters = self.draw(self.mix(torch.cat([features, pixels], dim=1)))
-        return F.pixel_shuffle(quarters, 2).float()
+        # F.pixel_shuffle(quarters, 2), whose gradient has the wrong shape for no sets on the CPU (PyTorch 2.13).
+        rows = quarters.unflatten(1, (2, 2)).permute(0, 3, 1, 4, 2)  # [N,h,2,w,2]
+        plane: Tensor = rows.flatten(3).flatten(1, 2).unsqueeze(1)
+        return plane.float()
 
 
 def planes(bg: Tensor, fg_bg: Tensor) -> Tensor:
@@ -116,7 +119,8 @@ class UNet(nn.Module):
         height, width = bg.shape[-2:]
         if height % STRIDE or width % STRIDE:
             raise ValueError(f"a picture of {height} x {width} pixels: both must be multiples of {STRIDE}")
-        pixels = F.pixel_unshuffle(planes(bg, fg_bg), 2)  # [N,12,h,w]
+        # Reshaped, since on the CPU it leaves the shape of no sets as it was (PyTorch 2.13). A rank may have none.
+        pixels = F.pixel_unshuffle(planes(bg, fg_bg), 2).reshape(bg.shape[0], 12, height // 2, width // 2)
         features = [self.stem(pixels)]
         for down in self.down:
             features.append(down(features[-1]))

@@ -5,6 +5,10 @@ import math
 from torch import nn
 from torch.optim import AdamW
 
+SCHEDULES = ("cosine", "one-cycle")
+RISE, FIRST, LAST = 0.3, 1 / 25, 1 / 25e4  # of one-cycle: share of the run, rates at its two ends
+LEAST_RISE = 0.01  # of the highest rate: a linear rise that began at 0 would waste a step
+
 
 def adamw(network: nn.Module, lr: float, weight_decay: float) -> AdamW:
     """AdamW that decays the convolutions' weights and leaves norms and biases alone."""
@@ -14,13 +18,22 @@ def adamw(network: nn.Module, lr: float, weight_decay: float) -> AdamW:
     return AdamW(groups, lr=lr, fused=True)  # fused: one call a step instead of several for each parameter
 
 
-def learning_rate(step: int, total_steps: int, highest: float, warmup: float) -> float:
-    """The rate of step `step` (from 0): a linear rise over the share `warmup` of all steps, then half a cosine to 0.
+def learning_rate(share: float, highest: float, warmup: float, schedule: str) -> float:
+    """The rate when the share `share` of a run, 0..1, is done: a pure function, so that a resumed run needs no state.
 
-    A pure function of the step, so that a resumed run needs no state for it.
+    "cosine": a linear rise over the share `warmup`, then half a cosine to 0. "one-cycle" (Smith & Topin 2018, with the
+    figures of torch.optim.lr_scheduler.OneCycleLR): half a cosine up over the first 30 %, half a cosine down.
     """
-    warmup_steps = warmup * total_steps
-    if step < warmup_steps:
-        return highest * (step + 1) / (warmup_steps + 1)
-    share = (step - warmup_steps) / max(1.0, total_steps - warmup_steps)
-    return highest * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+    share = min(1.0, share)
+    if schedule == "one-cycle":
+        if share < RISE:
+            return highest * between(FIRST, 1.0, share / RISE)
+        return highest * between(1.0, LAST, (share - RISE) / (1 - RISE))
+    if share < warmup:
+        return highest * max(LEAST_RISE, share / warmup)
+    return highest * between(1.0, 0.0, (share - warmup) / (1 - warmup))
+
+
+def between(start: float, end: float, share: float) -> float:
+    """Half a cosine from `start` to `end`."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * share))

@@ -41,5 +41,5 @@ def open_run(folder: Path, name: str, shards: Path, device: torch.device) -> Run
     config = Config(shards, folder).resumed(saved.state["settings"], given=())
     network = build_network(config.model, config.depth)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    load_network(network, saved.network, path)
+    load_network(network, saved.ema or saved.network, path)
     return Run(path, saved.state["step"], config, network.eval())

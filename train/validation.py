@@ -1,10 +1,11 @@
 """What the network is worth on sets whose background and foreground it has never seen, beside a trivial baseline."""
 
 import math
-from collections.abc import Callable, Iterable
-from itertools import islice
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, islice
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from pipeline.loader import Loader
 from train.losses import Criterion, unit
 from train.metrics import dice, difference, iou, rmse
 from train.model import Prediction
+from train.ranks import ALONE, Ranks
 
 THRESHOLDS = (*range(1, 16), *range(16, 64, 4), *range(64, 129, 8))
 THRESHOLD_SETS = 512  # training sets on which the baseline's threshold is chosen
@@ -31,33 +33,48 @@ class SetScores(NamedTuple):
     values: dict[str, Tensor]
     """float32 [sets], by the names of `score_batch`."""
 
-    def means(self) -> Scores:
-        """The mean of each score."""
-        return {
-            "sets": len(self.rows),
-            **{name: of_sets.double().mean().item() for name, of_sets in self.values.items()},
-        }
+    def sums(self) -> Scores:
+        """The number of sets and the sum of each score."""
+        return {"sets": len(self.rows), **{name: each.double().sum().item() for name, each in self.values.items()}}
+
+
+def mean_scores(sums: Sequence[Scores]) -> Scores:
+    """The mean of each score over the sets of all `sums`; raises `InputError` if there is none."""
+    sets = sum(of["sets"] for of in sums)
+    if not sets:
+        raise InputError("every set to be scored is damaged: copy the shards again")
+    names = next(list(of) for of in sums if of["sets"])
+    means = {name: sum(of.get(name, 0.0) for of in sums) / sets for name in names if name != "sets"}
+    return {"sets": sets, **means}
 
 
 class Validator:
     """The validation sets of a run, the baseline's threshold, and the sets that its pictures show."""
 
-    def __init__(self, loader: Loader, say: Callable[[str], None]) -> None:
-        """Opens the split `val` of the data of `loader`; where it is empty, says so and shows training sets."""
-        shown = loader.sibling("train", shuffle=False)  # the one that trains must not lose a batch to this
-        self.threshold = training_threshold(shown)
+    def __init__(self, loader: Loader, training: str, split: str, ranks: Ranks, say: Callable[[str], None]) -> None:
+        """Opens `split` of the data of `loader`, which trains on the split `training`.
+
+        Where there is no set in it, says so and shows training sets. Each of the ranks scores its share.
+        """
+        shown = loader.sibling(training, shuffle=False)  # the one that trains must not lose a batch to this
+        self.threshold = training_threshold(shown, ranks)
         self._loader: Loader | None = None
+        self._ranks = ranks
         try:
-            shown = self._loader = loader.sibling("val", shuffle=False, resident=loader.resident)
+            shown = self._loader = loader.sibling(split, shuffle=False, resident=loader.resident)
         except InputError as error:
             say(f"training without validation: {error}")
         start = shown.state_dict()
-        self.examples = next(iter(shown)).head(EXAMPLES)
+        rows = chain(*ranks.everyones(next(iter(shown)).index.tolist()))
+        self.examples = loader.pick(list(islice(rows, EXAMPLES)))
         shown.load_state_dict(start)
 
     def scores(self, network: nn.Module, criterion: Criterion) -> Scores | None:
-        """Scores over all validation sets; None without any."""
-        return score_sets(network, criterion, self._loader, self.threshold).means() if self._loader else None
+        """Scores over all validation sets; None without any. Raises `InputError` where all of them are damaged."""
+        if self._loader is None:
+            return None
+        scored = score_sets(network, criterion, self._loader, self.threshold)
+        return mean_scores(self._ranks.everyones(scored.sums()))
 
 
 def describe(scores: Scores) -> str:
@@ -98,29 +115,29 @@ def score_batch(prediction: Prediction, batch: Batch, criterion: Criterion, thre
 
 
 def score_sets(network: nn.Module, criterion: Criterion, batches: Iterable[Batch], threshold: int) -> SetScores:
-    """Score `network` on every set of one epoch of `batches`; raises `InputError` if there is none."""
+    """Score `network` on every set of one epoch of `batches`."""
     rows, scored = list[Tensor](), list[dict[str, Tensor]]()
     for batch in batches:
         if len(batch.bg):  # or every set of it was damaged
             rows.append(batch.index)
             scored.append(score_batch(predict(network, batch.bg, batch.fg_bg), batch, criterion, threshold))
     if not scored:
-        raise InputError("every set to be scored is damaged: copy the shards again")
+        return SetScores(torch.empty(0, dtype=torch.int64), {})
     values = {name: torch.cat([of_batch[name] for of_batch in scored]).cpu() for name in scored[0]}  # waits
     return SetScores(torch.cat(rows).cpu(), values)
 
 
-def training_threshold(loader: Loader) -> int:
-    """The baseline's threshold, chosen on the first THRESHOLD_SETS sets of an epoch of `loader`."""
-    return best_threshold(islice(loader, math.ceil(THRESHOLD_SETS / loader.batch_size)))
+def training_threshold(loader: Loader, ranks: Ranks = ALONE) -> int:
+    """The baseline's threshold, chosen on the first THRESHOLD_SETS sets of an epoch of `loader`, of all its ranks."""
+    return best_threshold(islice(loader, math.ceil(THRESHOLD_SETS / loader.batch_size)), ranks=ranks)
 
 
 @torch.no_grad()
-def best_threshold(batches: Iterable[Batch], thresholds: Iterable[int] = THRESHOLDS) -> int:
-    """The t of |fg_bg - bg| > t with the best mean IoU over `batches`."""
+def best_threshold(batches: Iterable[Batch], thresholds: Iterable[int] = THRESHOLDS, *, ranks: Ranks = ALONE) -> int:
+    """The t of |fg_bg - bg| > t with the best mean IoU over `batches`, those of all `ranks`."""
     grid = list(thresholds)
-    sums = torch.zeros(len(grid))
+    sums = torch.zeros(len(grid), dtype=torch.float64)
     for batch in batches:
         change = difference(batch.bg, batch.fg_bg)
         sums = sums + torch.stack([iou(change > t, batch.mask).sum() for t in grid]).cpu()  # waits: before training
-    return grid[int(sums.argmax())]
+    return grid[int(np.argmax(ranks.sums(sums.tolist())))]

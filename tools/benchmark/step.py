@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
-import torch
 
 from pipeline.batch import Batch
 from pipeline.decode import torch_device
@@ -20,14 +19,13 @@ from tools.benchmark.timing import synchronize
 from tools.cli import progress_bar
 from tools.peers.loaders import our_loader
 from tools.peers.options import LoadOptions
-from train.losses import Criterion
+from train.config import Config
+from train.learner import Learner
 from train.model import STRIDE
-from train.networks import build_network
-from train.optimizer import adamw
 
 EPOCHS = 2
 WARM_UP_STEPS = 3
-LR, WEIGHT_DECAY = 2e-3, 0.01  # of no consequence for the time a step takes
+NOWHERE, HALF_WAY = Path(), 0.5  # nothing is written, and the learning rate is of no consequence for the time
 
 
 class Stall(NamedTuple):
@@ -51,27 +49,6 @@ class Stall(NamedTuple):
     def drift_pct(self) -> float:
         """By how much the machine became slower between the two measurements of the compute, in percent."""
         return 100 * (self.compute_after_sec / self.compute_before_sec - 1)
-
-
-class TrainingStep:
-    """What `train.loop.Trainer` does with a batch; nothing in it waits for the device."""
-
-    def __init__(self, model: str, device: torch.device) -> None:
-        """`model` is the name of a network, see fgbg-train."""
-        torch.manual_seed(0)
-        self.network = build_network(model)
-        self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._criterion = Criterion().to(device)
-        self._optimizer = adamw(self.network, LR, WEIGHT_DECAY)
-        self._on_gpu = device.type == "cuda"
-
-    def __call__(self, batch: Batch) -> None:
-        """Forward, backward, step of the optimiser."""
-        with torch.autocast("cuda", torch.bfloat16, enabled=self._on_gpu):
-            prediction = self.network(batch.bg, batch.fg_bg)
-        self._criterion(prediction, batch.mask, batch.depth).total.backward()
-        self._optimizer.step()
-        self._optimizer.zero_grad()
 
 
 def cached(batch: Batch, sets: int) -> Iterator[Batch]:
@@ -122,11 +99,11 @@ def bench_step(shards: Path, options: LoadOptions, model: str) -> dict[str, Any]
         if options.batch_size > loader.sets:
             raise InputError(f"--batch-size {options.batch_size}: the split train of {shards} has {loader.sets:,} sets")
         batch = loader.pick(range(options.batch_size))
-        step = TrainingStep(model, torch_device(options.device))
+        learner = Learner(Config(shards, NOWHERE, model=model), torch_device(options.device))
         with progress_bar("steps", (2 * EPOCHS + 1) * len(loader) + WARM_UP_STEPS) as bar:
 
             def counted(batch: Batch) -> None:
-                step(batch)
+                learner.learn(batch, HALF_WAY, len(batch.bg))
                 bar.update(1)
 
             stalls = measure_stalls(lambda: iter(loader), lambda: cached(batch, loader.sets), counted)

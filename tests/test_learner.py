@@ -1,0 +1,105 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.batch import Batch
+from train.config import Config
+from train.learner import Learner
+
+CPU = torch.device("cpu")
+OF_TORCH = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:The .grad attribute")  # its own
+
+
+def a_learner(**settings: Any) -> Learner:
+    values: dict[str, Any] = {"model": "unet-4", "lr": 0.01}
+    return Learner(Config(Path(), Path(), **(values | settings)), CPU)
+
+
+def a_batch(sets: int, seed: int = 0) -> Batch:
+    random = torch.Generator().manual_seed(seed)
+    bg, fg_bg, mask, depth = torch.randint(0, 256, (4, sets, 1, 32, 32), generator=random, dtype=torch.uint8)
+    return Batch(bg, fg_bg, mask, depth, torch.arange(sets))
+
+
+def weights(network: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def gradients_at_the_step(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    monkeypatch.setattr(learner.optimizer, "step", lambda: found.extend(
+        p.grad.clone() for p in learner.network.parameters() if p.grad is not None))  # fmt: skip
+    learner.learn(a_batch(4), 0.5, 4)
+    return found
+
+
+def test_a_step_changes_every_weight_and_tells_the_sums_of_the_losses() -> None:
+    learner, batch = a_learner(), a_batch(4)
+    before = weights(learner.network)
+    expected = learner.criterion.of_each(learner.network(batch.bg, batch.fg_bg), batch.mask, batch.depth).named()
+    learner.network.load_state_dict(before)  # batch norm has seen the batch
+    step = learner.learn(batch, 0.5, 4)
+    for name, of_each in expected.items():
+        torch.testing.assert_close(step.losses[name], of_each.sum().detach())
+    changed = [name for name, old in before.items() if not torch.equal(old, learner.network.state_dict()[name])]
+    assert changed == list(before)
+    assert all(parameter.grad is None for parameter in learner.network.parameters())
+    assert learner.step == 1
+
+
+def test_the_gradient_is_clipped_to_its_longest_and_its_length_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = gradients_at_the_step(a_learner(clip=0.0), monkeypatch)
+    norm = torch.cat([gradient.flatten() for gradient in whole]).norm().item()
+    for clip in (norm / 3, norm * 3):
+        learner = a_learner(clip=clip)
+        shortened = gradients_at_the_step(learner, monkeypatch)
+        for gradient, full in zip(shortened, whole, strict=True):
+            torch.testing.assert_close(gradient, full * min(1.0, clip / norm), rtol=1e-4, atol=1e-8)
+    assert a_learner(clip=norm / 3).learn(a_batch(4), 0.5, 4).grad_norm.item() == pytest.approx(norm, rel=1e-5)
+
+
+def test_the_average_follows_the_weights_by_its_formula() -> None:
+    learner = a_learner(ema=0.35)
+    reference = {name: tensor.double() for name, tensor in weights(learner.network).items()}
+    for number in range(1, 7):
+        learner.learn(a_batch(4, number), 0.5, 4)
+        share = 1 - min(0.35, (1 + number) / (10 + number))
+        for name, parameter in learner.network.named_parameters():
+            reference[name] += share * (parameter.detach().double() - reference[name])
+    for name, parameter in learner.averaged.named_parameters():
+        torch.testing.assert_close(parameter.double(), reference[name], rtol=1e-4, atol=1e-6)
+        assert not torch.equal(parameter, learner.network.get_parameter(name))
+    for name, buffer in learner.averaged.named_buffers():
+        assert torch.equal(buffer, learner.network.get_buffer(name))
+    assert not learner.averaged.training
+
+
+def test_without_average_the_weights_themselves_are_used() -> None:
+    learner = a_learner(ema=0.0)
+    assert learner.averaged is learner.network
+    assert learner.checkpoint({}).ema is None
+
+
+def test_the_learning_rate_is_that_of_the_share_done() -> None:
+    learner = a_learner(schedule="one-cycle")
+    learner.learn(a_batch(2), 0.3, 2)
+    assert {group["lr"] for group in learner.optimizer.param_groups} == {0.01}
+    learner.learn(a_batch(2), 0.9, 2)
+    assert {group["lr"] for group in learner.optimizer.param_groups} == {learner.rate(0.9)}
+    assert learner.rate(0.9) < 0.001
+
+
+@OF_TORCH
+@pytest.mark.parametrize("model", ["unet-4", "net", "convgen"])
+def test_torch_compile_takes_network_and_losses_as_one_graph(model: str) -> None:
+    learner, batch = a_learner(model=model), a_batch(2)
+    arguments = (batch.bg, batch.fg_bg, batch.mask, batch.depth)
+    compiled = torch.compile(learner._sums, backend="eager", fullgraph=True, dynamic=False)
+    state = weights(learner.network)
+    expected = learner._sums(*arguments)
+    learner.network.load_state_dict(state)
+    for name, loss in compiled(*arguments).items():
+        torch.testing.assert_close(loss, expected[name])

@@ -1,0 +1,173 @@
+"""Synced batch norm: ranks that share a batch, in whatever shares, do what one process does with all of it."""
+
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tests.ranks import in_ranks
+from train.losses import Criterion
+from train.networks import build_network
+from train.ranks import Ranks
+from train.synced_norm import SyncedNorm, synced
+
+SETS = 5
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
+Found = dict[str, NDArray[Any]]
+
+
+class Case(NamedTuple):
+    network: str
+    dtype: torch.dtype = torch.float64
+    steps: int = 4
+    size: int = 16
+
+
+CASES = [
+    Case("layer"),
+    Case("layer", torch.float32),
+    Case("cumulative"),
+    Case("unet-4"),
+    Case("unet-4", torch.float32),
+    Case("unet-xs", steps=1),  # its heads pad by replicating
+    Case("convgen", steps=1),
+    Case("net", torch.float32, steps=1),
+]
+SHARES: dict[int, list[tuple[int, ...]]] = {2: [(3, 2), (5, 0)], 3: [(2, 2, 1), (0, 4, 1)]}
+"""Sets of each rank, by the number of ranks."""
+
+
+class Layer(nn.Module):
+    """Two batch norms in turn, of values whose mean is far from 0."""
+
+    def __init__(self, momentum: float | None) -> None:
+        super().__init__()
+        self.first, self.second = nn.BatchNorm2d(3, momentum=momentum), nn.BatchNorm2d(3, eps=0.1, momentum=momentum)
+
+    def forward(self, bg: Tensor, fg_bg: Tensor) -> Tensor:
+        x = torch.cat([bg, fg_bg, bg + fg_bg], 1).to(self.first.weight.dtype)
+        return self.second(self.first(x).square())  # type: ignore[no-any-return]
+
+
+def build(case: Case) -> nn.Module:
+    torch.manual_seed(1)
+    momenta = {"layer": 0.1, "cumulative": None}
+    network = Layer(momenta[case.network]) if case.network in momenta else build_network(case.network)
+    return network.to(case.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def train(case: Case, ranks: Ranks | None = None, share: slice = slice(None), sync: bool = True) -> Found:
+    """Some steps with this share of each batch: the first one's output and gradients, and what is learnt in the end."""
+    network = build(case)
+    model = network
+    if ranks:
+        network = synced(network, ranks) if sync else network
+        model = ranks.parallel(network)
+    # By the usual eps, 1e-8, a float32 gradient that is all rounding moves its weight as far as any other.
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, eps=1e-4)
+    criterion = Criterion().to(case.dtype)
+    found = Found()
+    numbers = np.random.default_rng(7)
+    for step in range(case.steps):
+        batch = torch.from_numpy(numbers.integers(0, 256, (4, SETS, 1, case.size, case.size), np.uint8))
+        bg, fg_bg, mask, depth = (part[share] for part in batch)
+        prediction = model(bg, fg_bg)
+        if isinstance(prediction, Tensor):
+            weight = torch.arange(1, 4, dtype=case.dtype).view(1, 3, 1, 1) + depth.to(case.dtype)
+            of_each = (prediction * weight).square().mean((1, 2, 3))
+            output = prediction
+        else:
+            of_each = criterion.of_each(prediction, mask, depth).total
+            output = torch.cat(prediction, 1)
+        (of_each.sum() * (ranks.world if ranks else 1) / SETS).backward()  # DDP takes the mean over ranks
+        if step == 0:
+            found["output"] = output.detach().numpy()
+            found |= {
+                f"gradient of {n}": p.grad.numpy().copy() for n, p in network.named_parameters() if p.grad is not None
+            }
+        optimizer.step()
+        optimizer.zero_grad()
+    return found | {f"{name} in the end": value.numpy() for name, value in network.state_dict().items()}
+
+
+def of_rank(case: Case, ranks: Ranks | None = None, share: slice = slice(None), sync: bool = True) -> Found:
+    """`train`, all of it in the precision of the case: networks and losses turn what they get into float32, else."""
+    cast, unit = patch.object(Tensor, "float", lambda x: x.to(case.dtype)), lambda label: label.to(case.dtype) / 255
+    with cast, patch("train.losses.unit", unit):
+        return train(case, ranks, share, sync)
+
+
+def part_of(rank: int, shares: tuple[int, ...]) -> slice:
+    return slice(sum(shares[:rank]), sum(shares[: rank + 1]))
+
+
+def rank_does() -> list[Found]:
+    """What a process does: all cases with all shares, then one with norms that are not synced."""
+    with Ranks.from_environment("cpu") as ranks:
+        found = list[Found]()
+        for case in CASES:
+            found += [of_rank(case, ranks, part_of(ranks.rank, shares)) for shares in SHARES[ranks.world]]
+        found.append(of_rank(CASES[0], ranks, slice(ranks.rank, ranks.rank + 1), sync=False))
+        with pytest.raises(
+            ValueError, match=r"^expected 2 values a channel or more over all ranks when training, got 0$"
+        ):
+            of_rank(CASES[0], ranks, slice(0))
+        return found
+
+
+def alone_does() -> list[Found]:
+    torch.set_num_threads(1)
+    return [of_rank(case) for case in CASES]
+
+
+@pytest.fixture(scope="module")
+def alone() -> list[Found]:
+    """What one process does with all sets, by case."""
+    return in_ranks(1, alone_does)[0]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("world", SHARES)
+def test_ranks_learn_what_one_process_does(world: int, alone: list[Found]) -> None:
+    *found, unsynced = zip(*in_ranks(world, rank_does), strict=True)
+    cases = [(*case, shares) for case in zip(CASES, alone, strict=True) for shares in SHARES[world]]
+    for (case, expected, shares), of_ranks in zip(cases, found, strict=True):
+        tolerance = TOLERANCE[case.dtype]
+        for rank, of_this in enumerate(of_ranks):
+            assert of_this.keys() == expected.keys()
+            for name, value in expected.items():
+                what = f"{case} {shares} rank {rank}: {name}"
+                if name == "output":
+                    value = value[part_of(rank, shares)]
+                else:
+                    assert np.array_equal(of_this[name], of_ranks[0][name]), what  # to the last bit
+                np.testing.assert_allclose(of_this[name], value, tolerance, tolerance, err_msg=what)
+    name = "first.running_mean in the end"
+    assert not np.allclose(unsynced[0][name], alone[0][name], 1e-3), "the test would see norms that are not synced"
+
+
+def test_synced_norm_keeps_the_tensors_and_the_mode() -> None:
+    network = build(Case("unet-4")).eval()
+    before = network.state_dict(keep_vars=True)
+    pictures = torch.full((2, 1, 16, 16), 9, dtype=torch.uint8)
+    with patch.object(Tensor, "float", Tensor.double):
+        expected = network(pictures, pictures).mask_logits
+    converted = synced(network, Ranks(rank=1, world=2))
+    after = converted.state_dict(keep_vars=True)
+    assert list(after) == list(before)
+    assert all(after[name] is before[name] for name in before)
+    norms = [module for module in converted.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms
+    assert all(type(norm) is SyncedNorm and not norm.training for norm in norms)
+    with patch.object(Tensor, "float", Tensor.double):  # in eval it needs no other rank
+        assert torch.equal(converted(pictures, pictures).mask_logits, expected)
+
+
+def test_alone_nothing_is_replaced() -> None:
+    network = build(Case("unet-4"))
+    modules = list(network.modules())
+    assert list(synced(network, Ranks()).modules()) == modules
+    assert not any(isinstance(module, SyncedNorm) for module in modules)

@@ -1,0 +1,96 @@
+"""The learner: a network, what it costs and how it is improved; one step on one batch."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.batch import Batch
+from train.checkpoint import Checkpoint, load_network
+from train.config import Config
+from train.ema import Ema
+from train.losses import Criterion
+from train.networks import build_network
+from train.optimizer import adamw, learning_rate
+from train.ranks import ALONE, Ranks
+from train.synced_norm import synced
+
+
+class Step(NamedTuple):
+    """What a step tells; on the device."""
+
+    losses: Mapping[str, Tensor]
+    """By the names of `Losses.named`: sums over this rank's sets."""
+    grad_norm: Tensor
+    """The gradient's 2-norm over all weights, before clipping."""
+
+
+class Learner:
+    """What is trained; nothing in it knows where sets come from or results go."""
+
+    def __init__(self, config: Config, device: torch.device, ranks: Ranks = ALONE) -> None:
+        """Begin with the weights that `config.seed` decides, the same on all ranks."""
+        self.config, self.on_gpu, self._ranks = config, device.type == "cuda", ranks
+        torch.manual_seed(config.seed)  # for the first weights; nothing after them is drawn at random
+        # channels_last: convolutions of many channels are faster so, on both devices.
+        self.network = build_network(config.model, config.depth)
+        self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ema = Ema(self.network, config.ema) if config.ema else None
+        self.network = synced(self.network, ranks)  # after the copy, which is never trained
+        self._model = ranks.parallel(self.network)
+        self.criterion = Criterion(config.loss, config.mask_weight, config.depth_weight).to(device)
+        self.optimizer = adamw(self.network, config.lr, config.weight_decay)
+        self.step = 0
+        """Steps done."""
+        mode = config.compile_mode(device)
+        self._costs = torch.compile(self._sums, mode=mode, dynamic=False) if mode else self._sums
+
+    def learn(self, batch: Batch, share: float, sets: int) -> Step:
+        """One step of the optimiser when the share `share` of the run is done. Nothing in it waits for the device.
+
+        `sets` are those of all ranks, of which `batch` holds this one's.
+        """
+        rate = self.rate(share)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        losses = self._costs(batch.bg, batch.fg_bg, batch.mask, batch.depth)
+        loss = losses["loss"] * (self._ranks.world / sets)  # the ranks' gradients are averaged
+        loss.backward()  # type: ignore[no-untyped-call]
+        limit = self.config.clip or float("inf")
+        grad_norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit, foreach=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        if self.ema:
+            self.ema.update(self.network, self.step)
+        return Step({name: loss.detach() for name, loss in losses.items()}, grad_norm.detach())
+
+    def _sums(self, bg: Tensor, fg_bg: Tensor, mask: Tensor, depth: Tensor | None) -> dict[str, Tensor]:
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.on_gpu):
+            prediction = self._model(bg, fg_bg)
+        losses = self.criterion.of_each(prediction, mask, depth)
+        return {name: of_each.sum() for name, of_each in losses.named().items()}
+
+    def rate(self, share: float) -> float:
+        """The learning rate when the share `share` of the run is done."""
+        return learning_rate(share, self.config.lr, self.config.warmup, self.config.schedule)
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The network to be validated and used: that of the averaged weights, where they are averaged."""
+        return self.ema.network if self.ema else self.network
+
+    def checkpoint(self, state: Mapping[str, Any]) -> Checkpoint:
+        """All that is learned, and `state` beside it."""
+        ema = self.ema.network.state_dict() if self.ema else None
+        return Checkpoint(self.network.state_dict(), self.optimizer.state_dict(), {"step": self.step, **state}, ema)
+
+    def restore(self, checkpoint: Checkpoint, path: Path) -> None:
+        """Go on where another learner was; raises `InputError` where the weights at `path` are of another network."""
+        load_network(self.network, checkpoint.network, path)
+        if self.ema:  # a run that is averaged from now on begins with its weights
+            load_network(self.ema.network, checkpoint.ema or checkpoint.network, path)
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        self.step = checkpoint.state["step"]
