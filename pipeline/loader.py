@@ -1,9 +1,12 @@
 """The loader: joins order, store, decoder and bank; yields batches on the device and remembers where it is."""
 
 import copy
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from torch.distributed import ProcessGroup
 
 from pipeline.ahead import Ahead
@@ -95,17 +98,25 @@ class Loader:
         self._decoder = SetDecoder(store, options)
         self._start(split, shuffle, resident, augmentation)
 
-    def _start(self, split: str, shuffle: bool, resident: str, augmentation: Augmentation | None) -> None:
+    def _start(
+        self,
+        split: str,
+        shuffle: bool,
+        resident: str,
+        augmentation: Augmentation | None,
+        picked: NDArray[np.int64] | None = None,
+    ) -> None:
         """Stand before the first batch of a split; raise `InputError` if it is empty."""
-        members = Split(self._store.index, [shard.sets for shard in self.manifest.shards], split)
+        members = Split(self._store.index, [shard.sets for shard in self.manifest.shards], split, picked)
         if not members.count:
             have = f"{self.manifest.sets:,} sets on {len(self.manifest.backgrounds)} backgrounds"
             raise InputError(
                 f"no set of {self._store.shards} is in the split {split} ({have}): "
                 f"more backgrounds and foregrounds needed"
             )
-        self._split = split
-        key = f"{self.manifest.sha256}/{split}/{self._seed}"
+        self._members = members
+        self._split = split if picked is None else f"{split}, {len(picked)} rows {zlib.crc32(picked.tobytes()):08x}"
+        key = f"{self.manifest.sha256}/{self._split}/{self._seed}"
         self._order = Order(members.sizes, self.batch_size, key, shuffle, self._window)
         self._quarantine = Quarantine(split, members.count, self._max_bad_share)
         self.resident = resident
@@ -126,14 +137,27 @@ class Loader:
         self.epoch = 0
         self._position = 0
 
-    def sibling(self, split: str, *, shuffle: bool = True, resident: str = "off") -> "Loader":
+    def sibling(
+        self, split: str, *, shuffle: bool = True, resident: str = "off", picked: NDArray[np.int64] | None = None
+    ) -> "Loader":
         """A loader of another split, or of the same, without augmentation and with all else alike.
 
-        It shares open files and backgrounds. Raises `InputError` for a split without sets.
+        With `picked`, rows of that split in ascending order, it yields these alone. It shares open files and
+        backgrounds. Raises `InputError` for a split without sets.
         """
         other = copy.copy(self)
-        other._start(split, shuffle, resident, None)
+        other._start(split, shuffle, resident, None, picked)
         return other
+
+    @property
+    def index(self) -> NDArray[np.void]:
+        """All rows of the index, of `index.row_type`, mapped: copy what you need of it at once."""
+        return self._store.index
+
+    def rows(self) -> NDArray[np.int64]:
+        """Rows of the index of this split's sets, ascending, int64 [sets]."""
+        self._store.check_index()
+        return self._members.all_rows()
 
     @property
     def sets(self) -> int:

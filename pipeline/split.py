@@ -42,14 +42,21 @@ def group(salt: str, name: int | str) -> str:
 
 
 class Split:
-    """The rows of the index that a split holds, found shard by shard: none of them is kept but those of two windows."""
+    """The rows of the index that a split holds, found shard by shard.
 
-    def __init__(self, index: NDArray[np.void], shard_sets: Sequence[int], split: str) -> None:
+    None of them is kept but those of two windows, and those of PEER_SPLITS.
+    """
+
+    def __init__(
+        self, index: NDArray[np.void], shard_sets: Sequence[int], split: str, picked: NDArray[np.int64] | None = None
+    ) -> None:
         """Count the sets of a split, or of "all", in one pass over the index, [sets] with fields bg and fg.
 
         Those of PEER_SPLITS need the field key too. `shard_sets` are the manifest's counts: rows of one shard follow
-        each other, shard after shard (`load_index` has compared them). Raises `InputError` for another name.
+        each other, shard after shard (`load_index` has compared them). With `picked`, rows of the split, ascending, it
+        holds these alone. Raises `InputError` for another name.
         """
+        self._picked = picked
         self._peer = PEER_SPLITS.get(split)
         self._belong = _Membership("all" if self._peer else split)
         self._keys = index["key"] if self._peer else None
@@ -57,6 +64,8 @@ class Split:
         self._bounds = np.cumsum([0, *shard_sets])
         self.sizes = np.zeros(len(shard_sets), np.int64)
         """Sets of the split in each shard, int64 [shards]."""
+        if self._peer and picked is None:
+            self._picked = self.all_rows()  # keys are slow to hash: once is enough
         for first in range(0, len(index), BLOCK):
             shards = shards_between(self._bounds, first, first + BLOCK)
             rows = self._held(first, first + BLOCK)
@@ -64,6 +73,11 @@ class Split:
         self.count = int(self.sizes.sum())
         """Sets in the split."""
         self._windows = list[tuple[NDArray[np.int64], NDArray[np.unsignedinteger]]]()  # (shards, rows), latest last
+
+    def all_rows(self) -> NDArray[np.int64]:
+        """Rows of the index of all its sets, ascending, int64 [count]."""
+        blocks = range(0, int(self._bounds[-1]), BLOCK)
+        return np.concatenate([np.empty(0, np.int64), *(self._held(first, first + BLOCK) for first in blocks)])
 
     def rows(self, pieces: Iterable[Piece]) -> NDArray[np.int64]:
         """Rows of the index, int64 [N], of a batch that an `Order` of these `sizes` has laid down.
@@ -99,6 +113,8 @@ class Split:
 
     def _held(self, first: int, last: int) -> NDArray[np.int64]:
         """The split's rows among [first, last) of the index."""
+        if self._picked is not None:
+            return self._picked[slice(*np.searchsorted(self._picked, [first, last]))]
         if self._keys is not None:
             drawn = [group(PEER_SALT, key.decode()) == self._peer for key in self._keys[first:last].tolist()]
             return first + np.flatnonzero(drawn)

@@ -22,7 +22,7 @@ from tools.evaluate import main
 from tools.train import main as train_main
 from train.checkpoint import load, save
 from train.metrics import difference, iou
-from train.run import open_run
+from train.run import open_run, weights
 from train.validation import THRESHOLDS
 
 
@@ -68,7 +68,7 @@ def cell_slowly(key: str) -> str:
 def test_all_numbers_are_those_of_a_plain_loop_over_the_sets(trained: Path, packed: Path, tmp_path: Path) -> None:
     numbers = scored(trained, packed, tmp_path / "new", "--split", "all")
     checkpoint = load(trained / "best.pt")
-    network = open_run(trained, "best", packed, torch.device("cpu")).network
+    network = open_run(trained, "best", torch.device("cpu")).network
     baseline = {t: list[float]() for t in THRESHOLDS}
     depths = dict[str, list[Tensor]]()
     for batch in (training := Loader(packed, "train", 1, 32)):
@@ -189,7 +189,7 @@ def test_training_sets_can_be_scored_and_fill_one_cell(trained: Path, packed: Pa
     assert "seen background, new foreground: EMPTY" in table
     assert {name: cell["sets"] for name, cell in numbers["cells"].items() if cell["sets"]} == {"seen_seen": 64}
     assert numbers["cells"]["new_new"] == {
-        "title": "new background, new foreground", "sets": 0, "backgrounds": 0, "scores": {},
+        "title": "new background, new foreground", "sets": 0, "sets_in_cell": 0, "backgrounds": 0, "scores": {},
     }  # fmt: skip
     assert len(numbers["worst"]) == 8
 
@@ -204,7 +204,7 @@ def test_the_peer_protocol_says_everywhere_that_it_leaks(trained: Path, packed: 
     assert numbers["sets_trained_on"] == both_seen > 0
     assert numbers["protocol"].startswith("LEAKING")
     assert numbers["cells"]["leaking"]["title"].startswith("LEAKING")
-    assert f"so are {both_seen} of these very sets, in that of this run" in table
+    assert f"and {both_seen} of these very sets in that of this run" in table
     assert table.count("LEAKING") > 3
     assert "headline" not in table
     assert "sets of the split peer-train" in numbers["threshold_from"]
@@ -257,16 +257,15 @@ def test_damaged_sets_are_left_out_and_told(trained: Path, packed: Path, tmp_pat
     flip_bit(shards / "sets-000003.tar", 512 + 30)
     numbers = scored(trained, shards, tmp_path / "out", "--split", "all")
     table = (tmp_path / "out" / "evaluation.txt").read_text()
-    assert "99 sets at" in table
+    assert "99 of 100 sets at" in table
     assert "sets left out as damaged: 1, such as " in table
     assert numbers["sets_damaged"] == 1
 
 
 def test_a_network_of_no_numbers_is_one_line(trained: Path, packed: Path, tmp_path: Path) -> None:
     checkpoint = load(trained / "best.pt")
-    name = next(name for name in checkpoint.network if name.startswith("mask_head"))
-    assert checkpoint.ema
-    checkpoint.ema[name].fill_(math.nan)
+    name = next(name for name in weights(checkpoint) if name.startswith("mask_head"))
+    weights(checkpoint)[name].fill_(math.nan)
     save(tmp_path / "best.pt", checkpoint)
     result = evaluate(tmp_path, packed, "--out", str(tmp_path / "out"))
     assert "best.pt: the network predicts values that are no numbers" in one_line_error(result)

@@ -13,11 +13,12 @@ from PIL import Image
 
 import train.export
 from pipeline.loader import Loader
+from tests.samples import files_below, write
 from tests.test_train_command import one_line_error, printed, trained_on
 from tools.export import main
 from train.checkpoint import load
 from train.export import Exported, checked_pictures
-from train.run import Run, open_run
+from train.run import Run, open_run, weights
 
 SIZE = 32  # of SMALL
 onnx = pytest.importorskip("onnx")
@@ -49,7 +50,7 @@ def computed(path: Path, background: NDArray[np.uint8], overlay: NDArray[np.uint
 
 
 def opened(run: Path) -> Run:
-    return open_run(run, "best", Path(), torch.device("cpu"))
+    return open_run(run, "best", torch.device("cpu"))
 
 
 @pytest.mark.parametrize("count", [1, 5, 8])
@@ -112,9 +113,8 @@ def test_safetensors_hold_the_weights(trained: Path, tmp_path: Path) -> None:
     checkpoint = load(trained / "last.pt")
     with safe_open(path, "pt") as file:
         assert file.metadata()["manifest_sha256"] == checkpoint.state["manifest"]
-        assert checkpoint.ema
-        assert set(file.keys()) == set(checkpoint.ema)
-        for name, weight in checkpoint.ema.items():
+        assert set(file.keys()) == set(checkpoint.network)
+        for name, weight in weights(checkpoint).items():
             assert torch.equal(file.get_tensor(name), weight)
 
 
@@ -177,3 +177,11 @@ def test_pictures_to_compare_on_are_noise_and_streets() -> None:
 def test_the_exporter_leaves_logging_as_it_was(exported: Path) -> None:
     assert exported.is_file()
     assert logging.getLogger("torch.onnx._internal.exporter._registration").level == logging.NOTSET
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_export(trained: Path, tmp_path: Path) -> None:
+    write(tmp_path / "file", b"mine")
+    for flag in ("--onnx", "--safetensors"):
+        assert "is a folder: give the name of a file" in one_line_error(export(trained, flag, str(tmp_path)))
+        assert "file is a file: give a folder" in one_line_error(export(trained, flag, str(tmp_path / "file/below")))
+    assert files_below(tmp_path) == {"file": b"mine"}

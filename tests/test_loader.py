@@ -171,8 +171,8 @@ def test_a_sibling_is_a_loader_of_its_own_but_for_the_bank(packed: Path, copy: P
     loader = load(copy, max_bad_share=0.5)
     first = iter(loader)
     next(first)
-    everything, train, val = (set(sum(rows(load(packed, split)), [])) for split in ("all", "train", "val"))
-    row = min(everything - train - val)  # `loader` reads those of train ahead, at any time
+    everything, of_train, of_val = (set(sum(rows(load(packed, split)), [])) for split in ("all", "train", "val"))
+    row = min(everything - of_train - of_val)  # `loader` reads those of train ahead, at any time
     flip_bit(copy / f"sets-{index['shard'][row]:06}.tar", int(index["offset"][row][0]) + 30)
     before = loader.state_dict()
     for split, shuffle in (("train", True), ("all", False), ("val", True)):
@@ -186,6 +186,21 @@ def test_a_sibling_is_a_loader_of_its_own_but_for_the_bank(packed: Path, copy: P
     assert sum(1 for _ in first) == len(loader) - 1
     with pytest.raises(InputError, match="no split called 'none'"):
         loader.sibling("none")
+
+
+def test_a_sibling_of_picked_rows_yields_these_alone(packed: Path) -> None:
+    loader = load(packed)
+    assert loader.rows().tolist() == sorted(sum(rows(load(packed)), []))
+    picked = loader.rows()[[1, 2, 17, 30, 63]]
+    sibling = loader.sibling("train", shuffle=False, picked=picked)
+    assert (sibling.sets, sibling.rows().tolist()) == (5, picked.tolist())
+    assert rows(sibling) == [picked.tolist()]
+    shuffled = sum(rows(loader.sibling("train", picked=picked)), [])
+    assert sorted(shuffled) == picked.tolist()
+    with pytest.raises(InputError, match=r"no set of .* is in the split train"):
+        loader.sibling("train", picked=picked[:0])
+    with pytest.raises(InputError, match="loader state has split"):
+        sibling.load_state_dict(loader.sibling("train", picked=picked + 1).state_dict())
 
 
 @pytest.mark.parametrize("depth", [True, False])

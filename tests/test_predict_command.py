@@ -59,7 +59,7 @@ def test_of_pictures_of_its_size_the_files_hold_what_the_network_says(
     out = tmp_path / "out"
     assert "predicted 1 pairs" in printed(predict(trained, *pair, out))
     assert sorted(path.name for path in out.iterdir()) == sorted(f"o.{kind}" for kind in KINDS)
-    run = open_run(trained, "best", Path(), torch.device("cpu"))
+    run = open_run(trained, "best", torch.device("cpu"))
     with torch.no_grad():
         mask_logits, depth = run.network(*(torch.from_numpy(gray(seed))[None, None] for seed in range(2)))
     mask = opened(out / "o.mask.png")

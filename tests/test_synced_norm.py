@@ -60,7 +60,7 @@ def build(case: Case) -> nn.Module:
     return network.to(case.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def train(case: Case, ranks: Ranks | None = None, share: slice = slice(None), sync: bool = True) -> Found:
+def learn(case: Case, ranks: Ranks | None = None, share: slice = slice(None), sync: bool = True) -> Found:
     """Some steps with this share of each batch: the first one's output and gradients, and what is learnt in the end."""
     network = build(case)
     model = network
@@ -95,10 +95,10 @@ def train(case: Case, ranks: Ranks | None = None, share: slice = slice(None), sy
 
 
 def of_rank(case: Case, ranks: Ranks | None = None, share: slice = slice(None), sync: bool = True) -> Found:
-    """`train`, all of it in the precision of the case: networks and losses turn what they get into float32, else."""
+    """`learn`, all of it in the precision of the case: networks and losses turn what they get into float32, else."""
     cast, unit = patch.object(Tensor, "float", lambda x: x.to(case.dtype)), lambda label: label.to(case.dtype) / 255
     with cast, patch("train.losses.unit", unit):
-        return train(case, ranks, share, sync)
+        return learn(case, ranks, share, sync)
 
 
 def part_of(rank: int, shares: tuple[int, ...]) -> slice:

@@ -51,7 +51,7 @@ def test_a_run_ends_in_a_summary_of_numbers_and_places(finished: tuple[Path, str
     assert f"mask IoU {scores['baseline_iou']:.3f}" in printed
     assert "baseline |fg_bg - bg| > " in printed
     summary = printed[printed.index("trained 1 epochs, 4 steps, 64 sets") :]
-    for place in ("pictures", "curves.png", "metrics.jsonl", "last.pt", "best.pt"):
+    for place in ("pictures", "curves.png", "metrics.jsonl", "last.pt", "best.pt", "report.html"):
         assert str(out / place) in summary
         assert (out / place).exists()
 
@@ -66,7 +66,7 @@ def test_a_finished_run_resumes_to_its_summary(packed: Path, finished: tuple[Pat
     before = (out / "last.pt").read_bytes()
     result = run(packed, out, "--resume")
     assert result.exit_code == 0, result.output
-    assert result.output.splitlines()[-5:] == printed.splitlines()[-5:]
+    assert result.output.splitlines()[-6:] == printed.splitlines()[-6:]
     assert (out / "last.pt").read_bytes() == before
 
 

@@ -12,11 +12,12 @@ from pipeline.batch import Batch
 from pipeline.files import atomic_file
 from pipeline.split import SPLITS
 from tools.cli import Command, progress_bar
+from tools.outputs import require_writable
 from train.config import DEVICES, choose_device
 from train.evaluation import evaluate, open_split
 from train.evaluation_table import text
 from train.pictures import save_picture
-from train.run import open_run
+from train.run import NAMES, open_run
 
 
 @click.command(cls=Command)
@@ -24,7 +25,7 @@ from train.run import open_run
 @click.option("--shards", type=click.Path(path_type=Path), required=True, help="Folder of packed shards, of any data.")
 @click.option("--split", type=click.Choice([*SPLITS, "all"]), default="test", show_default=True,
               help="Whose backgrounds and foregrounds are the new ones; those of train are the seen.")  # fmt: skip
-@click.option("--checkpoint", type=click.Choice(["best", "last"]), default="best", show_default=True,
+@click.option("--checkpoint", type=click.Choice(NAMES), default="best", show_default=True,
               help="best: of the epoch with the highest mask IoU in validation.")  # fmt: skip
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True,
               help="auto: the GPU if there is one.")  # fmt: skip
@@ -32,8 +33,17 @@ from train.run import open_run
               help="Write evaluation.json, evaluation.txt and worst.png there.")  # fmt: skip
 @click.option("--peer-protocol", is_flag=True,
               help="LEAKING: part the sets at random, 80/10/10, as published numbers do.")  # fmt: skip
+@click.option("--sets-per-cell", type=click.IntRange(1), metavar="N",
+              help="Score at most N sets of each cell, drawn at random, the same each time; default: all.")  # fmt: skip
 def main(
-    run: Path, shards: Path, split: str, checkpoint: str, device: str, out: Path | None, peer_protocol: bool
+    run: Path,
+    shards: Path,
+    split: str,
+    checkpoint: str,
+    device: str,
+    out: Path | None,
+    peer_protocol: bool,
+    sets_per_cell: int | None,
 ) -> None:
     """Score the network that fgbg-train left in the folder RUN.
 
@@ -41,9 +51,11 @@ def main(
     new. The mask is compared at 0.5, the depth where both the network and the sets have it, at the size that was
     trained. Beside it stand two baselines: |fg_bg - bg| > t for the mask, the background's mean depth for the depth.
     """
+    if out:
+        require_writable(out)
     on = choose_device(device)
-    trained = open_run(run, checkpoint, shards, on)
-    opened = open_split(trained, split, on, peer=peer_protocol)
+    trained = open_run(run, checkpoint, on, shards)
+    opened = open_split(trained, split, on, peer=peer_protocol, most=sets_per_cell)
     with progress_bar("scoring", len(opened.loader)) as bar:
 
         def counted(batches: Iterable[Batch]) -> Iterator[Batch]:

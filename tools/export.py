@@ -4,8 +4,9 @@ import click
 import torch
 
 from tools.cli import Command
+from tools.outputs import require_file
 from train.export import TOLERANCE, export_onnx, export_safetensors
-from train.run import open_run
+from train.run import NAMES, open_run
 
 
 @click.command(cls=Command)
@@ -13,7 +14,7 @@ from train.run import open_run
 @click.option("--onnx", type=click.Path(path_type=Path), metavar="FILE",
               help="One file with the pre-processing inside; needs the extra `export`.")  # fmt: skip
 @click.option("--safetensors", type=click.Path(path_type=Path), metavar="FILE", help="The weights alone.")
-@click.option("--checkpoint", type=click.Choice(["best", "last"]), default="best", show_default=True,
+@click.option("--checkpoint", type=click.Choice(NAMES), default="best", show_default=True,
               help="best: of the epoch with the highest mask IoU in validation.")  # fmt: skip
 def main(run: Path, onnx: Path | None, safetensors: Path | None, checkpoint: str) -> None:
     """Write the network that fgbg-train left in the folder RUN as ONNX, as safetensors, or both.
@@ -25,7 +26,9 @@ def main(run: Path, onnx: Path | None, safetensors: Path | None, checkpoint: str
     """
     if not onnx and not safetensors:
         raise click.UsageError("nothing to write: give --onnx FILE, --safetensors FILE or both")
-    trained = open_run(run, checkpoint, Path(), torch.device("cpu"))  # no shards are read
+    for path in filter(None, (onnx, safetensors)):
+        require_file(path)
+    trained = open_run(run, checkpoint, torch.device("cpu"))
     size, what = trained.config.size, f"{trained.checkpoint} (step {trained.step:,})"
     if onnx:
         difference = export_onnx(trained, onnx)

@@ -16,6 +16,7 @@ from train.losses import RECIPES
 from train.networks import NETWORKS
 from train.optimizer import SCHEDULES
 from train.ranks import Ranks
+from train.report import write_report
 
 BAR, TICKS = 8, 10_000  # characters; steps of the bar, whatever the run's length is counted in
 DEFAULT = {name: field.default for name, field in Config.__dataclass_fields__.items()}
@@ -61,12 +62,14 @@ DEFAULT = {name: field.default for name, field in Config.__dataclass_fields__.it
 @click.option("--checkpoint-every", type=int, default=DEFAULT["checkpoint_every"], help="Steps between checkpoints.")
 @click.option("--max-bad-share", type=float, default=DEFAULT["max_bad_share"],
               help="Share of damaged training sets that is left out before the run stops.")  # fmt: skip
+@click.option("--report/--no-report", default=True, help="At the end, score validation sets and write OUT/report.html.")
 @click.pass_context
-def main(ctx: click.Context, /, resume: bool, override: bool, **settings: object) -> None:
+def main(ctx: click.Context, /, resume: bool, override: bool, report: bool, **settings: object) -> None:
     """Train a network that tells mask and depth from a background and an overlay.
 
     The losses, the validation scores and the loader's stalls go to OUT/metrics.jsonl and OUT/tensorboard,
-    pictures and curves beside them after each epoch. On several GPUs: torchrun --nproc-per-node GPUS -m tools.train
+    pictures and curves beside them after each epoch, and at the end all that there is to see to OUT/report.html, which
+    any browser opens. On several GPUs: torchrun --nproc-per-node GPUS -m tools.train
     with the same options.
     """
     given = {name for name in settings if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT}
@@ -86,6 +89,8 @@ def main(ctx: click.Context, /, resume: bool, override: bool, **settings: object
             trainer.close()
         if ranks.first:
             click.echo("\n".join(trainer.summary()))
+            if report:
+                click.echo(f"report: {write_report(config.out, config.shards, trainer.device)}")
 
 
 def fit(trainer: Trainer) -> None:

@@ -29,6 +29,10 @@ class Protocol(NamedTuple):
     cells: dict[str, str]
     """Titles of the cells, the headline first, by their names in JSON."""
 
+    def cell_of(self, backgrounds: NDArray[np.int32], foregrounds: NDArray[np.int32]) -> NDArray[np.str_]:
+        """The name of the cell that each set is in, by its ids [N]."""
+        return np.full(len(backgrounds), LEAKING) if LEAKING in self.cells else cells_of(backgrounds, foregrounds)
+
 
 def protocol(split: str, *, peer: bool) -> Protocol:
     """Which sets "train", "val", "test" or "all" means: with `peer`, those of a random split by set.
@@ -46,8 +50,9 @@ def cells_of(backgrounds: NDArray[np.int32], foregrounds: NDArray[np.int32]) -> 
 
     A foreground that is not known counts as seen: it may be in training sets as well.
     """
-    pairs = zip(_new(backgrounds, BACKGROUND_SALT), _new(foregrounds, FOREGROUND_SALT), strict=True)
-    return np.array([f"{'new' if bg else 'seen'}_{'new' if fg else 'seen'}" for bg, fg in pairs], np.str_)
+    names: NDArray[np.str_] = np.array(["seen_seen", "seen_new", "new_seen", "new_new"])
+    found: NDArray[np.str_] = names[2 * _new(backgrounds, BACKGROUND_SALT) + _new(foregrounds, FOREGROUND_SALT)]
+    return found
 
 
 def _new(ids: NDArray[np.int32], salt: str) -> NDArray[np.bool_]:

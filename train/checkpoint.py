@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,17 @@ from pipeline.errors import InputError
 from pipeline.files import atomic_file
 
 FORMAT, READABLE = 2, (1, 2)  # 1 has no averaged weights
+# What torch.load and what follows have been seen to raise for files that are damaged.
+DAMAGES = (
+    RuntimeError,
+    EOFError,
+    pickle.UnpicklingError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    struct.error,
+)
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"  # in the folder of a run
 
 
@@ -80,7 +92,7 @@ def load(path: Path) -> Checkpoint:
         content = torch.load(path, map_location="cpu", weights_only=True)
         state = json.loads(content["state"])
         checkpoint = Checkpoint(content["network"], content["optimizer"], state, content.get("ema"))
-    except (RuntimeError, EOFError, pickle.UnpicklingError, LookupError, TypeError, ValueError) as error:
+    except DAMAGES as error:
         size_bytes = path.stat().st_size
         raise InputError(
             f"{path}: not a whole checkpoint ({size_bytes:,} bytes), cut short or damaged; "

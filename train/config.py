@@ -198,7 +198,7 @@ class Config:
         `override` takes his instead, but for those that are FIXED.
         """
         ours, saved = self.settings(), {**OF_OLD, "model": network_name(saved), **saved}
-        changed = [name for name in saved if name in given and name in ours and ours[name] != saved[name]]
+        changed = [name for name in ours if name in given and name in saved and ours[name] != saved[name]]
         fixed = [name for name in changed if name in FIXED]
         if refused := fixed if override else changed:
             asked, has = (" ".join(flag(name, of[name]) for name in refused) for of in (ours, saved))

@@ -11,12 +11,13 @@ from PIL import Image
 
 from pipeline.batch import Batch
 from pipeline.errors import InputError
-from pipeline.index import Manifest, load_index
+from pipeline.index import Manifest
 from pipeline.loader import Loader
+from pipeline.order import Permutation
+from pipeline.split import PEER_SALT, group
 from train.ceiling import QUALITIES, ceiling_scores
 from train.ceiling import SETS as CEILING_SETS
-from train.cells import LEAKING, Protocol, cells_of, protocol
-from train.checkpoint import load
+from train.cells import LEAKING, LEAKING_TITLE, Protocol, cells_of, protocol
 from train.mean_depth import MeanDepth
 from train.pictures import grid
 from train.run import Run
@@ -34,12 +35,19 @@ class Opened(NamedTuple):
     backgrounds: NDArray[np.int32]
     """Column of the index, as the next."""
     foregrounds: NDArray[np.int32]
+    sizes: dict[str, int]
+    """Sets in each cell, by its name; the loader yields all of them, or as many as were asked for."""
+
+    def cell_of(self, rows: NDArray[np.int64]) -> NDArray[np.str_]:
+        """The name of the cell that each of these rows of the index is in, [N]."""
+        return self.protocol.cell_of(self.backgrounds[rows], self.foregrounds[rows])
 
 
-def open_split(run: Run, split: str, device: torch.device, *, peer: bool = False) -> Opened:
+def open_split(run: Run, split: str, device: torch.device, *, peer: bool = False, most: int | None = None) -> Opened:
     """The sets of `run.config.shards` that train, val, test or all means, see `cells.protocol`.
 
-    With depth where both have it. Raises `InputError` as `Loader` does.
+    With depth where both have it. Of each cell at most `most` sets: which, depends on the shards alone, and those of a
+    smaller number are among those of a larger. Raises `InputError` as `Loader` does.
     """
     shards = run.config.shards
     manifest = Manifest.load(shards)
@@ -48,8 +56,19 @@ def open_split(run: Run, split: str, device: torch.device, *, peer: bool = False
     )
     asked = protocol(split, peer=peer)
     loader = config.loader(device, asked.scored, shuffle=False)
-    index = load_index(shards, manifest)
-    return Opened(loader, asked, np.array(index["bg"]), np.array(index["fg"]))
+    rows, backgrounds, foregrounds = loader.rows(), np.array(loader.index["bg"]), np.array(loader.index["fg"])
+    cell_of = asked.cell_of(backgrounds[rows], foregrounds[rows])
+    of_cells = {name: rows[cell_of == name] for name in asked.cells}
+    if most is not None:
+        picked = np.sort(np.concatenate([draw(of_cell, most) for of_cell in of_cells.values()]))
+        loader = loader.sibling(asked.scored, shuffle=False, picked=picked)
+    sizes = {name: len(of_cell) for name, of_cell in of_cells.items()}
+    return Opened(loader, asked, backgrounds, foregrounds, sizes)
+
+
+def draw(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """At most `most` of some rows [N], at random, in any order; the same each time."""
+    return rows[Permutation(len(rows), "cell")(np.arange(min(most, len(rows))))]
 
 
 class Cell(NamedTuple):
@@ -57,6 +76,8 @@ class Cell(NamedTuple):
 
     title: str
     sets: int
+    sets_in_cell: int
+    """These and those that were not asked for, or are damaged."""
     backgrounds: int
     scores: dict[str, dict[str, Summary]]
 
@@ -89,15 +110,25 @@ class Evaluation(NamedTuple):
         return next(iter(self.cells))
 
     @property
-    def leaking(self) -> bool:
-        """Whether the sets were parted at random, so that their backgrounds and foregrounds are in training."""
+    def parted_at_random(self) -> bool:
+        """Whether the scored sets were parted from training sets at random, set by set."""
         return LEAKING in self.cells
 
     @property
+    def leaking(self) -> bool:
+        """Whether backgrounds and foregrounds of all cells are in training: of the protocol, or of this run."""
+        return self.parted_at_random or (self.same_shards and self.run.peer_protocol)
+
+    @property
     def sets_trained_on(self) -> int | None:
-        """Scored sets that the run was trained on: those of the split train; None of other shards than its own."""
-        seen = cells_of(self.opened.backgrounds[self.rows], self.opened.foregrounds[self.rows]) == "seen_seen"
-        return int(seen.sum()) if self.same_shards else None
+        """Scored sets that are of the split that the run was trained on; None of other shards than its own."""
+        if not self.same_shards:
+            return None
+        if self.run.peer_protocol:
+            keys = (self.opened.loader.key(row) for row in self.rows.tolist())
+            return sum(group(PEER_SALT, key) == "train" for key in keys)
+        ids = self.opened.backgrounds[self.rows], self.opened.foregrounds[self.rows]
+        return int((cells_of(*ids) == "seen_seen").sum())
 
     def numbers(self) -> dict[str, Any]:
         """Everything as JSON has it, without NaN."""
@@ -108,9 +139,12 @@ class Evaluation(NamedTuple):
             "shards": str(self.run.config.shards),
             "manifest": self.opened.loader.manifest.sha256,
             "split": self.split,
-            "protocol": "LEAKING: random split by set" if self.leaking else "split by background and foreground id",
+            "protocol": LEAKING_TITLE if self.parted_at_random else "split by background and foreground id",
+            "run_trained_on": LEAKING_TITLE if self.run.peer_protocol else "split by background and foreground id",
+            "leaking": self.leaking,
             "size": self.run.config.size,
             "sets": len(self.rows),
+            "sets_in_split": sum(self.opened.sizes.values()),
             "trained_on_these_shards": self.same_shards,
             "sets_trained_on": self.sets_trained_on,
             "sets_damaged": len(self.opened.loader.quarantined),
@@ -142,17 +176,8 @@ class Evaluation(NamedTuple):
 
     def _worst_first(self) -> NDArray[np.int64]:
         order = np.argsort(self.mask_iou, kind="stable")
-        if not self.leaking:
-            of_headline = members(self.opened, self.rows)[order] == self.headline
-            order = order[of_headline] if of_headline.any() else order
-        return order
-
-
-def members(opened: Opened, rows: NDArray[np.int64]) -> NDArray[np.str_]:
-    """The name of the cell that each of these rows of the index is in, [N]."""
-    if LEAKING in opened.protocol.cells:
-        return np.full(len(rows), LEAKING)
-    return cells_of(opened.backgrounds[rows], opened.foregrounds[rows])
+        of_headline = self.opened.cell_of(self.rows)[order] == self.headline
+        return order[of_headline] if of_headline.any() else order
 
 
 @torch.no_grad()
@@ -189,13 +214,15 @@ def evaluate(
     if any(np.isnan(values[NETWORK].get(name, 0)).any() for name in ("mask_iou", "depth_rmse")):
         raise InputError(f"{run.checkpoint}: the network predicts values that are no numbers; evaluate another")
     mask_iou = values[NETWORK]["mask_iou"]
-    cell_of = members(opened, rows)
+    cell_of = opened.cell_of(rows)
     cells = dict[str, Cell]()
     for name, title in opened.protocol.cells.items():
         inside = cell_of == name
-        cells[name] = Cell(title, int(inside.sum()), *summarise(values, inside, opened.backgrounds[rows]))
+        cells[name] = Cell(
+            title, int(inside.sum()), opened.sizes[name], *summarise(values, inside, opened.backgrounds[rows])
+        )
     ceiling_rows, of_labels = joined(ceiling)
     _, in_short = summarise(of_labels, np.full(len(ceiling_rows), True), opened.backgrounds[ceiling_rows])
     sets = mean_depth.sets if mean_depth else 0
-    same = load(run.checkpoint).state["manifest"] == loader.manifest.sha256
+    same = run.manifest == loader.manifest.sha256
     return Evaluation(run, split, opened, rows, mask_iou, cells, in_short, threshold, threshold_from, sets, same)

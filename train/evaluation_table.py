@@ -23,21 +23,13 @@ def text(evaluation: Evaluation) -> str:
     split = f"split {evaluation.split}"
     lines = [
         f"{evaluation.run.checkpoint} (step {evaluation.run.step:,}) on {config.shards}, {split}: "
-        f"{len(evaluation.rows):,} sets at {config.size} x {config.size}",
+        f"{_of(len(evaluation.rows), sum(evaluation.opened.sizes.values()))} sets at {config.size} x {config.size}",
         f"means [95 % interval, backgrounds drawn {RESAMPLES:,} times]; worst 5 %: 95 % of sets have a better Dice",
     ]
-    if evaluation.leaking:
-        known = "perhaps some" if evaluation.sets_trained_on is None else f"{evaluation.sets_trained_on:,}"
-        lines += [
-            "LEAKING: a random split by set, as published numbers have it. Backgrounds and foregrounds are in training",
-            f"too, and so are {known} of these very sets, in that of this run. It measures nothing new.",
-        ]
-    elif not evaluation.same_shards:
-        lines.append("trained on other shards: seen and new go by this data's ids, and hold where its ids are the same")
+    lines += _reservations(evaluation)
     for cell in evaluation.cells.values():
         kind = " (headline)" if cell is evaluation.cells[evaluation.headline] and not evaluation.leaking else ""
-        size = f"{cell.sets:,} sets on {cell.backgrounds:,} backgrounds" if cell.sets else "EMPTY, no set is in it"
-        lines.append(f"  {cell.title}{kind}: {size}")
+        lines.append(f"  {cell.title}{kind}: {_size(cell)}")
     filled = [cell for cell in evaluation.cells.values() if cell.sets]
     trivial = f"  |fg_bg - bg| > {evaluation.threshold}"
     lines += ["", _row("mask", [*MASK], "worst 5 %")]
@@ -70,6 +62,36 @@ def text(evaluation: Evaluation) -> str:
     if damaged := loader.quarantined:
         lines.append(f"sets left out as damaged: {len(damaged)}, such as {damaged[0]}")
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _reservations(evaluation: Evaluation) -> list[str]:
+    """What the numbers are not."""
+    known = "perhaps some" if evaluation.sets_trained_on is None else f"{evaluation.sets_trained_on:,}"
+    if evaluation.parted_at_random:
+        return [
+            "LEAKING: a random split by set, as published numbers have it. Backgrounds and foregrounds are in training",
+            f"too, and {known} of these very sets in that of this run. It measures nothing new.",
+        ]
+    if evaluation.leaking:
+        return [
+            "LEAKING: this run was trained on a random split by set (--peer-protocol), on backgrounds and foregrounds",
+            f"of all cells, and on {known} of these very sets. Nothing here is new to it, whatever a cell is called.",
+        ]
+    if evaluation.same_shards:
+        return []
+    if evaluation.run.peer_protocol:
+        return ["trained on other shards, on a random split by set: LEAKING where the ids of this data are the same"]
+    return ["trained on other shards: seen and new go by this data's ids, and hold where its ids are the same"]
+
+
+def _of(sets: int, there: int) -> str:
+    return f"{sets:,}" if sets == there else f"{sets:,} of {there:,}"
+
+
+def _size(cell: Cell) -> str:
+    if not cell.sets:
+        return "EMPTY, its sets are damaged" if cell.sets_in_cell else "EMPTY, no set is in it"
+    return f"{_of(cell.sets, cell.sets_in_cell)} sets on {cell.backgrounds:,} backgrounds"
 
 
 def _depth_rows(cell: Cell, region: str) -> list[str]:

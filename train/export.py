@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from pipeline.errors import InputError
 from pipeline.files import atomic_file
 from pipeline.synthetic.source import Synthetic
-from train.checkpoint import load
 from train.run import Run
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ def run_metadata(run: Run) -> dict[str, str]:
         "checkpoint": run.checkpoint.stem,
         "step": str(run.step),
         "settings": json.dumps(run.config.settings()),
-        "manifest_sha256": str(load(run.checkpoint).state["manifest"]),
+        "manifest_sha256": run.manifest,
         "fgbg_version": version("fgbg"),
         "torch_version": torch.__version__,
     }

@@ -237,7 +237,8 @@ class Trainer:
     def summary(self) -> list[str]:
         """Where the run stands and where its results are, a few lines."""
         out = self.config.out
-        lines = [f"trained {self.loader.epoch} epochs, {self.step:,} steps, {self.sets_seen:,} sets"]
+        epochs = round(self.sets_seen / self.loader.sets, 2)
+        lines = [f"trained {epochs:g} epochs, {self.step:,} steps, {self.sets_seen:,} sets"]
         if self.scores:
             sets, scores = self.scores["sets"], describe(self.scores)
             unseen = "LEAKING: a random split" if self.config.peer_protocol else "backgrounds and foregrounds unseen"

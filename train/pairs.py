@@ -43,7 +43,7 @@ def find_pictures(given: Path) -> Pictures:
     """Look for pictures; raises `InputError` where there are none, and for a wrong template."""
     if given.is_dir():
         return _found(given, given, None, lambda path: bool(re.fullmatch(f".+(?i:{PICTURE})", path)))
-    if given.exists():
+    if given.is_file():
         return Pictures(given, given.parent, None, (given.name,))
     braces = [place for place, part in enumerate(given.parts) if "{" in part or "}" in part]
     if not braces:

@@ -28,6 +28,7 @@ from train.run import Run
 BATCH, MOST_PAIRS = 16, ENCODER_BATCH  # at a time
 DEPTH_COLOURS = "magma"  # which fgbg-pack recognises, and reads back
 TILE, GAP, TITLE, FONT = 384, 8, 24, 16  # pixels, of a side-by-side
+MOST_PIXELS = 178_000_000  # of a picture; a few more, and Pillow takes it for an attack
 DONE = "done"  # the note of a stopped run
 
 
@@ -116,7 +117,7 @@ def _arguments(run: Run, pairs: Sequence[Pair]) -> dict[str, object]:
 
 
 def require_pictures(pairs: Sequence[Pair]) -> None:
-    """Raise `InputError` unless all files are pictures by their headers, and the sides of a pair in one ratio.
+    """Raise `InputError` unless all files are pictures by their headers, none too large, sides of a pair in one ratio.
 
     The original's own backgrounds have 224 x 224 pixels, its overlays 256 x 256: the network sees both at its size.
     """
@@ -128,6 +129,9 @@ def require_pictures(pairs: Sequence[Pair]) -> None:
                 f"{pair.background} is {_pixels(background)}, {pair.overlay} is {_pixels(overlay)}: expected two "
                 "pictures of one view and size, or of sides in the same ratio"
             )
+        for path, size in ((pair.background, background), (pair.overlay, overlay)):
+            if size[0] * size[1] > MOST_PIXELS:
+                raise InputError(f"{path} is {_pixels(size)}: expected at most {MOST_PIXELS:,} in all; make it smaller")
 
 
 def _pixels(size: tuple[int, int]) -> str:

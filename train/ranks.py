@@ -26,8 +26,8 @@ TIMEOUT = timedelta(minutes=30)
 class Ranks:
     """This process and its peers. Where it has none, nothing below costs anything.
 
-    Every method is a collective: all ranks call it, in the same order. They go over gloo and the host, never through
-    the device's queue, so that none of them waits for the network's step; only `sums` is meant for every step.
+    `sums`, `everyones`, `from_first`, `barrier` and `parallel` are collectives: all ranks call them, in the same order.
+    Words go over gloo from host to host, not through the device's queue, where they would wait for the network.
     """
 
     def __init__(self, rank: int = 0, world: int = 1, local: int = 0, local_world: int = 1) -> None:
@@ -126,8 +126,8 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            # gloo raises plain RuntimeErrors, which name its source files, or its own name alone (seen: "[.../gloo/
-            # transport/tcp/pair.cc:547] Connection closed by peer"); NCCL and the store raise DistErrors.
+            # gloo's are plain RuntimeErrors that begin with a path, "[.../gloo/transport/tcp/pair.cc:553] Connection
+            # closed by peer"; NCCL's are DistErrors.
             if self.group is None or not (isinstance(error, dist.DistError) or "gloo" in str(error).lower()):
                 raise
             raise InputError(f"rank {self.rank}: another rank has ended; see its message") from error

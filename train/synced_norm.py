@@ -9,6 +9,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+# `torch.compiler.disable`, which loads the compiler when it is called (2 s), not when it is defined. Ranks with other
+# numbers of sets compile at other times, and would wait for one another within it for ever.
+from torch._compile import _disable_dynamo
+
 from train.ranks import Ranks
 
 
@@ -46,6 +50,7 @@ class CudaNorm(nn.SyncBatchNorm):
     Such a rank sends its statistics in the type of its input, bfloat16, where the others send float32.
     """
 
+    @_disable_dynamo
     def forward(self, x: Tensor) -> Tensor:
         """[N,C,H,W] -> [N,C,H,W]."""
         return super().forward(x if len(x) else x.float()).to(x.dtype)
@@ -54,6 +59,7 @@ class CudaNorm(nn.SyncBatchNorm):
 class SyncedNorm(nn.BatchNorm2d):
     """The same on the CPU, over the default process group."""
 
+    @_disable_dynamo
     def forward(self, x: Tensor) -> Tensor:
         """[N,C,H,W] -> [N,C,H,W]. Raises `ValueError` where all ranks together have no two values a channel."""
         if not self.training:

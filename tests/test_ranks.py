@@ -1,0 +1,224 @@
+"""Ranks: what torchrun tells is understood or refused, words reach all ranks, and the end of one ends the others."""
+
+import os
+import signal
+from datetime import timedelta
+from multiprocessing import active_children
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+from pipeline.errors import InputError
+from pipeline.workers import available_cores
+from tests.ranks import in_ranks
+from train.ranks import Ranks
+
+TOLD = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@pytest.fixture(autouse=True)
+def started_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in TOLD:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("told", [{}, {"WORLD_SIZE": "1"}, {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}])
+def test_alone_there_is_no_group(told: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    network, threads = nn.Linear(1, 1), torch.get_num_threads()
+    with Ranks.from_environment("cpu") as ranks:
+        assert (ranks.rank, ranks.world, ranks.local, ranks.first, ranks.group) == (0, 1, 0, True, None)
+        assert ranks.cores == available_cores()
+        assert torch.get_num_threads() == threads
+        assert ranks.sums([0.1, 2]) == [0.1, 2]
+        assert ranks.everyones("word") == ["word"]
+        assert ranks.from_first({"a": 1}) == {"a": 1}
+        ranks.barrier()
+        assert ranks.parallel(network) is network
+        assert not dist.is_initialized()
+    ranks.close()
+
+
+GOOD = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        (
+            {"RANK": None},
+            "the environment has WORLD_SIZE but no RANK: start the ranks with torchrun, or unset WORLD_SIZE",
+        ),
+        (
+            {"WORLD_SIZE": None},
+            "the environment has RANK but no WORLD_SIZE: start the ranks with torchrun, or unset RANK",
+        ),
+        (
+            {"LOCAL_RANK": None},
+            "the environment has RANK but no LOCAL_RANK: start the ranks with torchrun, or unset RANK",
+        ),
+        ({"RANK": "one"}, "RANK is 'one' in the environment: expected 0 or more; start the ranks with torchrun"),
+        (
+            {"WORLD_SIZE": "-4"},
+            "WORLD_SIZE is '-4' in the environment: expected 0 or more; start the ranks with torchrun",
+        ),
+        ({"LOCAL_RANK": ""}, "LOCAL_RANK is '' in the environment: expected 0 or more; start the ranks with torchrun"),
+        ({"RANK": "4"}, "RANK 4 of WORLD_SIZE 4, LOCAL_RANK 1 of LOCAL_WORLD_SIZE 2: each must be below what it is of"),
+        ({"LOCAL_RANK": "2"}, "RANK 1 of WORLD_SIZE 4, LOCAL_RANK 2 of LOCAL_WORLD_SIZE 2: each must be below"),
+        ({"LOCAL_WORLD_SIZE": "5"}, "RANK 1 of WORLD_SIZE 4, LOCAL_RANK 1 of LOCAL_WORLD_SIZE 5: each must be below"),
+        ({}, "WORLD_SIZE 4, but no MASTER_ADDR: start the ranks with torchrun"),
+        ({"MASTER_ADDR": "localhost"}, "WORLD_SIZE 4, but no MASTER_PORT: start the ranks with torchrun"),
+    ],
+)
+def test_an_environment_that_contradicts_itself_is_refused(
+    told: dict[str, str | None], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (GOOD | told).items():
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    with pytest.raises(InputError) as refused:
+        Ranks.from_environment("cpu")
+    assert str(refused.value).startswith(message)
+    assert not dist.is_initialized()
+
+
+def test_each_rank_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = list[int]()
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.set_device", chosen.append)
+    for name, value in (GOOD | {"LOCAL_RANK": "2", "LOCAL_WORLD_SIZE": "4"}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=r"^4 processes on this machine, but 2 GPUs: torchrun --nproc-per-node 2, or "):
+        Ranks.from_environment("gpu")
+    assert not chosen
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(InputError, match="no MASTER_ADDR"):
+        Ranks.from_environment("auto")
+    assert chosen == [1]
+    with pytest.raises(InputError, match="no MASTER_ADDR"):
+        Ranks.from_environment("cpu")
+    assert chosen == [1]
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for name, value in GOOD.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="no usable GPU"):
+        Ranks.from_environment("gpu")
+
+
+def test_ranks_that_are_not_reached_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False).port  # the store is gone again
+    for name, value in (GOOD | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(closed)}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("train.ranks.TIMEOUT", timedelta(0))
+    threads = torch.get_num_threads()
+    try:
+        with pytest.raises(InputError, match=rf"^rank 1 does not reach the others by 127.0.0.1 port {closed}: .+$"):
+            Ranks.from_environment("cpu")
+    finally:
+        torch.set_num_threads(threads)
+    assert not dist.is_initialized()
+
+
+def words(folder: Path) -> tuple[Any, ...]:
+    """What a rank hears."""
+    with Ranks.from_environment("cpu") as ranks:
+        rank = ranks.rank
+        (folder / str(rank)).touch()
+        ranks.barrier()
+        here = len(list(folder.iterdir()))
+        with pytest.raises(RuntimeError, match=r"^of another kind$"), ranks.collective():
+            raise RuntimeError("of another kind")
+        heard = (
+            ranks.sums([rank, 0.1 * rank, 2**30 + 2**-20]),
+            ranks.sums([]),
+            ranks.everyones({"rank": rank, "first": ranks.first, "text": "x" * 1000 * rank}),
+            ranks.from_first(["of", rank]),
+            (torch.get_num_threads(), ranks.cores, here),
+        )
+    ranks.close()
+    assert not dist.is_initialized()
+    assert ranks.group is None
+    return heard
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_all_ranks_hear_the_same(world: int, tmp_path: Path) -> None:
+    heard = in_ranks(world, words, tmp_path)
+    assert all(of_rank == heard[0] for of_rank in heard)
+    sums, nothing, everyones, first, (threads, cores, here) = heard[0]
+    ranks = range(world)
+    assert sums == [sum(ranks), pytest.approx(sum(0.1 * rank for rank in ranks)), world * (2**30 + 2**-20)]
+    assert nothing == []
+    assert everyones == [{"rank": rank, "first": rank == 0, "text": "x" * 1000 * rank} for rank in ranks]
+    assert first == ["of", 0]
+    assert threads == cores == max(1, available_cores() // world)
+    assert here == world
+
+
+def outlive(end: str, what: str) -> str:
+    """Rank 1 ends; what the others are told."""
+    with Ranks.from_environment("cpu") as ranks:
+        model = ranks.parallel(nn.Linear(3, 3))
+        total = model(torch.ones(1, 3)).sum()
+        ranks.barrier()
+        if ranks.rank == 1:
+            if end == "exit":
+                os._exit(0)
+            if end == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise InputError("as of bad data")
+        with pytest.raises(InputError) as told:
+            if what == "sums":
+                ranks.sums([1.0])
+            elif what == "everyones":
+                ranks.everyones(1)
+            elif what == "barrier":
+                ranks.barrier()
+            else:
+                with ranks.collective():
+                    total.backward()
+        return str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("end", "what"),
+    [("exit", "sums"), ("exit", "barrier"), ("killed", "sums"), ("killed", "backward"), ("raised", "everyones")],
+)
+def test_the_end_of_a_rank_ends_the_others(end: str, what: str) -> None:
+    told = in_ranks(3, outlive, end, what, ends=1)
+    assert told == [f"rank {rank}: another rank has ended; see its message" if rank != 1 else None for rank in range(3)]
+
+
+def fall() -> None:
+    with Ranks.from_environment("cpu") as ranks:
+        ranks.barrier()
+        if ranks.first:
+            raise ValueError("a fault")
+        ranks.barrier()
+
+
+def hang() -> None:
+    signal.pause()
+
+
+def test_what_goes_wrong_in_ranks_shows_and_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        AssertionError, match=r"(?s)^rank 0: Traceback.*ValueError: a fault.*rank 1: .*another rank has ended"
+    ):
+        in_ranks(2, fall)
+    with pytest.raises(AssertionError, match=r"^rank 1 ended without a word$"):
+        in_ranks(2, outlive, "exit", "sums")
+    monkeypatch.setattr("tests.ranks.PATIENCE_SEC", 0.1)
+    with pytest.raises(AssertionError, match=r"^rank 0 hangs$"):
+        in_ranks(2, hang)
+    assert not active_children()
