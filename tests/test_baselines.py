@@ -1,9 +1,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -136,33 +133,6 @@ def test_other_settings_are_refused_with_both(finished: tuple[Path, str], photos
     assert "trained.json: made with --batch-size 16, now it is --batch-size 8: continue with the same" in message
     message = one_line_error(start(work, *flags, "--compose-sets", "64"))
     assert "photos.json: made with --sets 128, now it is --sets 64" in message
-
-
-def test_an_interrupted_run_is_continued(finished: tuple[Path, str], photos: Path, tmp_path: Path) -> None:
-    sets = 8 * 72  # epochs, at the end of each of which there is a checkpoint
-    flags = ["--photos", str(photos), "--sets", str(sets), *TINY]
-    run = tmp_path / f"work/runs/photos-unet-4-bce-{sets}-sets"
-    command = [sys.executable, "-m", "tools.baselines", str(tmp_path / "work"), *flags]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as begun:
-        while begun.poll() is None and not (run / "last.pt").exists():
-            time.sleep(0.01)
-        begun.send_signal(signal.SIGTERM)  # as Ctrl-C, which a test in the background of a shell would not get
-        _, told = begun.communicate()
-    assert begun.returncode == 130, told
-    assert "the same command goes on" in told
-    assert not (run / "trained.json").exists()
-    assert load_steps(run) < sets // 16
-    first = (run / "metrics.jsonl").read_text().splitlines()[0]  # its rate is that of no other run
-    output = printed(start(tmp_path / "work", *flags))
-    assert "composed" not in output
-    (row,) = load_results(tmp_path / "work/baselines.json")
-    assert sets <= row.sets_seen < sets + 16
-    assert (run / "metrics.jsonl").read_text().splitlines()[0] == first
-
-
-def load_steps(run: Path) -> int:
-    state = json.loads(torch.load(run / "last.pt", weights_only=True)["state"])
-    return int(state["step"])
 
 
 def test_the_scores_are_those_of_the_headline_of_an_evaluation(finished: tuple[Path, str]) -> None:

@@ -80,6 +80,22 @@ def test_another_width_is_refused_with_both(packed: Path, finished: tuple[Path, 
     assert "has --model unet-4" in message
 
 
+def test_a_run_has_one_length(packed: Path, tmp_path: Path) -> None:
+    message = one_line_error(run(packed, tmp_path / "run", *SMALL, "--sets", "16"))
+    assert "--epochs 1 --sets 16: expected one of --epochs, --sets, --minutes" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_length_is_another_setting_unless_it_is_to_override(packed: Path, tmp_path: Path) -> None:
+    out = trained_on(packed, tmp_path / "run", "--no-report")
+    assert not (out / "report.html").exists()
+    message = one_line_error(run(packed, out, "--resume", "--sets", "96"))
+    assert message.startswith(f"Error: no --epochs --sets 96: the run in {out} has --epochs 1 no --sets; leave out")
+    result = printed(run(packed, out, "--resume", "--sets", "96", "--override", "--no-report"))
+    assert "trained 1.5 epochs, 6 steps, 96 sets" in result
+    assert "trained 1.5 epochs" in printed(run(packed, out, "--resume", "--no-report"))
+
+
 def test_resuming_without_a_checkpoint_is_refused(packed: Path, tmp_path: Path) -> None:
     assert "last.pt: no such checkpoint" in one_line_error(run(packed, tmp_path / "run", "--resume"))
 

@@ -33,9 +33,20 @@ def _with_notes(text: str, error: BaseException) -> str:
     return "; ".join([text, *getattr(error, "__notes__", ())])
 
 
-def progress_bar(label: str, length: int, show: Callable[[Any], str | None] | None = None) -> "ProgressBar[Any]":
-    """A bar of `length` steps with rate and time left on standard error; hidden where that is no terminal."""
-    hidden = not sys.stderr.isatty()
+def progress_bar(
+    label: str,
+    length: int,
+    show: Callable[[Any], str | None] | None = None,
+    *,
+    width: int = 36,
+    percent: bool = False,
+    hidden: bool = False,
+) -> "ProgressBar[Any]":
+    """A bar of `length` steps with time left on standard error; hidden where that is no terminal.
+
+    It tells the steps done, or with `percent` their share; `show` makes a text beside it of what `update` is given.
+    """
     return click.progressbar(
-        length=length, label=label, show_pos=True, item_show_func=show, file=sys.stderr, hidden=hidden
-    )
+        length=length, label=label, width=width, show_pos=not percent, show_percent=percent, item_show_func=show,
+        file=sys.stderr, hidden=hidden or not sys.stderr.isatty(),
+    )  # fmt: skip

@@ -69,8 +69,7 @@ def main(ctx: click.Context, /, resume: bool, override: bool, report: bool, **se
 
     The losses, the validation scores and the loader's stalls go to OUT/metrics.jsonl and OUT/tensorboard,
     pictures and curves beside them after each epoch, and at the end all that there is to see to OUT/report.html, which
-    any browser opens. On several GPUs: torchrun --nproc-per-node GPUS -m tools.train
-    with the same options.
+    any browser opens. On several GPUs: torchrun --nproc-per-node GPUS -m tools.train, with the same options.
     """
     given = {name for name in settings if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT}
     if given & set(BUDGETS):
@@ -97,9 +96,10 @@ def fit(trainer: Trainer) -> None:
     """Train behind a progress bar."""
     # A line longer than the terminal would scroll: a short bar, and of the status what fits beside it.
     room = shutil.get_terminal_size().columns - len(f"training  [{'#' * BAR}]  100%  00:00:00  ") - 1
-    with progress_bar("training", TICKS, show=lambda status: status and status[:room]) as bar:
-        bar.width, bar.show_pos, bar.show_percent = BAR, False, True
-        bar.hidden = bar.hidden or not trainer.ranks.first
+    hidden = not trainer.ranks.first
+    with progress_bar(
+        "training", TICKS, lambda text: text and text[:room], width=BAR, percent=True, hidden=hidden
+    ) as bar:
         trainer.say = lambda line: click.echo(line if bar.hidden else f"\r\033[2K{line}")  # over the bar
         bar.update(int(trainer.share * TICKS))
         trainer.fit(lambda status: bar.update(int(trainer.share * TICKS) - bar.pos, status))

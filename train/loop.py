@@ -58,6 +58,7 @@ class Trainer:
         self.meter = Meter(self.device, ranks)
         self.sets_seen, self.best_iou = 0, -1.0
         self.scores: Scores | None = None
+        self._status = ""
         self.elapsed_sec, self._began_sec, self._epochs_here = 0.0, 0.0, 0
         if found:
             self._restore(found.checkpoint)
@@ -85,7 +86,6 @@ class Trainer:
 
     def _train(self, epoch: int, interruption: Interruption, show: Callable[[str], None]) -> None:
         """The steps of the rest of an epoch, or of the run."""
-        status = ""
         self.learner.network.train()
         self.meter.restart()
         for batch, wait_sec in timed(self.loader):
@@ -99,13 +99,13 @@ class Trainer:
             more = self.loader.epoch < epoch and not self.over  # or else `_end_epoch` has a checkpoint of its own
             keep = more and (stop or self.step % self.config.checkpoint_every == 0)
             if keep or self.step % self.config.log_every == 0:
-                status = self._read_meter(epoch)
+                self._read_meter(epoch)
             if keep:
                 self._save(LAST)
                 self.meter.restart()  # what writing took is no part of the sets a second
             if stop and more:
                 raise self._interrupted(interruption)
-            show(status)
+            show(self._status)
             if self.over:
                 break
 
@@ -117,7 +117,8 @@ class Trainer:
         if self.loader.residency and self._epochs_here <= EXCHANGES and not self.over:
             if self.ranks.world > 1:
                 self.loader.exchange()
-            self._tell(f"{self.loader.residency}: later epochs gather them" if self._epochs_here == 1 else "")
+            if self._epochs_here == 1:
+                self._tell(f"{self.loader.residency}: later epochs gather them")
         self.scores = self.validator.scores(self.learner.averaged, self.learner.criterion)
         if self.ranks.first:
             self._write(epoch)
@@ -142,8 +143,8 @@ class Trainer:
         if self.over:
             self.log.result(self.config.settings(), self.scores or {})
 
-    def _read_meter(self, epoch: int) -> str:
-        """Log the means since the last time; what the terminal shows of them. Waits for the device."""
+    def _read_meter(self, epoch: int) -> None:
+        """Log the means since the last time, and show them. Waits for the device."""
         values = self.meter.read()
         self.meter.restart()
         for name in ("loss", "grad_norm"):
@@ -156,7 +157,8 @@ class Trainer:
             counts = {"sets_seen": self.sets_seen, "sets_damaged": len(self.loader.quarantined)}
             self.log.write("train", self.step, epoch, {**values, "lr": rate, **counts})
         losses = [f"{name} {values[f'{name}_loss']:.3f}" for name in ("mask", "depth") if f"{name}_loss" in values]
-        return f"{' '.join(losses)} {values['sets_per_sec']:,.0f} sets/s stall {values['stall_share']:.0%}"
+        speed = f"{values['sets_per_sec']:,.0f} sets/s stall {values['stall_share']:.0%}"
+        self._status = " ".join([*losses, speed])
 
     @property
     def step(self) -> int:
