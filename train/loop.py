@@ -231,8 +231,9 @@ class Trainer:
         return f"continue with: fgbg-train --shards {shards} --out {out} --resume"
 
     def close(self) -> None:
-        """End the loader's threads and write out what is still held back."""
+        """End the loaders' threads and write out what is still held back."""
         self.loader.close()
+        self.validator.close()
         if self.ranks.first:
             self.log.close()
 

@@ -69,6 +69,11 @@ class Validator:
         self.examples = loader.pick(list(islice(rows, EXAMPLES)))
         shown.load_state_dict(start)
 
+    def close(self) -> None:
+        """End the loader's threads."""
+        if self._loader is not None:
+            self._loader.close()
+
     def scores(self, network: nn.Module, criterion: Criterion) -> Scores | None:
         """Scores over all validation sets; None without any. Raises `InputError` where all of them are damaged."""
         if self._loader is None:
