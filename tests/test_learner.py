@@ -103,3 +103,26 @@ def test_torch_compile_takes_network_and_losses_as_one_graph(model: str) -> None
     learner.network.load_state_dict(state)
     for name, loss in compiled(*arguments).items():
         torch.testing.assert_close(loss, expected[name])
+
+
+def test_the_sum_alone_has_a_gradient() -> None:
+    learner, batch = a_learner(), a_batch(2)
+    losses = learner._sums(batch.bg, batch.fg_bg, batch.mask, batch.depth)
+    assert [name for name, loss in losses.items() if loss.requires_grad] == ["loss"]
+
+
+def test_batches_that_are_not_whole_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = list[int]()
+
+    def compile_(function: Any, **_: object) -> Any:
+        def counted(bg: torch.Tensor, *more: Any) -> Any:
+            compiled.append(len(bg))
+            return function(bg, *more)
+
+        return counted
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    learner = a_learner(compile="default", batch_size=4)
+    for sets in (4, 3, 4, 1):
+        learner.learn(a_batch(sets), 0.5, sets)
+    assert compiled == [4, 4]

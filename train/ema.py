@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Ema:
@@ -15,14 +15,21 @@ class Ema:
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        """`decay` is above 0 and below 1."""
+        """Follow the tensors that `network` has now, which stay its own; `decay` is above 0 and below 1."""
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.decay = decay
+        # Listed once: a walk over the modules takes longer than what is done with the lists in a step.
+        self._weights = list[Tensor](self.network.parameters()), list[Tensor](network.parameters())
+        # Of one type each: of a list with several, PyTorch copies every tensor by itself.
+        self._buffers = [
+            tuple([buffer for buffer in of.buffers() if buffer.dtype == dtype] for of in (self.network, network))
+            for dtype in dict.fromkeys(buffer.dtype for buffer in network.buffers())
+        ]
 
     @torch.no_grad()
-    def update(self, network: nn.Module, step: int) -> None:
-        """Follow `network` after its step `step`, from 1. The host does not wait."""
+    def update(self, step: int) -> None:
+        """Follow the network after its step `step`, from 1. The host does not wait."""
         share = 1 - min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), share)
-        if buffers := list(self.network.buffers()):
-            torch._foreach_copy_(buffers, list(network.buffers()))
+        torch._foreach_lerp_(*self._weights, share)
+        for ours, theirs in self._buffers:
+            torch._foreach_copy_(ours, theirs)

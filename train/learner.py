@@ -19,7 +19,7 @@ from train.synced_norm import synced
 
 
 class Step(NamedTuple):
-    """What a step tells; on the device."""
+    """What a step tells; on the device, and with CUDA graphs until the next step: take what you need of it before."""
 
     losses: Mapping[str, Tensor]
     """By the names of `Losses.named`: sums over this rank's sets."""
@@ -44,8 +44,11 @@ class Learner:
         self.optimizer = adamw(self.network, config.lr, config.weight_decay)
         self.step = 0
         """Steps done."""
+        self._parameters = list(self.network.parameters())
         mode = config.compile_mode(device)
-        self._costs = torch.compile(self._sums, mode=mode, dynamic=False) if mode else self._sums
+        self._compiled = torch.compile(self._sums, mode=mode, dynamic=False) if mode else self._sums
+        self._whole = config.batch_size // ranks.world
+        """Sets of a whole batch on this rank, or one less."""
 
     def learn(self, batch: Batch, share: float, sets: int) -> Step:
         """One step of the optimiser when the share `share` of the run is done. Nothing in it waits for the device.
@@ -55,23 +58,28 @@ class Learner:
         rate = self.rate(share)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        losses = self._costs(batch.bg, batch.fg_bg, batch.mask, batch.depth)
+        # A smaller batch, an epoch's last or one with damaged sets, is not worth a compilation of its own.
+        costs = self._compiled if len(batch.bg) >= self._whole else self._sums
+        losses = costs(batch.bg, batch.fg_bg, batch.mask, batch.depth)
         loss = losses["loss"] * (self._ranks.world / sets)  # the ranks' gradients are averaged
         loss.backward()  # type: ignore[no-untyped-call]
         limit = self.config.clip or float("inf")
-        grad_norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit, foreach=True)
+        grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters, limit, foreach=True)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
         if self.ema:
-            self.ema.update(self.network, self.step)
-        return Step({name: loss.detach() for name, loss in losses.items()}, grad_norm.detach())
+            self.ema.update(self.step)
+        return Step({**losses, "loss": losses["loss"].detach()}, grad_norm.detach())
 
     def _sums(self, bg: Tensor, fg_bg: Tensor, mask: Tensor, depth: Tensor | None) -> dict[str, Tensor]:
+        """The sum of each loss over the batch; that of "loss" alone has a gradient."""
         with torch.autocast("cuda", torch.bfloat16, enabled=self.on_gpu):
             prediction = self._model(bg, fg_bg)
         losses = self.criterion.of_each(prediction, mask, depth)
-        return {name: of_each.sum() for name, of_each in losses.named().items()}
+        sums = {name: of_each.sum() for name, of_each in losses.named().items()}
+        # Else the compiled backward pass would ask for a gradient of each, which PyTorch makes of zeros in every step.
+        return {name: found if name == "loss" else found.detach() for name, found in sums.items()}
 
     def rate(self, share: float) -> float:
         """The learning rate when the share `share` of the run is done."""

@@ -99,7 +99,8 @@ def bench_step(shards: Path, options: LoadOptions, model: str) -> dict[str, Any]
         if options.batch_size > loader.sets:
             raise InputError(f"--batch-size {options.batch_size}: the split train of {shards} has {loader.sets:,} sets")
         batch = loader.pick(range(options.batch_size))
-        learner = Learner(Config(shards, NOWHERE, model=model), torch_device(options.device))
+        config = Config(shards, NOWHERE, model=model, batch_size=options.batch_size)
+        learner = Learner(config, torch_device(options.device))
         with progress_bar("steps", (2 * EPOCHS + 1) * len(loader) + WARM_UP_STEPS) as bar:
 
             def counted(batch: Batch) -> None:
