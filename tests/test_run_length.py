@@ -1,7 +1,6 @@
 """How long a run is, what a resumed one may change, and what it goes on from."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import train.loop
 from pipeline.errors import InputError
+from tests.test_loop import fit
 from train.checkpoint import load
 from train.config import Config
 from train.log import read_lines
@@ -23,14 +23,6 @@ def configuration(shards: Path, out: Path, **changes: Any) -> Config:
         "checkpoint_every": 2,
     }  # fmt: skip
     return Config(shards, out, **(values | changes))
-
-
-def fit(trainer: Trainer, after_step: Callable[[int], None] = lambda step: None) -> Trainer:
-    try:
-        trainer.fit(lambda status: after_step(trainer.step))
-    finally:
-        trainer.close()
-    return trainer
 
 
 class Clock:
