@@ -132,7 +132,7 @@ class Evaluation(NamedTuple):
 
     def numbers(self) -> dict[str, Any]:
         """Everything as JSON has it, without NaN."""
-        worst = self._worst_first()[:WORST]
+        worst = self.worst_first()[:WORST]
         return {
             "checkpoint": str(self.run.checkpoint),
             "step": self.run.step,
@@ -165,7 +165,7 @@ class Evaluation(NamedTuple):
 
         Of the headline cell, or of all sets where it is empty.
         """
-        order = self._worst_first()
+        order = self.worst_first()
         middle = max(WORST, (len(order) - MEDIAN) // 2)
         worst, median = self.rows[order[:WORST]].tolist(), self.rows[order[middle : middle + MEDIAN]].tolist()
         prefix = "LEAKING, " if self.leaking else ""
@@ -174,7 +174,8 @@ class Evaluation(NamedTuple):
         batch = self.opened.loader.pick(worst + median)
         return grid(batch, predict(self.run.network, batch.bg, batch.fg_bg), names)
 
-    def _worst_first(self) -> NDArray[np.int64]:
+    def worst_first(self) -> NDArray[np.int64]:
+        """Places in `rows` of the headline's sets, lowest mask IoU first; of all sets where it is empty."""
         order = np.argsort(self.mask_iou, kind="stable")
         of_headline = self.opened.cell_of(self.rows)[order] == self.headline
         return order[of_headline] if of_headline.any() else order

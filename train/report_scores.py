@@ -2,9 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from train.bootstrap import RESAMPLES
 from train.depth_metrics import METRICS, Score
 from train.evaluation import Cell, Evaluation
@@ -141,10 +138,10 @@ def decimals(value: float | None) -> str:
 
 def pictures(evaluation: Evaluation) -> Html:
     """The sets with the lowest and the highest mask IoU, each with what the network made of it."""
-    order, of_headline = by_mask_iou(evaluation)
+    order = evaluation.worst_first()
     worst, best = order[:WORST], order[WORST:][-BEST:][::-1]  # none twice
     content = [paragraph("By mask IoU; in depth, near is bright.", class_="note")]
-    if not of_headline:
+    if not evaluation.cells[evaluation.headline].sets:
         why = "No validation set has a new background and a new foreground: these are of all that were scored."
         content.append(paragraph(why, class_="warning"))
     loader = evaluation.opened.loader
@@ -158,10 +155,3 @@ def pictures(evaluation: Evaluation) -> Html:
             picture = grid(batch, predict(evaluation.run.network, batch.bg, batch.fg_bg))
             content.append(photograph(picture, f"{loader.key(number)}: mask IoU {evaluation.mask_iou[place]:.3f}"))
     return section("Worst and best validation sets", *content)
-
-
-def by_mask_iou(evaluation: Evaluation) -> tuple[NDArray[np.int64], bool]:
-    """Places in `evaluation.rows` of the headline's sets, lowest mask IoU first; all sets, and False, without any."""
-    order = np.argsort(evaluation.mask_iou, kind="stable")
-    of_headline = evaluation.opened.cell_of(evaluation.rows)[order] == evaluation.headline
-    return (order[of_headline], True) if of_headline.any() else (order, False)
