@@ -105,6 +105,22 @@ def test_torch_compile_takes_network_and_losses_as_one_graph(model: str) -> None
         torch.testing.assert_close(loss, expected[name])
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("auto", torch.float32), ("bf16", torch.bfloat16)])
+def test_convolutions_alone_are_of_the_precision(precision: str, dtype: torch.dtype) -> None:
+    learner = a_learner(precision=precision)
+    computed = list[torch.dtype]()
+    for module in learner.network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda _, inputs, output: computed.append(output.dtype))
+    losses = learner.learn(a_batch(4), 0.5, 4).losses
+    assert set(computed) == {dtype}
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    assert {parameter.dtype for parameter in learner.network.parameters()} == {torch.float32}
+    expected = a_learner(precision="float32").learn(a_batch(4), 0.5, 4).losses
+    for name, loss in losses.items():
+        assert loss.item() == pytest.approx(expected[name].item(), rel=0.02), name
+
+
 def test_the_sum_alone_has_a_gradient() -> None:
     learner, batch = a_learner(), a_batch(2)
     losses = learner._sums(batch.bg, batch.fg_bg, batch.mask, batch.depth)

@@ -16,15 +16,21 @@ from train.ranks import Ranks
 from train.synced_norm import SyncedNorm, synced
 
 SETS = 5
-TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 0.02}
 Found = dict[str, NDArray[Any]]
 
 
 class Case(NamedTuple):
     network: str
     dtype: torch.dtype = torch.float64
+    """Of everything; bfloat16: of the network's arithmetic, by autocast, and float32 of the rest."""
     steps: int = 4
     size: int = 16
+
+    @property
+    def kept(self) -> torch.dtype:
+        """Of weights and losses."""
+        return torch.promote_types(self.dtype, torch.float32)
 
 
 CASES = [
@@ -36,6 +42,7 @@ CASES = [
     Case("unet-xs", steps=1),  # its heads pad by replicating
     Case("convgen", steps=1),
     Case("net", torch.float32, steps=1),
+    Case("convgen", torch.bfloat16, steps=1),
 ]
 SHARES: dict[int, list[tuple[int, ...]]] = {2: [(3, 2), (5, 0)], 3: [(2, 2, 1), (0, 4, 1)]}
 """Sets of each rank, by the number of ranks."""
@@ -57,7 +64,7 @@ def build(case: Case) -> nn.Module:
     torch.manual_seed(1)
     momenta = {"layer": 0.1, "cumulative": None}
     network = Layer(momenta[case.network]) if case.network in momenta else build_network(case.network)
-    return network.to(case.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return network.to(case.kept, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def learn(case: Case, ranks: Ranks | None = None, share: slice = slice(None), sync: bool = True) -> Found:
@@ -69,15 +76,16 @@ def learn(case: Case, ranks: Ranks | None = None, share: slice = slice(None), sy
         model = ranks.parallel(network)
     # By the usual eps, 1e-8, a float32 gradient that is all rounding moves its weight as far as any other.
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, eps=1e-4)
-    criterion = Criterion().to(case.dtype)
+    criterion = Criterion().to(case.kept)
     found = Found()
     numbers = np.random.default_rng(7)
     for step in range(case.steps):
         batch = torch.from_numpy(numbers.integers(0, 256, (4, SETS, 1, case.size, case.size), np.uint8))
         bg, fg_bg, mask, depth = (part[share] for part in batch)
-        prediction = model(bg, fg_bg)
+        with torch.autocast("cpu", torch.bfloat16, enabled=case.dtype == torch.bfloat16):
+            prediction = model(bg, fg_bg)
         if isinstance(prediction, Tensor):
-            weight = torch.arange(1, 4, dtype=case.dtype).view(1, 3, 1, 1) + depth.to(case.dtype)
+            weight = torch.arange(1, 4, dtype=case.kept).view(1, 3, 1, 1) + depth.to(case.kept)
             of_each = (prediction * weight).square().mean((1, 2, 3))
             output = prediction
         else:
@@ -96,7 +104,7 @@ def learn(case: Case, ranks: Ranks | None = None, share: slice = slice(None), sy
 
 def of_rank(case: Case, ranks: Ranks | None = None, share: slice = slice(None), sync: bool = True) -> Found:
     """`learn`, all of it in the precision of the case: networks and losses turn what they get into float32, else."""
-    cast, unit = patch.object(Tensor, "float", lambda x: x.to(case.dtype)), lambda label: label.to(case.dtype) / 255
+    cast, unit = patch.object(Tensor, "float", lambda x: x.to(case.kept)), lambda label: label.to(case.kept) / 255
     with cast, patch("train.losses.unit", unit):
         return learn(case, ranks, share, sync)
 

@@ -13,6 +13,7 @@ from pipeline.resident import PLACES
 from train.losses import DEFAULT, DEPTH_WEIGHT, MASK_WEIGHT, RECIPES
 from train.networks import network_name, require_network
 from train.optimizer import SCHEDULES
+from train.precision import PRECISIONS
 from train.ranks import ALONE, Ranks
 
 Settings = dict[str, int | float | str | None]
@@ -25,6 +26,7 @@ OF_OLD: Settings = {  # what runs were begun with before they could choose
     "ema": 0.0,
     "augment": False,
     "peer_protocol": False,
+    "precision": "auto",
 }
 COMPILE = ("auto", "off", "default", "reduce-overhead")
 BUDGETS = ("epochs", "sets", "minutes")
@@ -94,6 +96,8 @@ class Config:
     """Whether training sets are mirrored, cropped, shifted and changed in brightness, contrast and noise."""
     peer_protocol: bool = False
     """Whether to train on a random split by set, LEAKING, as published numbers do."""
+    precision: str = "auto"
+    """Number format of the network's arithmetic, of `precision.PRECISIONS`; auto: bf16 on a GPU, float32 on a CPU."""
     compile: str = "auto"
     """Mode of torch.compile; auto: "default" on a GPU, off on a CPU; "reduce-overhead" captures CUDA graphs."""
     window: int | None = None
@@ -138,7 +142,10 @@ class Config:
             if not 0 <= (weight := getattr(self, name)) < float("inf"):
                 raise InputError(f"{flag(name, weight)}: expected 0 or more")
         require_network(self.model)
-        named = {"device": DEVICES, "resident": RESIDENT, "loss": RECIPES, "schedule": SCHEDULES, "compile": COMPILE}
+        named = {
+            **{"device": DEVICES, "resident": RESIDENT, "loss": RECIPES, "schedule": SCHEDULES},
+            **{"precision": PRECISIONS, "compile": COMPILE},
+        }
         for name, choices in named.items():
             if (choice := getattr(self, name)) not in choices:
                 raise InputError(f"{flag(name, choice)}: expected one of {', '.join(choices)}")

@@ -172,7 +172,7 @@ class Evaluation(NamedTuple):
         key = self.opened.loader.key
         names = [f"{prefix}{kind}: {key(row)}" for kind, rows in (("worst", worst), ("median", median)) for row in rows]
         batch = self.opened.loader.pick(worst + median)
-        return grid(batch, predict(self.run.network, batch.bg, batch.fg_bg), names)
+        return grid(batch, predict(self.run.network, batch.bg, batch.fg_bg, self.run.config.precision), names)
 
     def worst_first(self) -> NDArray[np.int64]:
         """Places in `rows` of the headline's sets, lowest mask IoU first; of all sets where it is empty."""

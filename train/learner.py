@@ -14,6 +14,7 @@ from train.ema import Ema
 from train.losses import Criterion
 from train.networks import build_network
 from train.optimizer import adamw, learning_rate
+from train.precision import autocast
 from train.ranks import ALONE, Ranks
 from train.synced_norm import synced
 
@@ -32,7 +33,7 @@ class Learner:
 
     def __init__(self, config: Config, device: torch.device, ranks: Ranks = ALONE) -> None:
         """Begin with the weights that `config.seed` decides, the same on all ranks."""
-        self.config, self.on_gpu, self._ranks = config, device.type == "cuda", ranks
+        self.config, self.device, self._ranks = config, device, ranks
         torch.manual_seed(config.seed)  # for the first weights; nothing after them is drawn at random
         # channels_last: convolutions of many channels are faster so, on both devices.
         self.network = build_network(config.model, config.depth)
@@ -74,7 +75,7 @@ class Learner:
 
     def _sums(self, bg: Tensor, fg_bg: Tensor, mask: Tensor, depth: Tensor | None) -> dict[str, Tensor]:
         """The sum of each loss over the batch; that of "loss" alone has a gradient."""
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.on_gpu):
+        with autocast(self.config.precision, self.device):
             prediction = self._model(bg, fg_bg)
         losses = self.criterion.of_each(prediction, mask, depth)
         sums = {name: of_each.sum() for name, of_each in losses.named().items()}

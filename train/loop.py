@@ -119,7 +119,7 @@ class Trainer:
                 self.loader.exchange()
             if self._epochs_here == 1:
                 self._tell(f"{self.loader.residency}: later epochs gather them")
-        self.scores = self.validator.scores(self.learner.averaged, self.learner.criterion)
+        self.scores = self.validator.scores(self.learner.averaged, self.learner.criterion, self.config.precision)
         if self.ranks.first:
             self._write(epoch)
         if self.scores and self.scores["mask_iou"] > self.best_iou:
@@ -130,7 +130,8 @@ class Trainer:
     def _write(self, epoch: int) -> None:
         """Scores, pictures and curves of an epoch."""
         examples = self.validator.examples
-        picture = grid(examples, predict(self.learner.averaged, examples.bg, examples.fg_bg))
+        prediction = predict(self.learner.averaged, examples.bg, examples.fg_bg, self.config.precision)
+        picture = grid(examples, prediction)
         save_picture(picture, self.config.out / "pictures" / f"epoch_{epoch:04}.png")
         self.log.picture("predictions", self.step, picture)
         if self.scores:

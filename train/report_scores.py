@@ -152,6 +152,7 @@ def pictures(evaluation: Evaluation) -> Html:
         for place in places.tolist():
             number = int(evaluation.rows[place])
             batch = loader.pick([number])
-            picture = grid(batch, predict(evaluation.run.network, batch.bg, batch.fg_bg))
+            run = evaluation.run
+            picture = grid(batch, predict(run.network, batch.bg, batch.fg_bg, run.config.precision))
             content.append(photograph(picture, f"{loader.key(number)}: mask IoU {evaluation.mask_iou[place]:.3f}"))
     return section("Worst and best validation sets", *content)

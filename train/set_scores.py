@@ -31,7 +31,7 @@ class Scores(NamedTuple):
 
 def score_batch(run: Run, batch: Batch, threshold: int, mean_depth: MeanDepth | None) -> Scores:
     """The scores of the network and of the baselines on each set of a batch, on its device."""
-    prediction = predict(run.network, batch.bg, batch.fg_bg)
+    prediction = predict(run.network, batch.bg, batch.fg_bg, run.config.precision)
     found = mask_scores(prediction.mask_logits > 0, batch.mask)
     sound = prediction.mask_logits.isfinite().flatten(1).all(1)  # not a number would pass for background
     network = {name: torch.where(sound, of, math.nan) for name, of in found.items()}

@@ -61,9 +61,14 @@ class SyncedNorm(nn.BatchNorm2d):
 
     @_disable_dynamo
     def forward(self, x: Tensor) -> Tensor:
-        """[N,C,H,W] -> [N,C,H,W]. Raises `ValueError` where all ranks together have no two values a channel."""
+        """[N,C,H,W] -> [N,C,H,W]. Raises `ValueError` where all ranks together have no two values a channel.
+
+        Of bfloat16 it is computed in float32, in which PyTorch computes its own.
+        """
         if not self.training:
             return super().forward(x)
+        given = x.dtype
+        x = x.to(torch.promote_types(given, torch.float32))
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
@@ -74,7 +79,8 @@ class SyncedNorm(nn.BatchNorm2d):
         momentum = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
         self.running_var.lerp_((var * count / (count - 1)).to(self.running_var.dtype), momentum)  # unbiased
-        return _Normalise.apply(x, self.weight, self.bias, mean.to(x.dtype), var.to(x.dtype), self.eps, count)  # type: ignore[no-any-return,no-untyped-call]
+        y = _Normalise.apply(x, self.weight, self.bias, mean.to(x.dtype), var.to(x.dtype), self.eps, count)  # type: ignore[no-untyped-call]
+        return y.to(given)  # type: ignore[no-any-return]
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor, float]:

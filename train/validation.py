@@ -15,6 +15,7 @@ from pipeline.loader import Loader
 from train.losses import Criterion, unit
 from train.metrics import dice, difference, iou, rmse
 from train.model import Prediction
+from train.precision import autocast
 from train.ranks import ALONE, Ranks
 
 THRESHOLDS = (*range(1, 16), *range(16, 64, 4), *range(64, 129, 8))
@@ -74,11 +75,11 @@ class Validator:
         if self._loader is not None:
             self._loader.close()
 
-    def scores(self, network: nn.Module, criterion: Criterion) -> Scores | None:
+    def scores(self, network: nn.Module, criterion: Criterion, precision: str) -> Scores | None:
         """Scores over all validation sets; None without any. Raises `InputError` where all of them are damaged."""
         if self._loader is None:
             return None
-        scored = score_sets(network, criterion, self._loader, self.threshold)
+        scored = score_sets(network, criterion, self._loader, self.threshold, precision)
         return mean_scores(self._ranks.everyones(scored.sums()))
 
 
@@ -89,11 +90,11 @@ def describe(scores: Scores) -> str:
 
 
 @torch.no_grad()
-def predict(network: nn.Module, bg: Tensor, fg_bg: Tensor) -> Prediction:
-    """The network's prediction in the number format that it is trained in; leaves its mode as it was."""
+def predict(network: nn.Module, bg: Tensor, fg_bg: Tensor, precision: str = "auto") -> Prediction:
+    """The network's prediction in a number format of `precision.PRECISIONS`; leaves its mode as it was."""
     was_training = network.training
     network.eval()
-    with torch.autocast("cuda", torch.bfloat16, enabled=bg.is_cuda):
+    with autocast(precision, bg.device):
         prediction: Prediction = network(bg, fg_bg)
     network.train(was_training)
     return prediction
@@ -119,13 +120,16 @@ def score_batch(prediction: Prediction, batch: Batch, criterion: Criterion, thre
     return {**scores, **losses.named(), "baseline_iou": baseline, "baseline_dice": dice(baseline)}
 
 
-def score_sets(network: nn.Module, criterion: Criterion, batches: Iterable[Batch], threshold: int) -> SetScores:
-    """Score `network` on every set of one epoch of `batches`."""
+def score_sets(
+    network: nn.Module, criterion: Criterion, batches: Iterable[Batch], threshold: int, precision: str = "auto"
+) -> SetScores:
+    """Score `network`, in a number format of `precision.PRECISIONS`, on every set of one epoch of `batches`."""
     rows, scored = list[Tensor](), list[dict[str, Tensor]]()
     for batch in batches:
         if len(batch.bg):  # or every set of it was damaged
             rows.append(batch.index)
-            scored.append(score_batch(predict(network, batch.bg, batch.fg_bg), batch, criterion, threshold))
+            prediction = predict(network, batch.bg, batch.fg_bg, precision)
+            scored.append(score_batch(prediction, batch, criterion, threshold))
     if not scored:
         return SetScores(torch.empty(0, dtype=torch.int64), {})
     values = {name: torch.cat([of_batch[name] for of_batch in scored]).cpu() for name in scored[0]}  # waits

@@ -22,6 +22,7 @@ from tools.cli import Command
 from train.config import DEVICES
 from train.losses import RECIPES
 from train.networks import require_network
+from train.precision import PRECISIONS
 
 DEFAULT = Settings()
 SAME = f"{WITHOUT_DEPTH}: without depth, net is convgen and bce+ssim is bce; each is trained once"
@@ -59,6 +60,7 @@ def _names(ctx: click.Context, option: click.Parameter, text: str) -> list[str]:
 @click.option("--size", type=click.IntRange(32), default=DEFAULT.size, help="Height and width, pixels; 16, 32, ...")
 @click.option("--seed", type=click.IntRange(0), default=DEFAULT.seed, help="Of data, first weights and order.")
 @click.option("--device", type=click.Choice(DEVICES), default=DEFAULT.device, help="auto: the GPU if there is one.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default=DEFAULT.precision, help="Of all networks.")
 @click.pass_context
 def main(
     ctx: click.Context, /, work: Path, photos: Path | None, sets: int, minutes: float, budget: str,

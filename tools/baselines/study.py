@@ -15,7 +15,7 @@ from tools.baselines.plan import Baseline, gmac
 from tools.baselines.process import CommandError, done, run
 from tools.baselines.results import Row, read_row
 from tools.baselines.score import SPLIT
-from train.checkpoint import LAST
+from train.checkpoint import LAST, PREVIOUS
 from train.config import Config
 
 TRAINED, SCORED = "trained.json", "test/scored.json"  # notes of what is done, in a run's folder
@@ -35,6 +35,8 @@ class Settings:
     test_sets: int = 200
     """Sets that are scored, at most."""
     device: str = "auto"
+    precision: str = "auto"
+    """Of all networks, as fgbg-train takes it."""
 
 
 class Outcome(NamedTuple):
@@ -121,13 +123,14 @@ class Study:
         flags = [
             "--model", baseline.network, "--loss", baseline.loss, "--lr", f"{baseline.lr:g}",
             f"--{baseline.budget}", baseline.spent, "--batch-size", str(settings.batch_size),
-            "--size", str(settings.size), "--seed", str(settings.seed), *([] if baseline.depth else ["--no-depth"]),
+            "--size", str(settings.size), "--seed", str(settings.seed), "--precision", settings.precision,
+            *([] if baseline.depth else ["--no-depth"]),
         ]  # fmt: skip
         training = done(out / TRAINED, "tools.train", flags)
         skipped = training is not None
         if training is None:
             # Minutes are those of one process on a quiet machine: a run that was stopped is none of them.
-            resume = baseline.budget == "sets" and (out / LAST).exists()
+            resume = baseline.budget == "sets" and any((out / name).exists() for name in (LAST, PREVIOUS))
             if not resume:
                 shutil.rmtree(out, ignore_errors=True)
             places = [*shards, "--out", str(out), "--no-report", *(["--resume"] if resume else [])]
