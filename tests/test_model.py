@@ -3,10 +3,11 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
 
 from train.losses import Criterion
-from train.model import Head, UNet, planes
+from train.model import Head, UNet, bordered, planes
 from train.optimizer import adamw, learning_rate
 
 
@@ -56,6 +57,15 @@ def test_a_repeating_head_goes_on_as_if_the_border_had_no_end() -> None:
     assert torch.allclose(repeating[..., 0], repeating[..., 1], atol=1e-6)
     assert torch.equal(repeating[..., 4:12, 4:12], ending[..., 4:12, 4:12])
     assert not torch.allclose(repeating[..., 0], ending[..., 0], atol=1e-3)
+
+
+def test_a_border_is_repeated_as_pytorch_repeats_it() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 3, 6, 7, dtype=torch.float64)
+    ours, theirs = bordered(x), F.pad(x, (1, 1, 1, 1), mode="replicate")
+    assert torch.equal(ours, theirs)
+    torch.testing.assert_close(*(torch.autograd.grad((y * weight).sum(), x) for y in (ours, theirs)))
 
 
 def test_other_sizes_are_refused_with_both_numbers() -> None:

@@ -3,7 +3,7 @@
 Letters in shapes: N sets, C channels, H and W pixels; h = H/2 and w = W/2 is where the network's widest level works.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -56,6 +56,16 @@ class Up(nn.Module):
         return self.block(F.interpolate(self.project(x), scale_factor=2.0, mode="nearest") + skip)  # type: ignore[no-any-return]
 
 
+def bordered(x: Tensor) -> Tensor:
+    """[N,C,h,w] -> [N,C,h+2,w+2]: its border repeated.
+
+    As F.pad(mode="replicate"), whose gradient a GPU sums in an order that changes from run to run, so that no run could
+    be repeated to the bit; and no kernel of its own, so that the compiler fuses it.
+    """
+    x = torch.cat([x[:, :, :1], x, x[:, :, -1:]], dim=2)
+    return torch.cat([x[..., :1], x, x[..., -1:]], dim=3)
+
+
 class Head(nn.Module):
     """Features at half resolution -> one plane at full resolution.
 
@@ -66,9 +76,11 @@ class Head(nn.Module):
 
     def __init__(self, channels: int, padding: Padding) -> None:
         super().__init__()
-        mix = nn.Conv2d(channels + 12, channels, 3, padding=1, padding_mode=padding)
-        self.mix = nn.Sequential(mix, nn.LeakyReLU(0.1))
-        self.draw = nn.Conv2d(channels, 4, 3, padding=1, padding_mode=padding)
+        repeats = padding == "replicate"
+        self._frame: Callable[[Tensor], Tensor] = bordered if repeats else nn.Identity()
+        zeros = 0 if repeats else 1  # that the convolutions add by themselves
+        self.mix = nn.Sequential(nn.Conv2d(channels + 12, channels, 3, padding=zeros), nn.LeakyReLU(0.1))
+        self.draw = nn.Conv2d(channels, 4, 3, padding=zeros)
         # The four pixels of a position begin equal (ICNR, Aitken et al. 2017): masks have no teeth from then on.
         for parameter in (self.draw.weight, self.draw.bias):
             assert parameter is not None
@@ -76,7 +88,8 @@ class Head(nn.Module):
 
     def forward(self, features: Tensor, pixels: Tensor) -> Tensor:
         """[N,C,h,w] and [N,12,h,w] -> float32 [N,1,H,W]."""
-        quarters = self.draw(self.mix(torch.cat([features, pixels], dim=1)))
+        mixed = self.mix(self._frame(torch.cat([features, pixels], dim=1)))
+        quarters = self.draw(self._frame(mixed))
         # F.pixel_shuffle(quarters, 2), whose gradient has the wrong shape for no sets on the CPU (PyTorch 2.13).
         rows = quarters.unflatten(1, (2, 2)).permute(0, 3, 1, 4, 2)  # [N,h,2,w,2]
         plane: Tensor = rows.flatten(3).flatten(1, 2).unsqueeze(1)
