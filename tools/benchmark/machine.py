@@ -7,11 +7,11 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import nvidia.dali
 import torch
 
 from pipeline.workers import available_cores
 
+DALI = ("nvidia-dali-cuda130", "nvidia-dali-cuda120")
 PACKAGES = (
     "torch", "numpy", "pillow", "webdataset", "simplejpeg", "zstandard", "mosaicml-streaming", "litdata",
 )  # fmt: skip
@@ -29,15 +29,14 @@ def machine() -> dict[str, str | int]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "dali": nvidia.dali.__version__,
     }
     if torch.version.cuda:
         found["cuda"] = torch.version.cuda
     if DRIVER.exists() and (number := re.search(r"\d+\.\d+[.\d]*", DRIVER.read_text())):
         found["driver"] = number[0]
-    for name in PACKAGES:
+    for name in (*DALI, *PACKAGES):
         with suppress(PackageNotFoundError):
-            found[name] = version(name)
+            found["dali" if name in DALI else name] = version(name)
     return found
 
 

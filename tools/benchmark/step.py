@@ -101,6 +101,8 @@ def bench_step(shards: Path, options: LoadOptions, model: str) -> dict[str, Any]
         batch = loader.pick(range(options.batch_size))
         config = Config(shards, NOWHERE, model=model, batch_size=options.batch_size)
         learner = Learner(config, torch_device(options.device))
+        if tail := loader.sets % options.batch_size:  # a GPU chooses algorithms for the last batch's shape, too
+            learner.learn(batch.head(tail), HALF_WAY, tail)
         with progress_bar("steps", (2 * EPOCHS + 1) * len(loader) + WARM_UP_STEPS) as bar:
 
             def counted(batch: Batch) -> None:
