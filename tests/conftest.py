@@ -1,4 +1,8 @@
+import os
 from pathlib import Path
+
+# Before torch is loaded, and for what tests start: networks of 4 channels keep no second thread busy, which then spins.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
