@@ -4,7 +4,7 @@ BIN := .venv/bin
 ENV := .venv/.installed
 PEERS := .venv/.peers
 
-.PHONY: demo test check fix bench baselines peers clean
+.PHONY: demo test check fix bench gpu-check baselines peers clean
 
 demo: shards/demo/manifest.json  ## synthetic sets -> shards -> a trained network, with pictures
 	$(BIN)/fgbg-train --shards shards/demo --out runs/demo --epochs 6 --model unet-16 --batch-size 32 --lr 3e-3 \
@@ -29,6 +29,9 @@ fix: $(ENV)  ## format the code and mend what can be mended by itself
 bench: shards/demo/manifest.json $(PEERS)  ## loaders and packers beside their peers
 	$(BIN)/fgbg-bench --shards shards/demo
 	$(BIN)/fgbg-bench --packing data/demo
+
+gpu-check: $(ENV) $(PEERS)  ## where there is a GPU: is all of it right there, and how fast; 10 minutes, then goes on
+	$(BIN)/python -m tools.gpu_check runs/gpu-check $(FLAGS)
 
 baselines: | $(ENV)  ## every network with every loss, hours: make baselines PHOTOS=DIR FLAGS='--sets 6400 --minutes 10'
 	$(BIN)/python -m tools.baselines runs/baselines $(if $(PHOTOS),--photos '$(PHOTOS)') $(FLAGS)
