@@ -16,7 +16,8 @@ def a_checkpoint(width: int = 4) -> Checkpoint:
     for parameter in network.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
-    return Checkpoint(network.state_dict(), optimizer.state_dict(), {"step": 1, "best_iou": 0.5, "scores": None})
+    state = {"step": 1, "settings": {}, "manifest": "0", "best_iou": 0.5, "scores": None}
+    return Checkpoint(network.state_dict(), optimizer.state_dict(), state)
 
 
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
@@ -64,7 +65,8 @@ def test_a_checkpoint_cut_short_is_named(tmp_path: Path, share: float) -> None:
 
 def test_what_is_no_checkpoint_is_named(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
-    for content in ({"some": torch.zeros(1)}, [1, 2], {"network": {}, "optimizer": {}, "state": "{"}):
+    states = ({"network": {}, "optimizer": {}, "state": state} for state in ("{", "[1]"))
+    for content in ({"some": torch.zeros(1)}, [1, 2], *states):
         torch.save(content, path)
         with pytest.raises(InputError, match="not a whole checkpoint"):
             load(path)
@@ -82,6 +84,13 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
     checkpoint = a_checkpoint()
     save(tmp_path / "last.pt", checkpoint._replace(state={"format": 99}))
     with pytest.raises(InputError, match="format 99, but this version reads 1"):
+        load(tmp_path / "last.pt")
+
+
+def test_what_lacks_settings_is_refused(tmp_path: Path) -> None:
+    checkpoint = a_checkpoint()
+    save(tmp_path / "last.pt", checkpoint._replace(state={"step": 1, "manifest": "0"}))
+    with pytest.raises(InputError, match=r"last\.pt: a checkpoint without settings; expected one that fgbg-train"):
         load(tmp_path / "last.pt")
 
 

@@ -25,6 +25,7 @@ DAMAGES = (
     AttributeError,
     struct.error,
 )
+NEEDED = ("step", "settings", "manifest")  # of a checkpoint's state, by all who read one
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"  # in the folder of a run
 
 
@@ -90,7 +91,7 @@ def load(path: Path) -> Checkpoint:
         raise InputError(f"{path}: no such checkpoint; to start a new run, leave --resume out")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        state = json.loads(content["state"])
+        state = dict(json.loads(content["state"]))
         checkpoint = Checkpoint(content["network"], content["optimizer"], state, content.get("ema"))
     except DAMAGES as error:
         size_bytes = path.stat().st_size
@@ -101,6 +102,8 @@ def load(path: Path) -> Checkpoint:
     if state.get("format") not in READABLE:
         reads = " and ".join(map(str, READABLE))
         raise InputError(f"{path}: checkpoint format {state.get('format')}, but this version reads {reads}")
+    if missing := [name for name in NEEDED if name not in state]:
+        raise InputError(f"{path}: a checkpoint without {', '.join(missing)}; expected one that fgbg-train has written")
     return checkpoint
 
 
