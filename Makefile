@@ -20,7 +20,7 @@ test check: $(ENV) $(PEERS)  ## every check: style, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 fix: $(ENV)  ## format the code and mend what can be mended by itself
 	$(BIN)/ruff format .

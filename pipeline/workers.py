@@ -20,7 +20,7 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Let this worker die when the process that started it is killed: else it would wait for jobs for ever."""
 
     def wait() -> None:
@@ -42,7 +42,7 @@ class Workers:
 
     def __enter__(self) -> "Workers":
         # Fresh interpreters: a fork would copy the locks of whatever threads the caller has.
-        self._pool = ProcessPoolExecutor(self._count, get_context("spawn"), initializer=_end_with_parent)
+        self._pool = ProcessPoolExecutor(self._count, get_context("spawn"), initializer=end_with_parent)
         for _ in range(self._count if self._count > 1 else 0):
             self._submit(int, 0)  # they start while the caller prepares its jobs
         return self

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from pipeline.workers import _end_with_parent
+from pipeline.workers import end_with_parent
 
 # Its server imports torch once and forks each rank from there; it ends with this process, however that ends.
 CONTEXT = get_context("forkserver")
@@ -67,7 +67,7 @@ def _answer(receiver: Connection, rank: int) -> tuple[Any, str]:
 
 def _run(environment: dict[str, str], sender: Connection, function: Callable[..., Any], arguments: Any) -> None:
     os.environ.update(environment)
-    _end_with_parent()
+    end_with_parent()
     try:
         sender.send((function(*arguments), ""))
     except BaseException:

@@ -1,12 +1,10 @@
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
@@ -126,16 +124,6 @@ def test_pixels_are_counted_as_stored_where_they_are_decoded() -> None:
     assert {pixels[name] for name in ("ours", "dali-reader", "webdataset", "streaming", "litdata")} == {30}
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Torch's threads spin while they wait, and other tests run beside these."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.mark.usefixtures("one_thread")
 def test_stalls_are_measured_for_both_epochs_and_asserted(packed: Path) -> None:
     arguments = ("--shards", packed, "--step", "--model", "unet-4", "--batch-size", 16, "--size", 32, "--workers", 1)
     result = run(*arguments, "--assert-stall-pct", -1000)

@@ -69,7 +69,6 @@ def run(case: Case, group: dist.ProcessGroup | None) -> None:
 
 def ranks(rank: int, rendezvous: str) -> None:
     """What a process does: each case in turn."""
-    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=3)
     pair = dist.new_group([0, 2])
     for name, case in CASES.items():

@@ -191,16 +191,6 @@ def test_engines_are_read_by_median_and_unknown_where_nothing_is_told() -> None:
     assert "unknown" in Busy(None, None).describe()
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Several would spin while they wait for one another, beside the loader's on few cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.mark.usefixtures("one_thread")
 def test_the_small_form_of_stalls_is_measured_on_every_source(context: Context) -> None:
     found = stalls.measure(context)
     whens = ("epoch 1", "from epoch 2")

@@ -28,15 +28,6 @@ MEASURED: Found = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Torch's threads spin while they wait, and other tests run beside these."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def a_context(work: Path, seconds: float = 60.0) -> Context:
     return Context(work, work, work, CPU, seconds, lambda line: None)
 

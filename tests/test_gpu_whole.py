@@ -42,10 +42,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, R
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(whole, "SMALL", TINY)
         patch.setattr(whole, "run", in_this_process)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
         yield work, measure(a_context(work))
-        torch.set_num_threads(threads)
 
 
 def test_sets_are_composed_trained_on_and_scored(finished: tuple[Path, Result]) -> None:

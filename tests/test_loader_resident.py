@@ -119,7 +119,6 @@ def test_each_rank_keeps_what_it_decoded_and_streams_the_rest(shards: Path) -> N
 
 def on_rank(rank: int, rendezvous: str, shards: str, out: str) -> None:
     """What a process does: stream an epoch, exchange, and go on without storage and decoder."""
-    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     loader = load(Path(shards), rank=rank, world=2, resident="auto")
     batches = epochs(loader, 1)

@@ -128,7 +128,6 @@ def rank_does() -> list[Found]:
 
 
 def alone_does() -> list[Found]:
-    torch.set_num_threads(1)
     return [of_rank(case) for case in CASES]
 
 
