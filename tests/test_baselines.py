@@ -18,7 +18,16 @@ from pipeline.errors import InputError
 from tests.samples import smooth_picture, soft_disc
 from tools.baselines.__main__ import main
 from tools.baselines.chart import COLOURS, draw_chart, places
-from tools.baselines.plan import DATA, NETWORKS_IN_TURN, Baseline, baselines, gmac, layers, parameters
+from tools.baselines.plan import (
+    DATA,
+    NETWORKS_IN_TURN,
+    Baseline,
+    baselines,
+    describe_budget,
+    gmac,
+    layers,
+    parameters,
+)
 from tools.baselines.process import CommandError, done
 from tools.baselines.results import Row, load_results, save_results, training_time
 from tools.baselines.table import tables
@@ -386,6 +395,11 @@ def test_training_time_is_that_of_the_lines() -> None:
     ]
     assert training_time(lines) == (160, 13.0, 5.0)
     assert training_time([]) == (0, 0.0, 0.0)
+
+
+def test_a_budget_is_told_with_its_unit() -> None:
+    told = [describe_budget(amount, budget) for amount, budget in ((1280, "sets"), (1, "minutes"), (1.5, "minutes"))]
+    assert told == ["1,280 sets", "1 minute", "1.5 minutes"]
 
 
 def test_a_table_from_a_file_written_by_hand(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pipeline.files import atomic_file
-from tools.baselines.plan import BUDGETS, DATA
+from tools.baselines.plan import BUDGETS, DATA, describe_budget
 from tools.baselines.results import Row
 from train.set_scores import NETWORK, TRIVIAL
 
@@ -82,4 +82,4 @@ def _panel(axes: Axes, data: str, rows: Sequence[Row], score: str) -> None:
 
 def _amount(rows: Sequence[Row], budget: str) -> str | None:
     amounts = sorted({row.amount for row in rows})
-    return f"{amounts[0]:,.12g} {budget} of training" if len(amounts) == 1 else budget
+    return f"{describe_budget(amounts[0], budget)} of training" if len(amounts) == 1 else budget

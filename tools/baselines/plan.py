@@ -72,6 +72,11 @@ def baselines(
     return found
 
 
+def describe_budget(amount: float, budget: str) -> str:
+    """1,280 sets; 1 minute."""
+    return f"{amount:,.12g} {budget.removesuffix('s') if amount == 1 else budget}"
+
+
 def layers(network: str, depth: bool) -> tuple[torch.Size, ...]:
     """The shapes of a network's parameters, by which `net` without depth is known to be `convgen`."""
     return tuple(parameter.shape for parameter in _on_paper(network, depth).parameters())

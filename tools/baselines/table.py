@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from tools.baselines.plan import BUDGETS, DATA
+from tools.baselines.plan import BUDGETS, DATA, describe_budget
 from tools.baselines.results import Row
 from train.set_scores import NETWORK, TRIVIAL
 
@@ -40,9 +40,8 @@ def table(rows: Sequence[Row]) -> str:
     """The table of one data set and budget; the best of each score is bold."""
     first = rows[0]
     columns = (*MASK, *(DEPTH if first.depth else ()))
-    amount = f"{first.amount:,.0f} sets" if first.budget == "sets" else f"{first.amount:g} minutes"
     lines = [
-        f"### {first.data}, {amount} of training each",
+        f"### {first.data}, {describe_budget(first.amount, first.budget)} of training each",
         "",
         f"New foregrounds on {counted(first.test_backgrounds, 'new background')}: "
         f"{counted(first.test_sets, 'test set')}{'' if first.depth else ', the mask alone'}.",
