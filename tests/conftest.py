@@ -1,4 +1,5 @@
 import os
+import signal
 from pathlib import Path
 
 # Before torch is loaded, and for what tests start: networks of 4 channels keep no second thread busy, which then spins.
@@ -14,6 +15,9 @@ from tests.samples import S15, without_depth, write_sets
 # No deadline: these machines are noisy. Derandomised: a failure in CI is a failure here.
 settings.register_profile("fgbg", deadline=None, derandomize=True)
 settings.load_profile("fgbg")
+
+# What a shell starts in the background ignores Ctrl-C, and so does all that it starts; tests interrupt what they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # 10 x 10 ids: the split puts 64 sets in train, 1 in val, 1 in test.
 IDS = 10

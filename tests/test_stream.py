@@ -135,10 +135,13 @@ def test_ctrl_c_while_waiting_ends_the_process_at_once(shards: Path) -> None:
         [sys.executable, "-c", code, str(shards)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert process.returncode in (-signal.SIGINT, 130)
     assert errors.rstrip().endswith("KeyboardInterrupt")
 
