@@ -68,6 +68,11 @@ class Found(NamedTuple):
     """A line about why it is not the last; empty if it is."""
 
 
+def begun(folder: Path) -> bool:
+    """Whether `load_last` has a file to read: for a moment while LAST is saved, PREVIOUS stands alone."""
+    return any((folder / name).exists() for name in (LAST, PREVIOUS))
+
+
 def load_last(folder: Path) -> Found:
     """The LAST of a run in `folder`, or the one before if that is damaged.
 

@@ -15,7 +15,7 @@ from tools.baselines.plan import Baseline, gmac
 from tools.baselines.process import CommandError, done, run
 from tools.baselines.results import Row, read_row
 from tools.baselines.score import SPLIT
-from train.checkpoint import LAST, PREVIOUS
+from train.checkpoint import begun
 from train.config import Config
 
 TRAINED, SCORED = "trained.json", "test/scored.json"  # notes of what is done, in a run's folder
@@ -130,7 +130,7 @@ class Study:
         skipped = training is not None
         if training is None:
             # Minutes are those of one process on a quiet machine: a run that was stopped is none of them.
-            resume = baseline.budget == "sets" and any((out / name).exists() for name in (LAST, PREVIOUS))
+            resume = baseline.budget == "sets" and begun(out)
             if not resume:
                 shutil.rmtree(out, ignore_errors=True)
             places = [*shards, "--out", str(out), "--no-report", *(["--resume"] if resume else [])]

@@ -3,7 +3,6 @@
 import functools
 import gc
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import torch
 
 from pipeline.batch import Batch
 from pipeline.files import atomic_file
+from tools.benchmark.step import HALF_WAY, NOWHERE
 from tools.benchmark.timing import spread
 from tools.gpu_check import floor
 from tools.gpu_check.clock import calls_sec, synchronize
@@ -24,7 +24,6 @@ from tools.gpu_check.rate_table import COLUMNS, Found, cells, failures, notes
 from train.config import Config
 from train.learner import Learner
 
-NOWHERE, HALF_WAY = Path(), 0.5  # nothing is written, and the learning rate is of no consequence for the time
 WARM_UP_STEPS = 5  # the compiler's CUDA graphs are there from the third on
 RESERVE_SEC = 20.0  # for what comes before the first case and after the last: our time counts from our start
 FIRST_GUESS_SEC = 60.0  # of a case with a compilation, while none has been measured
@@ -70,8 +69,6 @@ def measure(context: Context) -> Result:
 def measure_cases(context: Context, cases: Sequence[Case]) -> Result:
     """The result of these cases in this order."""
     started_sec, device = time.perf_counter(), context.device
-    if context.on_gpu:  # what is compiled is kept for the next start
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(context.work / "compiled"))
     peaks = limits(device)
     found, late = dict[str, Found](), list[str]()
     took_sec = {True: list[float](), False: list[float]()}  # cases with and without a compilation

@@ -4,7 +4,6 @@ Each step is a command of ours in a process of its own; what is done is noted, a
 """
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ from tools.baselines.results import training_time
 from tools.gpu_check.context import Context, Result
 from tools.gpu_check.original import FOUND
 from train.cells import HEADLINE
-from train.checkpoint import LAST, PREVIOUS, load_last
+from train.checkpoint import begun, load_last
 from train.log import Line, read_lines
 from train.set_scores import NETWORK, TRIVIAL
 
@@ -64,8 +63,6 @@ class Step(NamedTuple):
 def measure(context: Context) -> Result:
     """Compose, train, score, as far as it is not done; then what came of it."""
     form = FULL if context.on_gpu else SMALL
-    if context.on_gpu:  # what is compiled is kept for a training that goes on
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(context.work / "compiled"))
     for step in steps(form, context.work, context.flag):
         note = context.work / f"{step.name}.json"
         if done(note, step.module, step.flags) is None:
@@ -99,18 +96,13 @@ def prepare(step: Step, form: Form, work: Path) -> None:
         if free < form.sets * SET_BYTES:
             need = f"{form.sets:,} sets may take {form.sets * SET_BYTES / 1e9:.0f} GB"
             raise InputError(f"{need}, {work} has {free / 1e9:.0f} GB free: give a WORK with more room")
-    if step.name == "train" and not begun(work):
+    if step.name == "train" and not begun(work / "run"):
         shutil.rmtree(work / "run", ignore_errors=True)  # of a run that was stopped before its first checkpoint
 
 
 def resuming(step: Step, work: Path) -> list[str]:
     """The flag with which a step goes on; the others do so by themselves."""
-    return ["--resume"] if step.name == "train" and begun(work) else []
-
-
-def begun(work: Path) -> bool:
-    """Whether there is a checkpoint to go on from; for a moment while one is saved, it is the one before."""
-    return any((work / "run" / name).exists() for name in (LAST, PREVIOUS))
+    return ["--resume"] if step.name == "train" and begun(work / "run") else []
 
 
 @contextmanager
