@@ -34,7 +34,7 @@ gpu-check: $(ENV) $(PEERS)  ## where there is a GPU: is all of it right there, a
 	$(BIN)/python -m tools.gpu_check runs/gpu-check $(FLAGS)
 
 baselines: | $(ENV)  ## every network with every loss, hours: make baselines PHOTOS=DIR FLAGS='--sets 6400 --minutes 10'
-	$(BIN)/python -m tools.baselines runs/baselines $(if $(PHOTOS),--photos '$(PHOTOS)') $(FLAGS)
+	$(BIN)/python -m benchmarks.baselines runs/baselines $(if $(PHOTOS),--photos '$(PHOTOS)') $(FLAGS)
 
 peers: $(PEERS)  ## the loaders that make bench measures ours beside
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from pipeline.finding.schemes import Counts
+from pipeline.packing.known_layouts import Counts
 from tests.samples import jpeg, smooth_picture, soft_disc, write
 
 COUNTS = Counts(backgrounds=3, foregrounds=2, placements=2, mirrored=2)

@@ -8,11 +8,11 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.depth import colour_map
-from pipeline.index import row_type
-from pipeline.order import Order
+from pipeline.format.depth import colour_map
+from pipeline.format.manifest import row_type
+from pipeline.loading.sampler import Order
+from pipeline.loading.split import Split
 from pipeline.packing.pack import PackOptions, pack
-from pipeline.split import Split
 
 S15 = Path(__file__).parent.parent.parent / "shared" / "data" / "s15"
 SIZE = 48  # pixels

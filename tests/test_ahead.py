@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import pytest
 
-from pipeline.ahead import Ahead
+from pipeline.loading.ahead import Ahead
 
 
 def numbers(end: int, drawn: list[int], closed: threading.Event) -> Generator[int, None, None]:
@@ -103,7 +103,7 @@ def test_letting_go_in_its_own_thread_does_not_wait_for_itself() -> None:
 def test_a_process_may_end_without_closing() -> None:
     code = (
         "import itertools, time\n"
-        "from pipeline.ahead import Ahead\n"
+        "from pipeline.loading.ahead import Ahead\n"
         "def source():\n"
         "    try:\n"
         "        yield from itertools.count()\n"

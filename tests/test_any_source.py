@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError
-from pipeline.finding.sets import find_sets
-from pipeline.index import Manifest, load_index
+from pipeline.format.manifest import Manifest, load_index
+from pipeline.packing.join import find_sets
 from pipeline.packing.pack import PackOptions, pack
 from pipeline.progress import Progress
 from tests.miniatures import COUNTS, SCHEMES, SETS, write_folder, write_tar, write_zip

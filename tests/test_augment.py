@@ -9,11 +9,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-import pipeline.augment
-from pipeline.augment import DRAWS, LIMITS, NOISE_STARTS, OFF, Augmentation, Augmenter, draw, mix, noise_fields
-from pipeline.batch import Batch
+import pipeline.loading.augment
 from pipeline.errors import InputError
-from pipeline.order import _mix
+from pipeline.loading.augment import DRAWS, LIMITS, NOISE_STARTS, OFF, Augmentation, Augmenter, draw, mix, noise_fields
+from pipeline.loading.batch import Batch
+from pipeline.loading.sampler import _mix
 from tests.samples import smooth_picture
 
 PLANES = ("bg", "fg_bg", "mask", "depth")
@@ -158,7 +158,7 @@ def test_a_set_is_changed_alike_in_any_batch(
         torch.set_num_threads(count)
         assert equal(augmented(batch, recipe), expected)
     for chunk in (1, 5 * 13 * 21, 10**9):
-        monkeypatch.setattr(pipeline.augment, "CHUNK_PIXELS", chunk)
+        monkeypatch.setattr(pipeline.loading.augment, "CHUNK_PIXELS", chunk)
         assert equal(augmented(batch, recipe), expected)
 
 

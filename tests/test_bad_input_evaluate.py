@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.index import Manifest, load_index, save_index
+from pipeline.format.manifest import Manifest, load_index, save_index
+from pipeline.loading.split import BACKGROUND_SALT, FOREGROUND_SALT, PEER_SALT, SPLITS, group
 from pipeline.packing.pack import PackOptions, pack
-from pipeline.split import BACKGROUND_SALT, FOREGROUND_SALT, PEER_SALT, SPLITS, group
 from tests.samples import jpeg, set_paths, smooth_picture, soft_disc, split_rows, write
 from tests.test_evaluate_command import evaluate, scored
 from tests.test_store import flip_bit
 from tests.test_train_command import one_line_error, trained_on
 from train.cells import CELLS
-from train.evaluation import evaluate as score
-from train.evaluation import open_split
+from train.evaluate import evaluate as score
+from train.evaluate import open_split
 from train.evaluation_table import text
 from train.run import open_run
 

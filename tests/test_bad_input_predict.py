@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-import train.predictions
+import train.predict
 from pipeline.errors import InputError
-from pipeline.files import UNFINISHED
+from pipeline.resume import UNFINISHED
 from tests.samples import files_below, jpeg, png, smooth_picture, write
 from tests.test_predict_command import opened, predict
 from tests.test_train_command import one_line_error, printed, trained_on
@@ -177,7 +177,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_continues(
 ) -> None:
     for number in range(3):
         write(tmp_path / f"many/{number}.png", png(smooth_picture(10 + number)))
-    given, whole = (trained, background, tmp_path / "many"), train.predictions.write_files
+    given, whole = (trained, background, tmp_path / "many"), train.predict.write_files
 
     def full(folder: Path, pair: Pair, *rest: object) -> None:
         if pair.name == "1":
@@ -185,7 +185,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_continues(
         whole(folder, pair, *rest)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr(train.predictions, "write_files", full)
+        patched.setattr(train.predict, "write_files", full)
         line = one_line_error(predict(*given, tmp_path / "out", "--batch-size", "1"))
     assert f"No space left on device: {tmp_path / 'out/1.mask.png'}" in line
     assert "the same command continues it" in line

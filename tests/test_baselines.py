@@ -12,13 +12,11 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-import tools.baselines.process as process
-import tools.baselines.study as study
-from pipeline.errors import InputError
-from tests.samples import smooth_picture, soft_disc
-from tools.baselines.__main__ import main
-from tools.baselines.chart import COLOURS, draw_chart, places
-from tools.baselines.plan import (
+import benchmarks.baselines.process as process
+import benchmarks.baselines.study as study
+from benchmarks.baselines.__main__ import main
+from benchmarks.baselines.chart import COLOURS, draw_chart, places
+from benchmarks.baselines.plan import (
     DATA,
     NETWORKS_IN_TURN,
     Baseline,
@@ -28,10 +26,12 @@ from tools.baselines.plan import (
     layers,
     parameters,
 )
-from tools.baselines.process import CommandError, done
-from tools.baselines.results import Row, load_results, save_results, training_time
-from tools.baselines.table import tables
-from train.evaluation import evaluate, open_split
+from benchmarks.baselines.process import CommandError, done
+from benchmarks.baselines.results import Row, load_results, save_results, training_time
+from benchmarks.baselines.table import tables
+from pipeline.errors import InputError
+from tests.samples import smooth_picture, soft_disc
+from train.evaluate import evaluate, open_split
 from train.losses import RECIPES
 from train.networks import build_network
 from train.run import open_run
@@ -182,7 +182,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Started]:
         if module == "tools.train":
             line = {"kind": "train", "step": 1, "sets_seen": 320, "sets_per_sec": 10.0, "stall_share": 0.5}
             (note.parent / "metrics.jsonl").write_text(json.dumps(line) + "\n")
-        if module == "tools.baselines.score":
+        if module == "benchmarks.baselines.score":
             cell = {"sets": 2, "backgrounds": 1, "scores": ROW.scores}
             numbers = {"threshold": 5, "cells": {"new_new": cell}}
             (note.parent / "evaluation.json").write_text(json.dumps(numbers))

@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from pipeline.index import Manifest, load_index
-from pipeline.loader import Loader
+from pipeline.format.manifest import Manifest, load_index
+from pipeline.loading.loader import Loader
 from pipeline.packing.pack import PackOptions, pack
 from tests.samples import png, smooth_picture, write
 from tools.bench import main

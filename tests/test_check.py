@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.checking.check import CheckOptions, check
 from pipeline.errors import InputError
-from pipeline.index import Manifest, load_index
-from pipeline.loader import Loader
+from pipeline.format.manifest import Manifest, load_index
+from pipeline.loading.loader import Loader
+from pipeline.loading.shard_reader import Damaged, Store
 from pipeline.packing.pack import PackOptions, pack
 from pipeline.progress import Progress
-from pipeline.store import Damaged, Store
+from pipeline.verify.check import CheckOptions, check
 from tests.samples import files_below, without_depth, write, write_sets
 from tests.test_store import flip_bit
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline.index import Manifest, load_index
+from pipeline.format.manifest import Manifest, load_index
 from pipeline.packing.pack import PackOptions, pack
 from pipeline.progress import Progress
 from tests.samples import files_below

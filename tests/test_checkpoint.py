@@ -7,7 +7,7 @@ import torch
 from pipeline.errors import InputError
 from train.checkpoint import FORMAT, Checkpoint, load, load_network, save
 from train.model import UNet
-from train.optimizer import adamw
+from train.optim import adamw
 
 
 def a_checkpoint(width: int = 4) -> Checkpoint:

@@ -3,11 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.checking.compare import WIDE, Rows, in_tar_order, rows_of_shards, stock_reader_damage, tar_damage
-from pipeline.checking.scan import Scan
-from pipeline.checking.stored import stored_parts
-from pipeline.index import Manifest, ShardInfo, load_index
-from pipeline.parts import PARTS
+from pipeline.format.manifest import Manifest, ShardInfo, load_index
+from pipeline.format.sample import PARTS
+from pipeline.verify.compare import WIDE, Rows, in_tar_order, rows_of_shards, stock_reader_damage, tar_damage
+from pipeline.verify.scan import Scan
+from pipeline.verify.stored import stored_parts
 
 
 @pytest.fixture

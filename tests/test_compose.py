@@ -17,13 +17,13 @@ from pipeline.composing.composer import SOLID, ComposeOptions, Composer
 from pipeline.composing.photos import Photographs, find_pictures
 from pipeline.composing.recipe import Recipe
 from pipeline.composing.stage import Stage, prepare
+from pipeline.composing.synthetic.source import Synthetic
 from pipeline.errors import InputError
-from pipeline.index import Manifest
+from pipeline.format.manifest import Manifest
+from pipeline.format.tar import TarWriter
+from pipeline.loading.shard_reader import Store
+from pipeline.loading.split import SPLITS
 from pipeline.packing.pack import PackOptions, pack
-from pipeline.split import SPLITS
-from pipeline.store import Store
-from pipeline.synthetic.source import Synthetic
-from pipeline.tar import TarWriter
 from pipeline.workers import Workers
 from tests.samples import S15, files_below, png, smooth_picture, split_rows, write
 from train.metrics import difference, iou

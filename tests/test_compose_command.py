@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from pipeline.composing.composer import Composer
-from pipeline.index import Manifest
+from pipeline.format.manifest import Manifest
 from tests.samples import files_below, png, smooth_picture, write
 from tools.compose import main
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.decode import DecodeOptions, Decoder, Encoded, torch_device
-from pipeline.depth import colour_map, depth_table
 from pipeline.errors import InputError
+from pipeline.format.depth import colour_map, depth_table
+from pipeline.loading.decode import DecodeOptions, Decoder, Encoded, torch_device
 from tests.samples import jpeg, png, smooth_picture
 
 OPTIONS = DecodeOptions(batch_size=4, size=32, device="cpu", threads=1, prefetch=2)

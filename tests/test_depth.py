@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.depth import (
+from pipeline.errors import InputError
+from pipeline.format.depth import (
     CONVERTED,
     ENCODINGS,
     LUMA,
@@ -16,8 +17,7 @@ from pipeline.depth import (
     recognise_encoding,
     scalar_of_colours,
 )
-from pipeline.errors import InputError
-from pipeline.images import decode_gray, decode_rgb
+from pipeline.format.images import decode_gray, decode_rgb
 from tests.samples import coloured, jpeg, smooth_picture, street_depth
 
 MAPS = (*ENCODINGS[1:], *CONVERTED)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline.files import UNFINISHED
+from pipeline.resume import UNFINISHED
 from tests.networks import slow_network, weighted_sum
 from tests.samples import files_below, set_paths, write, write_sets
 from tools.depth import main

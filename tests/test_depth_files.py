@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.depth import CONVERTED, ENCODINGS, depth_table
 from pipeline.errors import InputError
-from pipeline.images import BadImage, decode_gray
+from pipeline.format.depth import CONVERTED, ENCODINGS, depth_table
+from pipeline.format.images import BadImage, decode_gray
 from pipeline.packing.depth_files import DepthFiles, load_array, recognise_files
 from tests.samples import coloured, jpeg, png, street_depth
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.depth_estimation.depth_folder import JOURNAL, SETTINGS, TABLE, add_depth
+from pipeline.depth_estimation.model import Teacher, TeacherSettings
+from pipeline.depth_estimation.run import EstimateError, EstimateOptions, Report
 from pipeline.errors import InputError
-from pipeline.files import UNFINISHED
-from pipeline.images import decode_gray, decode_rgb
-from pipeline.labelling.depth_folder import JOURNAL, SETTINGS, TABLE, add_depth
-from pipeline.labelling.estimate import EstimateError, EstimateOptions, Report
-from pipeline.labelling.teacher import Teacher, TeacherSettings
+from pipeline.format.images import decode_gray, decode_rgb
 from pipeline.progress import Progress
+from pipeline.resume import UNFINISHED
 from tests.networks import WEIGHTS, weighted_sum
 from tests.samples import files_below, jpeg, set_paths, smooth_picture, write, write_sets
 

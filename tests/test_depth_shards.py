@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.depth_estimation.depth_shards import rewrite_with_depth
+from pipeline.depth_estimation.model import Teacher, TeacherSettings
+from pipeline.depth_estimation.run import EstimateError, EstimateOptions
 from pipeline.errors import InputError
-from pipeline.files import UNFINISHED
-from pipeline.images import decode_gray, decode_rgb
-from pipeline.labelling.depth_shards import rewrite_with_depth
-from pipeline.labelling.estimate import EstimateError, EstimateOptions
-from pipeline.labelling.teacher import Teacher, TeacherSettings
-from pipeline.loader import Loader
+from pipeline.format.images import decode_gray, decode_rgb
+from pipeline.loading.loader import Loader
+from pipeline.loading.shard_reader import Store
 from pipeline.packing.pack import PackOptions, pack
 from pipeline.progress import Progress
-from pipeline.store import Store
+from pipeline.resume import UNFINISHED
 from tests.networks import WEIGHTS, weighted_sum
 from tests.samples import files_below
 

@@ -14,14 +14,14 @@ import zstandard
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.depth import colour_map
 from pipeline.errors import InputError
-from pipeline.images import BadImage, Picture
-from pipeline.index import Manifest, load_index
-from pipeline.loader import Loader
-from pipeline.packing.encode import BackgroundEncoder, NoPlanes, PlaneEncoder
+from pipeline.format.depth import colour_map
+from pipeline.format.images import BadImage, Picture
+from pipeline.format.manifest import Manifest, load_index
+from pipeline.format.planes import encode_set
+from pipeline.loading.loader import Loader
+from pipeline.packing.encode_planes import BackgroundEncoder, NoPlanes, PlaneEncoder
 from pipeline.packing.pack import PackOptions, pack
-from pipeline.planes import encode_set
 from tests.samples import files_below, png, set_paths, smooth_picture, write, write_sets
 
 SIZE = 16
@@ -117,7 +117,7 @@ def test_a_packing_that_is_stopped_goes_on_to_the_same_bytes(
             raise KeyboardInterrupt
         return encode_set(*arguments)
 
-    monkeypatch.setattr("pipeline.packing.encode.encode_set", fail_later)
+    monkeypatch.setattr("pipeline.packing.encode_planes.encode_set", fail_later)
     with pytest.raises(KeyboardInterrupt):
         pack(source, tmp_path / "shards", OPTIONS)
     monkeypatch.undo()

@@ -8,10 +8,18 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from pipeline.depth_estimation.model import Teacher, TeacherSettings
+from pipeline.depth_estimation.run import (
+    DepthMap,
+    EstimateError,
+    EstimateOptions,
+    Result,
+    decode_colour,
+    draw,
+    estimate,
+)
 from pipeline.errors import InputError
-from pipeline.images import BadImage, decode_gray, decode_rgb
-from pipeline.labelling.estimate import DepthMap, EstimateError, EstimateOptions, Result, decode_colour, draw, estimate
-from pipeline.labelling.teacher import Teacher, TeacherSettings
+from pipeline.format.images import BadImage, decode_gray, decode_rgb
 from pipeline.problems import Problem
 from tests.networks import WEIGHTS, save_network, weighted_sum
 from tests.samples import jpeg, png, smooth_picture

@@ -12,9 +12,9 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from torch import Tensor
 
-from pipeline.loader import Loader
+from pipeline.loading.loader import Loader
+from pipeline.loading.split import BACKGROUND_SALT, FOREGROUND_SALT, group
 from pipeline.packing.pack import PackOptions, pack
-from pipeline.split import BACKGROUND_SALT, FOREGROUND_SALT, group
 from tests.samples import jpeg, set_paths, smooth_picture, write
 from tests.test_store import flip_bit
 from tests.test_train_command import SMALL, one_line_error

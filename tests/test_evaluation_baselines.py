@@ -7,12 +7,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import train.mean_depth
-from pipeline.batch import Batch
-from pipeline.loader import Loader
+import train.trivial_baselines
+from pipeline.loading.batch import Batch
+from pipeline.loading.loader import Loader
 from tests.samples import smooth_picture
 from train.ceiling import ceiling_scores, round_trip
-from train.mean_depth import MeanDepth
+from train.trivial_baselines import MeanDepth
 
 
 def column(shards: Path) -> np.ndarray:
@@ -33,7 +33,7 @@ def plain_means(shards: Path) -> dict[int | None, Tensor]:
 def test_mean_depth_is_that_of_the_background_and_else_that_of_all(
     most: int, packed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train.mean_depth, "BACKGROUNDS", most)
+    monkeypatch.setattr(train.trivial_baselines, "BACKGROUNDS", most)
     backgrounds = column(packed)
     found = MeanDepth(Loader(packed, "train", 16, 32), backgrounds)
     expected = plain_means(packed)
@@ -50,7 +50,7 @@ def test_mean_depth_is_that_of_the_background_and_else_that_of_all(
 
 
 def test_no_more_training_sets_are_looked_at_than_asked_for(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train.mean_depth, "SETS", 20)
+    monkeypatch.setattr(train.trivial_baselines, "SETS", 20)
     assert MeanDepth(Loader(packed, "train", 16, 32), column(packed)).sets == 32  # whole batches
 
 

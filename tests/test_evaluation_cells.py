@@ -5,9 +5,9 @@ import pytest
 from numpy.typing import NDArray
 
 import train.bootstrap
-from pipeline.index import row_type
-from pipeline.parts import UNKNOWN
-from pipeline.split import BACKGROUND_SALT, FOREGROUND_SALT, PEER_SPLITS, SPLITS, Split, group
+from pipeline.format.manifest import row_type
+from pipeline.format.sample import UNKNOWN
+from pipeline.loading.split import BACKGROUND_SALT, FOREGROUND_SALT, PEER_SPLITS, SPLITS, Split, group
 from tests.samples import split_rows
 from tests.test_split import all_pairs
 from train.bootstrap import intervals

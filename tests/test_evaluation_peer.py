@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.loader import Loader
-from pipeline.split import PEER_SALT, group
+from pipeline.loading.loader import Loader
+from pipeline.loading.split import PEER_SALT, group
 from tests.test_evaluate_command import evaluate, printed
 from tests.test_train_command import trained_on
 from train.cells import CELLS

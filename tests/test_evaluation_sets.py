@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.index import Manifest, load_index
-from pipeline.loader import Loader
+from pipeline.format.manifest import Manifest, load_index
+from pipeline.loading.loader import Loader
 from tests.test_evaluate_command import evaluate, printed, scored
 from tests.test_store import flip_bit
 from tests.test_train_command import trained_on
 from train.cells import CELLS, cells_of
-from train.evaluation import draw, open_split
+from train.evaluate import draw, open_split
 from train.run import open_run
 
 CPU = torch.device("cpu")

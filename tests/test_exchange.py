@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from pipeline.exchange import exchange
-from pipeline.resident import Resident
+from pipeline.loading.cache_sync import exchange
+from pipeline.loading.sample_cache import Resident
 from tests.test_resident import CPU, PARTS, pictures
 
 ROWS, SIZE = 60, 4
@@ -50,7 +50,7 @@ def expected(case: Case, rank: int) -> list[int]:
 
 def run(case: Case, group: dist.ProcessGroup | None) -> None:
     rank = dist.get_rank(group)
-    with patch("pipeline.resident.available_host_memory", lambda: case.room[rank] * SET):
+    with patch("pipeline.loading.sample_cache.available_host_memory", lambda: case.room[rank] * SET):
         resident = Resident(ROWS, ROWS, PARTS, SIZE, CPU, share=1.0)
         if case.kept[rank]:
             resident.keep(np.array(case.kept[rank]), pictures(case.kept[rank], SIZE))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import train.export
-from pipeline.loader import Loader
+from pipeline.loading.loader import Loader
 from tests.samples import files_below, write
 from tests.test_train_command import one_line_error, printed, trained_on
 from tools.export import main

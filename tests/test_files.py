@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.files import atomic_file, continued, require_finished
+from pipeline.resume import atomic_file, continued, require_finished
 from tests.samples import files_below, write
 
 COUNT = {"command": "count", "to": 3}
@@ -91,7 +91,7 @@ def test_other_arguments_are_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_two_processes_do_not_work_in_one_folder(tmp_path: Path) -> None:
-    begin = "import json, sys; from pathlib import Path; from pipeline.files import continued\n"
+    begin = "import json, sys; from pathlib import Path; from pipeline.resume import continued\n"
     begin += "with continued(Path(sys.argv[1]), json.loads(sys.argv[2])): print('in', flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", begin, str(tmp_path), json.dumps(COUNT)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:

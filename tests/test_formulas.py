@@ -1,7 +1,7 @@
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.finding.formulas import LARGEST, Formula
+from pipeline.packing.formulas import LARGEST, Formula
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.gather import IDLE_BUFFERS, BufferPool, Gatherer
+from pipeline.loading.buffers import IDLE_BUFFERS, BufferPool, Gatherer
 
 SHAPES = st.sampled_from([(1, 4, 4), (1, 3, 3), (5,)])
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 import tools.gpu_check.check
 from pipeline.errors import InputError
-from pipeline.index import Manifest
+from pipeline.format.manifest import Manifest
 from tools.gpu_check import __main__ as command
 from tools.gpu_check.check import Check
 from tools.gpu_check.context import Context

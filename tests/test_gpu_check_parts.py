@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.batch import Batch
-from pipeline.decode import Decoder
-from pipeline.depth import depth_table
 from pipeline.errors import InputError
+from pipeline.format.depth import depth_table
+from pipeline.loading.batch import Batch
+from pipeline.loading.decode import Decoder
 from pipeline.packing.pack import PackOptions, pack
 from tools.benchmark.step import Stall
 from tools.benchmark.sweep import Setting
@@ -20,7 +20,7 @@ from tools.gpu_check.context import Context
 from tools.gpu_check.engines import Busy, Watch
 from tools.gpu_check.samples import sample_files
 from tools.gpu_check.soak import Soak, Verdict, judged, steepest
-from train.log import Log
+from train.logging import Log
 
 CPU = torch.device("cpu")
 

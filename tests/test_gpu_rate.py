@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.baselines.plan import gmac
 from pipeline.errors import InputError
-from tools.baselines.plan import gmac
 from tools.gpu_check import clock, floor, original, rate
 from tools.gpu_check.context import Context
 from tools.gpu_check.cost import flops, traffic_bytes

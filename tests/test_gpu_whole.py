@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from pipeline.errors import InputError
-from pipeline.index import Manifest
+from pipeline.format.manifest import Manifest
 from tools.gpu_check import whole
 from tools.gpu_check.context import Context, Result
 from tools.gpu_check.original import FOUND
@@ -26,7 +26,7 @@ def a_context(work: Path) -> Context:
 
 
 def in_this_process(module: str, flags: Sequence[str], places: Sequence[str], note: Path, log: Path) -> float:
-    """What `tools.baselines.process.run` does, without the seconds in which torch and DALI are loaded."""
+    """What `benchmarks.baselines.process.run` does, without the seconds in which torch and DALI are loaded."""
     more = ["--streets", "10", "--cars", "10", "--workers", "1"] if module == "tools.compose" else []
     result = CliRunner().invoke(import_module(module).main, [*flags, *places, *more])
     assert result.exit_code == 0, result.output

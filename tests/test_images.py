@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.decode import DecodeOptions, Decoder
-from pipeline.images import VERIFY, BadImage, check_image, decode_deep, decode_gray, decode_rgb, is_deep
+from pipeline.format.images import VERIFY, BadImage, check_image, decode_deep, decode_gray, decode_rgb, is_deep
+from pipeline.loading.decode import DecodeOptions, Decoder
 from tests.samples import jpeg, png, smooth_picture
 
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.checking.repair import repair
 from pipeline.errors import InputError
-from pipeline.index import Manifest, load_index, save_index, shards_between
+from pipeline.format.manifest import Manifest, load_index, save_index, shards_between
+from pipeline.verify.repair import repair
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def shard_sets(folder: Path, changes: dict[int, int]) -> dict[str, object]:
 def test_counts_by_which_rows_would_not_be_found(
     changes: dict[int, int], message: str, block: int, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.index.BLOCK", block)
+    monkeypatch.setattr("pipeline.format.manifest.BLOCK", block)
     sound = (copy / "manifest.json").read_bytes()
     edit(copy, shard_sets(copy, changes) if changes else {"sets": 99})
     with pytest.raises(InputError, match=message):
@@ -123,7 +123,7 @@ def test_an_index_that_was_cut_and_hashed_again(copy: Path) -> None:
 
 @pytest.mark.parametrize("block", [1, 10, 1 << 16])
 def test_a_background_that_only_the_last_set_needs(block: int, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.index.BLOCK", block)
+    monkeypatch.setattr("pipeline.format.manifest.BLOCK", block)
     rows = np.array(load_index(copy, Manifest.load(copy)))
     rows["bg"][-1] = 77
     edit(copy, {"index_sha256": save_index(copy, len(rows), [rows])})

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.batch import Batch
+from pipeline.depth_estimation.depth_shards import rewrite_with_depth
 from pipeline.errors import InputError
-from pipeline.index import Manifest, load_index
-from pipeline.labelling.depth_shards import rewrite_with_depth
+from pipeline.format.manifest import Manifest, load_index
+from pipeline.format.planes import encode_set
+from pipeline.loading.batch import Batch
 from pipeline.packing.pack import PackOptions, pack
-from pipeline.planes import encode_set
 from tests.test_loader import equal, load, rows
 from tests.test_store import flip_bit
 
@@ -180,8 +180,8 @@ def test_a_frame_that_was_packed_wrong_is_named(source: Path, tmp_path: Path, mo
         calls += 1
         return encode_set(*arguments)[:-2] if calls == 42 else encode_set(*arguments)
 
-    monkeypatch.setattr("pipeline.packing.encode.encode_set", wrong)
-    monkeypatch.setattr("pipeline.assemble.write_preview", lambda *_: None)
+    monkeypatch.setattr("pipeline.packing.encode_planes.encode_set", wrong)
+    monkeypatch.setattr("pipeline.packing.finalize.write_preview", lambda *_: None)
     pack(source, tmp_path / "shards", PackOptions(workers=1, codec="planes", size=16))
     loader = load(tmp_path / "shards", "all")
     with pytest.raises(InputError, match=r"^zstd cannot decode set fg_\d+_bg_\d+_\d+ in sets-000000\.tar: .*[^\n]*$"):

@@ -17,7 +17,7 @@ KILLS = 30
 KILLED = """
 import os, pathlib, signal, sys
 from pipeline.packing.pack import PackOptions, pack
-from pipeline.tar import TarWriter
+from pipeline.format.tar import TarWriter
 
 source, shards, moment = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 events = 0

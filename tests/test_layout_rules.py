@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.finding.formulas import Formula
-from pipeline.finding.layouts import Layout, Template
-from pipeline.finding.set_list import SetList
-from pipeline.finding.sets import find_sets
-from pipeline.finding.stated import load_layout
+from pipeline.packing.csv_layout import SetList
+from pipeline.packing.custom_layouts import load_layout
+from pipeline.packing.formulas import Formula
+from pipeline.packing.join import find_sets
+from pipeline.packing.layouts import Layout, Template
 from tests.samples import write
 
 NO_DEPTH = ("fg_bg", "mask")

@@ -1,8 +1,8 @@
 import pytest
 
-from pipeline.finding.layouts import Template
-from pipeline.finding.schemes import SEED_DEPTH_RUN
-from pipeline.parts import set_key
+from pipeline.format.sample import set_key
+from pipeline.packing.known_layouts import SEED_DEPTH_RUN
+from pipeline.packing.layouts import Template
 
 
 @pytest.mark.parametrize(

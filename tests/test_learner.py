@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.batch import Batch
+from pipeline.loading.batch import Batch
 from train.config import Config
-from train.learner import Learner
+from train.train_step import Learner
 
 CPU = torch.device("cpu")
 OF_TORCH = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:The .grad attribute")  # its own

@@ -10,10 +10,10 @@ import torch
 from matplotlib import colormaps
 from PIL import Image
 
-from pipeline.batch import Batch
 from pipeline.errors import InputError
-from pipeline.index import Manifest, load_index
-from pipeline.loader import Loader
+from pipeline.format.manifest import Manifest, load_index
+from pipeline.loading.batch import Batch
+from pipeline.loading.loader import Loader
 from pipeline.packing.pack import PackOptions, pack
 from tests.samples import png, set_paths, smooth_picture, write_sets
 from tests.test_store import flip_bit

@@ -9,13 +9,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
-import pipeline.resident
-from pipeline.augment import Augmentation
-from pipeline.batch import Batch
+import pipeline.loading.sample_cache
 from pipeline.errors import InputError
-from pipeline.index import Manifest, load_index
-from pipeline.loader import Loader
-from pipeline.store import Store
+from pipeline.format.manifest import Manifest, load_index
+from pipeline.loading.augment import Augmentation
+from pipeline.loading.batch import Batch
+from pipeline.loading.loader import Loader
+from pipeline.loading.shard_reader import Store
 from tests.test_loader import SIZE, equal, load, rows
 from tests.test_store import flip_bit
 
@@ -29,7 +29,7 @@ def shards(request: pytest.FixtureRequest) -> Path:
 
 
 def room_for(sets: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline.resident, "available_host_memory", lambda: int(sets * SET_BYTES))
+    monkeypatch.setattr(pipeline.loading.sample_cache, "available_host_memory", lambda: int(sets * SET_BYTES))
 
 
 def epochs(loader: Loader, count: int) -> list[Batch]:

@@ -12,14 +12,14 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from pipeline.errors import InputError
-from pipeline.loader import Loader
+from pipeline.loading.loader import Loader
 from pipeline.packing.pack import PackOptions, pack
 from train.checkpoint import load, save
 from train.config import Config, choose_device
-from train.interruption import Interrupted
-from train.learner import Step
-from train.loop import Trainer
 from train.metrics import difference, iou
+from train.signals import Interrupted
+from train.train_step import Step
+from train.trainer import Trainer
 from train.validation import best_threshold
 
 TIMES = ("sets_per_sec", "stall_share")  # what differs between two runs that are the same

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from pipeline.images import BadImage, decode_jpeg_gray, encode_gray
+from pipeline.format.images import BadImage, decode_jpeg_gray, encode_gray
 from pipeline.packing.masks import BLANK, BRIGHT, DARK, EDGE, NOT_BINARY, check_mask, judge, plausible
 from tests.samples import jpeg, png, smooth_picture
 

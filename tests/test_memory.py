@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.memory import available_host_memory
+from pipeline.loading.memory import available_host_memory
 from tests.samples import write
 
 MIB = 1 << 20
@@ -13,7 +13,7 @@ MIB = 1 << 20
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine of which 1000 MiB are available."""
-    monkeypatch.setattr("pipeline.memory.ROOT", tmp_path)
+    monkeypatch.setattr("pipeline.loading.memory.ROOT", tmp_path)
     lines = ["MemTotal: 9000000 kB", "MemFree: 5 kB", f"MemAvailable:   {1000 * 1024} kB", "HugePages_Total: 0"]
     write(tmp_path / "proc/meminfo", "\n".join(lines).encode())
     return tmp_path

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.checking.check import CheckOptions, check
-from pipeline.checking.merge import merge
-from pipeline.checking.repair import repair
 from pipeline.errors import InputError
-from pipeline.index import Manifest, load_index
-from pipeline.loader import Loader
+from pipeline.format.manifest import Manifest, load_index
+from pipeline.loading.loader import Loader
 from pipeline.packing.pack import PackOptions, pack
+from pipeline.verify.check import CheckOptions, check
+from pipeline.verify.merge import merge
+from pipeline.verify.repair import repair
 from tests.samples import files_below, jpeg, set_paths, smooth_picture, without_depth, write, write_sets
 from tests.test_repair import FULL, contents
 

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.checking.check import CheckOptions, check
 from pipeline.packing.pack import PackOptions, pack
+from pipeline.verify.check import CheckOptions, check
 from tests.samples import files_below, write_sets
 from tests.test_merge import part_of
 from tests.test_pack_command import run

@@ -8,7 +8,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from train.losses import Criterion
 from train.model import Head, UNet, bordered, planes
-from train.optimizer import adamw, learning_rate
+from train.optim import adamw, learning_rate
 
 
 def pictures(sets: int, height: int = 32, width: int = 32, seed: int = 0) -> Tensor:

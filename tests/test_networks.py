@@ -9,8 +9,8 @@ from pipeline.errors import InputError
 from train.losses import Criterion
 from train.model import UNet
 from train.networks import NETWORKS, build_network, network_name
-from train.optimizer import adamw
-from train.original import ConvGen, Net
+from train.optim import adamw
+from train.original_models import ConvGen, Net
 
 SIZES = {  # parameters, and multiplications of one set of 128 x 128
     "unet-xs": (1_635_528, 886_538_240),

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.order import AHEAD, ROUNDS, Order, Permutation, Piece
+from pipeline.loading.sampler import AHEAD, ROUNDS, Order, Permutation, Piece
 
 Set = tuple[int, int]  # (shard, which of its sets that are in the split)
 

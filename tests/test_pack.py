@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import InputError
-from pipeline.images import decode_gray, decode_rgb
-from pipeline.index import Manifest, load_index
+from pipeline.format.images import decode_gray, decode_rgb
+from pipeline.format.manifest import Manifest, load_index
+from pipeline.format.tar import TarWriter
+from pipeline.loading.shard_reader import Store
 from pipeline.packing.pack import PackOptions, pack
 from pipeline.progress import Progress
-from pipeline.store import Store
-from pipeline.tar import TarWriter
 from tests.samples import files_below, jpeg, png, set_paths, smooth_picture, write, write_sets
 
 

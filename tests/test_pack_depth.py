@@ -10,11 +10,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.depth import CONVERTED, ENCODINGS
 from pipeline.errors import InputError
-from pipeline.loader import Loader
+from pipeline.format.depth import CONVERTED, ENCODINGS
+from pipeline.loading.loader import Loader
 from pipeline.packing.pack import PackOptions, Summary, pack
-from pipeline.preview import GAP, TILE, TITLE
+from pipeline.packing.preview import GAP, TILE, TITLE
 from tests.samples import coloured, files_below, jpeg, png, set_paths, street_depth, write, write_sets
 
 SETS = 4

@@ -14,11 +14,11 @@ import pytest
 
 import tools.peers.loaders
 from pipeline.errors import InputError
-from pipeline.files import UNFINISHED, continued
-from pipeline.index import Manifest
-from pipeline.loader import Loader
-from pipeline.parts import PARTS
-from pipeline.store import Store
+from pipeline.format.manifest import Manifest
+from pipeline.format.sample import PARTS
+from pipeline.loading.loader import Loader
+from pipeline.loading.shard_reader import Store
+from pipeline.resume import UNFINISHED, continued
 from tests.samples import files_below
 from tools.benchmark.reference import Reference
 from tools.peers.cache import in_format, sample

@@ -8,7 +8,7 @@ from PIL import Image
 import pipeline.composing.photos
 from pipeline.composing.photos import find_pictures, hash_pictures, read_background, read_foreground
 from pipeline.errors import InputError
-from pipeline.images import BadImage
+from pipeline.format.images import BadImage
 from tests.samples import smooth_picture, write
 
 PICTURE = smooth_picture(5, size=64)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.planes import BadFrame, compress_frame, decode_set, decode_sets, decompress_frames, encode_set
+from pipeline.format.planes import BadFrame, compress_frame, decode_set, decode_sets, decompress_frames, encode_set
 
 
 def random_planes(seed: int, count: int, size: int) -> NDArray[np.uint8]:

@@ -8,8 +8,8 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from PIL import Image
 
-import train.predictions
-from pipeline.files import UNFINISHED
+import train.predict
+from pipeline.resume import UNFINISHED
 from tests.samples import files_below, jpeg, png, smooth_picture, write
 from tests.test_train_command import one_line_error, printed, trained_on
 from tools.predict import main
@@ -133,7 +133,7 @@ def test_a_stopped_command_is_continued_by_the_same(
     given = (trained, pair[0], tmp_path / "many")
     flags = ("--batch-size", "2")
     printed(predict(*given, tmp_path / "whole", *flags))
-    whole, out, written = train.predictions.write_files, tmp_path / "out", list[str]()
+    whole, out, written = train.predict.write_files, tmp_path / "out", list[str]()
 
     def stopped(folder: Path, pair: Pair, *rest: object) -> None:
         if pair.name == "3" and not written:
@@ -141,7 +141,7 @@ def test_a_stopped_command_is_continued_by_the_same(
         whole(folder, pair, *rest)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr(train.predictions, "write_files", stopped)
+        patched.setattr(train.predict, "write_files", stopped)
         result = predict(*given, out, *flags)
     assert result.exit_code == 1
     assert "the same command continues it" in result.output
@@ -155,7 +155,7 @@ def test_a_stopped_command_is_continued_by_the_same(
         whole(folder, pair, *rest)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr(train.predictions, "write_files", counted)
+        patched.setattr(train.predict, "write_files", counted)
         printed(predict(*given, out, *flags))
     assert sorted(written) == ["2", "3", "4"]
     assert files_below(out) == files_below(tmp_path / "whole")

@@ -2,9 +2,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.depth import scalar_of_colours
+from pipeline.format.depth import scalar_of_colours
 from tests.samples import smooth_picture
-from train.predictions import DEPTH_COLOURS, GAP, TILE, TITLE, at_size, depth_colours, side_by_side
+from train.predict import DEPTH_COLOURS, GAP, TILE, TITLE, at_size, depth_colours, side_by_side
 
 
 def test_planes_are_resized_in_float_as_pillow_does_it() -> None:

@@ -16,7 +16,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from pipeline.errors import InputError
 from pipeline.workers import available_cores
 from tests.ranks import in_ranks
-from train.ranks import Ranks
+from train.distributed import Ranks
 
 TOLD = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -119,7 +119,7 @@ def test_ranks_that_are_not_reached_are_said(monkeypatch: pytest.MonkeyPatch) ->
     closed = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False).port  # the store is gone again
     for name, value in (GOOD | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(closed)}).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("train.ranks.TIMEOUT", timedelta(0))
+    monkeypatch.setattr("train.distributed.TIMEOUT", timedelta(0))
     threads = torch.get_num_threads()
     try:
         with pytest.raises(InputError, match=rf"^rank 1 does not reach the others by 127.0.0.1 port {closed}: .+$"):

@@ -18,10 +18,10 @@ from PIL import Image
 
 import train.report
 from pipeline.errors import InputError
-from pipeline.index import Manifest, load_index
-from pipeline.loader import Loader
+from pipeline.format.manifest import Manifest, load_index
+from pipeline.loading.loader import Loader
+from pipeline.loading.split import BACKGROUND_SALT, FOREGROUND_SALT, group
 from pipeline.packing.pack import PackOptions, pack
-from pipeline.split import BACKGROUND_SALT, FOREGROUND_SALT, group
 from tests.pages import Page
 from tests.samples import jpeg, set_paths, smooth_picture, write
 from tests.test_store import flip_bit
@@ -29,15 +29,15 @@ from tests.test_train_command import SMALL
 from tools.train import main
 from train.checkpoint import load, save
 from train.config import Config
-from train.evaluation import Evaluation, evaluate, open_split
-from train.log import read_lines
+from train.evaluate import Evaluation, evaluate, open_split
+from train.logging import read_lines
 from train.metrics import iou
 from train.report import METRICS, write_report
 from train.report_data import NOT_KNOWN, split_cells
 from train.report_progress import MOST_EPOCHS, throughput
 from train.report_scores import means
 from train.run import Run, open_run
-from train.set_scores import NETWORK, TRIVIAL, Summary
+from train.scoring import NETWORK, TRIVIAL, Summary
 
 NAME = "<b>&\"'run"
 CPU = torch.device("cpu")

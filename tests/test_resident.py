@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import pipeline.resident
+import pipeline.loading.sample_cache
 from pipeline.errors import InputError
-from pipeline.gather import Gatherer
-from pipeline.resident import Resident
+from pipeline.loading.buffers import Gatherer
+from pipeline.loading.sample_cache import Resident
 
 ROWS, PARTS = 40, ("fg_bg", "mask", "depth")
 CPU = torch.device("cpu")
@@ -193,8 +193,8 @@ def test_room_for_nothing_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytes
 @pytest.fixture
 def available(monkeypatch: pytest.MonkeyPatch) -> None:
     """100 sets would fit in the memory of this host, and no other test's sets are on it."""
-    monkeypatch.setattr(pipeline.resident, "available_host_memory", lambda: 100 * SET)
-    monkeypatch.setattr(pipeline.resident, "_on_hosts", set())
+    monkeypatch.setattr(pipeline.loading.sample_cache, "available_host_memory", lambda: 100 * SET)
+    monkeypatch.setattr(pipeline.loading.sample_cache, "_on_hosts", set())
 
 
 @pytest.mark.usefixtures("available")

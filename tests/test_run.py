@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline.errors import InputError
-from pipeline.index import Manifest
+from pipeline.format.manifest import Manifest
 from tests.test_train_command import trained_on
 from train.checkpoint import Checkpoint, load, save
 from train.run import open_run, weights

@@ -8,13 +8,13 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-import train.loop
+import train.trainer
 from pipeline.errors import InputError
 from tests.test_loop import fit
 from train.checkpoint import load
 from train.config import Config
-from train.log import read_lines
-from train.loop import Trainer
+from train.logging import read_lines
+from train.trainer import Trainer
 
 
 def configuration(shards: Path, out: Path, **changes: Any) -> Config:
@@ -62,7 +62,7 @@ def test_the_learning_rate_falls_over_the_whole_length(packed: Path, tmp_path: P
 def test_a_run_of_minutes_counts_the_time_of_all_its_sessions(
     packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train.loop, "time", Clock())
+    monkeypatch.setattr(train.trainer, "time", Clock())
     config = configuration(packed, tmp_path, minutes=0.5)  # 30 seconds, of which a step takes some
 
     def crash(step: int) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.checking.compare import WIDE
-from pipeline.checking.scan import Scan, parse_header
-from pipeline.checking.stored import stored_background, stored_parts
-from pipeline.index import Manifest, load_index
-from pipeline.parts import PARTS
-from pipeline.tar import TarWriter, tar_header
+from pipeline.format.manifest import Manifest, load_index
+from pipeline.format.sample import PARTS
+from pipeline.format.tar import TarWriter, tar_header
+from pipeline.verify.compare import WIDE
+from pipeline.verify.scan import Scan, parse_header
+from pipeline.verify.stored import stored_background, stored_parts
 
 PICTURES = stored_parts("jpeg", PARTS)
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.finding.layouts import Layout
-from pipeline.finding.schemes import Counts, scheme, schemes
-from pipeline.finding.sets import find_sets
-from pipeline.index import Manifest
+from pipeline.format.manifest import Manifest
+from pipeline.loading.shard_reader import Store
+from pipeline.packing.join import find_sets
+from pipeline.packing.known_layouts import Counts, scheme, schemes
+from pipeline.packing.layouts import Layout
 from pipeline.packing.pack import PackOptions, pack
-from pipeline.store import Store
 from tests.miniatures import COUNTS, SCHEMES, SETS, Scheme, picture, set_list, write_folder, write_tar, write_zip
 from tests.samples import files_below
 

@@ -10,11 +10,11 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.errors import InputError
-from pipeline.finding.sets import find_sets
-from pipeline.finding.sources import Reader
 from pipeline.packing.depth_files import DepthFiles
+from pipeline.packing.join import find_sets
 from pipeline.packing.pack import PackOptions, Summary, pack
 from pipeline.packing.set_reader import SetReader
+from pipeline.packing.sources import Reader
 from tests.samples import files_below, jpeg, png, set_paths, smooth_picture, soft_disc, write, write_sets
 from tools.pack import main
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError
-from pipeline.finding.schemes import SEED_DEPTH_RUN
-from pipeline.finding.sets import Sets, find_sets
+from pipeline.packing.join import Sets, find_sets
+from pipeline.packing.known_layouts import SEED_DEPTH_RUN
 from tests.samples import set_paths, write
 
 

@@ -10,10 +10,10 @@ import webdataset
 from nvidia.dali import Pipeline, fn
 from PIL import Image
 
-from pipeline.images import decode_rgb
-from pipeline.index import Manifest, load_index
-from pipeline.parts import PARTS
-from pipeline.store import Store
+from pipeline.format.images import decode_rgb
+from pipeline.format.manifest import Manifest, load_index
+from pipeline.format.sample import PARTS
+from pipeline.loading.shard_reader import Store
 
 
 def tars(shards: Path) -> list[Path]:

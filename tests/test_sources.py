@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.finding.archives import Place
-from pipeline.finding.listing import Listing
-from pipeline.finding.sources import Reader, archive_members, open_sources, unpack_compressed, walk_files
-from pipeline.images import BadImage
+from pipeline.format.images import BadImage
+from pipeline.packing.archives import Place
+from pipeline.packing.listing import Listing
+from pipeline.packing.sources import Reader, archive_members, open_sources, unpack_compressed, walk_files
 from tests.miniatures import write_folder, write_tar, write_zip
 from tests.samples import write
 
@@ -116,7 +116,7 @@ def test_a_member_that_inflates_without_end_is_no_picture(tmp_path: Path, monkey
     [member] = archive_members(source[0])
     place = Place(0, member.offset, member.size, member.method, member.crc32)
     assert Reader(source).read("a.jpg", place) == bytes(10_000)
-    monkeypatch.setattr("pipeline.finding.archives.MAX_INFLATED", 9_999)
+    monkeypatch.setattr("pipeline.packing.archives.MAX_INFLATED", 9_999)
     with pytest.raises(BadImage, match="inflates to over 0 MiB"):
         Reader(source).read("a.jpg", place)
 

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.index import row_type
-from pipeline.order import Order, Piece
-from pipeline.parts import UNKNOWN
-from pipeline.split import BACKGROUND_SALT, FOREGROUND_SALT, SPLITS, TABLE_IDS, Split, group
+from pipeline.format.manifest import row_type
+from pipeline.format.sample import UNKNOWN
+from pipeline.loading.sampler import Order, Piece
+from pipeline.loading.split import BACKGROUND_SALT, FOREGROUND_SALT, SPLITS, TABLE_IDS, Split, group
 from tests.samples import split_rows
 
 
@@ -109,7 +109,7 @@ def test_sizes_and_rows_are_those_of_the_slow_reference(
     index: Index, split: str, window: int | None, batch_size: int, block: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.split.BLOCK", block)
+        patch.setattr("pipeline.loading.split.BLOCK", block)
         expected = rows_slowly(index, split)
         held = Split(index.rows, index.shard_sets, split)
         assert held.sizes.tolist() == [len(rows) for rows in expected]

@@ -8,7 +8,7 @@ from PIL import Image
 import pipeline.composing.stage
 from pipeline.composing.stage import READY, Backdrop, Cutout, Place, Stage, prepare
 from pipeline.errors import InputError
-from pipeline.images import BadImage, decode_rgb
+from pipeline.format.images import BadImage, decode_rgb
 from pipeline.workers import Workers
 from tests.samples import smooth_picture
 

@@ -3,8 +3,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from pipeline.batch import Batch
 from pipeline.errors import InputError
+from pipeline.loading.batch import Batch
 from tools.benchmark.step import Stall, cached, measure_stalls, refuse_stalls
 
 

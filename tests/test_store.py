@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-import pipeline.store
+import pipeline.loading.shard_reader
 from pipeline.errors import InputError
-from pipeline.store import Damaged, Store
+from pipeline.loading.shard_reader import Damaged, Store
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_a_damaged_background_is_an_error(store: Store) -> None:
 
 
 def test_few_files_are_open_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline.store, "MAX_OPEN_FILES", 2)
+    monkeypatch.setattr(pipeline.loading.shard_reader, "MAX_OPEN_FILES", 2)
     before = open_files()
     for row in range(100):
         store.read(row)

@@ -14,11 +14,11 @@ from typing import Any
 import psutil
 import pytest
 
-import pipeline.reader
+import pipeline.loading.prefetch
 from pipeline.errors import InputError
-from pipeline.index import INDEX
-from pipeline.loader import Loader
-from pipeline.store import Store
+from pipeline.format.manifest import INDEX
+from pipeline.loading.loader import Loader
+from pipeline.loading.shard_reader import Store
 from tests.test_loader import equal, load, rows
 
 OURS = "fgbg-"
@@ -57,7 +57,7 @@ def test_reading_runs_ahead_of_the_consumer_by_so_much_and_no_more(
     next(batches)
     assert enough.wait(30)  # nobody asked for more
     batches.close()  # type: ignore[attr-defined]
-    taken, waiting, in_decoder, reading = 1, 2, 2, pipeline.reader.AHEAD
+    taken, waiting, in_decoder, reading = 1, 2, 2, pipeline.loading.prefetch.AHEAD
     assert len(read) <= (taken + waiting + in_decoder + reading + 3) * 10  # and one in each hand
 
 
@@ -125,7 +125,7 @@ def test_ctrl_c_while_waiting_ends_the_process_at_once(shards: Path) -> None:
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from pipeline.loader import Loader\n"
+        "from pipeline.loading.loader import Loader\n"
         "loader = Loader(Path(sys.argv[1]), 'all', 10, 16, threads=1)\n"
         "print('ready', flush=True)\n"
         "while True:\n"

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tests.ranks import in_ranks
+from train.distributed import Ranks
 from train.losses import Criterion
 from train.networks import build_network
-from train.ranks import Ranks
 from train.synced_norm import SyncedNorm, synced
 
 SETS = 5

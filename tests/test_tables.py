@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.finding.tables import Tables
+from pipeline.packing.metadata import Tables
 from tests.samples import write
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.tar import TarWriter, tar_header
+from pipeline.format.tar import TarWriter, tar_header
 
 
 def test_headers_are_those_of_the_standard_library() -> None:

@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
+from pipeline.depth_estimation.model import Teacher, TeacherSettings
 from pipeline.errors import InputError
-from pipeline.labelling.teacher import Teacher, TeacherSettings
 from tests.networks import WEIGHTS, one_node, save_network, weighted_sum
 from tests.samples import smooth_picture
 

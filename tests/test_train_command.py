@@ -7,8 +7,8 @@ from click.testing import CliRunner, Result
 
 from tests.samples import without_depth
 from tools.train import main
-from train.interruption import Interruption
-from train.log import read_lines
+from train.logging import read_lines
+from train.signals import Interruption
 
 SMALL = ["--epochs", "1", "--batch-size", "16", "--size", "32", "--model", "unet-4", "--device", "cpu"]
 

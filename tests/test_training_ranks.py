@@ -12,9 +12,9 @@ from pipeline.errors import InputError
 from tests.ranks import in_ranks
 from train.checkpoint import load
 from train.config import Config
-from train.interruption import Interrupted
-from train.loop import Trainer
-from train.ranks import Ranks
+from train.distributed import Ranks
+from train.signals import Interrupted
+from train.trainer import Trainer
 
 BATCH = 21  # 64 sets in 4 batches: shares differ by a set, and the last batch has 1, so that ranks are left with none
 LOSSES = ("mask_loss", "depth_loss", "loss", "grad_norm")

@@ -7,9 +7,9 @@ import torch
 from pytorch_msssim import ssim
 from torch import Tensor, nn
 
-from pipeline.batch import Batch
 from pipeline.errors import InputError
-from pipeline.loader import Loader
+from pipeline.loading.batch import Batch
+from pipeline.loading.loader import Loader
 from train.losses import Criterion
 from train.metrics import difference, iou, rmse
 from train.model import Prediction, UNet

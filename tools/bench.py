@@ -15,9 +15,9 @@ os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
 
 import click
 
-from pipeline.decode import DEVICES, torch_device
 from pipeline.errors import InputError
-from pipeline.index import Manifest
+from pipeline.format.manifest import Manifest
+from pipeline.loading.decode import DEVICES, torch_device
 from pipeline.workers import available_cores
 from tools.benchmark.chart import draw_chart
 from tools.benchmark.contest import CACHES, OURS_PLANES, OURS_RESIDENT, Contest, all_names, bench_loaders, lacking

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import click
 
-from pipeline.checking.check import CheckOptions, Report, check
-from pipeline.checking.repair import ASIDE, repair
-from pipeline.checking.repair import Report as Repaired
-from pipeline.depth import ENCODINGS, NEAR
+from pipeline.format.depth import ENCODINGS, NEAR
+from pipeline.verify.check import CheckOptions, Report, check
+from pipeline.verify.repair import ASIDE, repair
+from pipeline.verify.repair import Report as Repaired
 from tools.cli import Command, progress_bar
 
 DEFAULTS = CheckOptions()

@@ -12,8 +12,8 @@ from pipeline.composing.compose import Progress, Summary, compose
 from pipeline.composing.composer import ComposeOptions
 from pipeline.composing.photos import Photographs, find_pictures, hash_pictures
 from pipeline.composing.stage import Source
+from pipeline.composing.synthetic.source import NEAR_M, Synthetic
 from pipeline.errors import InputError
-from pipeline.synthetic.source import NEAR_M, Synthetic
 from tools.cli import Command, progress_bar
 
 PHOTOS = ("backgrounds", "foregrounds", "size", "scale", "min_visible", "background_depth", "foreground_level")

@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
+from pipeline.depth_estimation.depth_folder import add_depth
+from pipeline.depth_estimation.depth_shards import rewrite_with_depth
+from pipeline.depth_estimation.model import NEAR, Teacher, TeacherSettings
+from pipeline.depth_estimation.run import EstimateOptions, Report
 from pipeline.errors import InputError
-from pipeline.index import MANIFEST
-from pipeline.labelling.depth_folder import add_depth
-from pipeline.labelling.depth_shards import rewrite_with_depth
-from pipeline.labelling.estimate import EstimateOptions, Report
-from pipeline.labelling.teacher import NEAR, Teacher, TeacherSettings
+from pipeline.format.manifest import MANIFEST
 from pipeline.progress import Progress
 from tools.cli import Command, progress_bar
 

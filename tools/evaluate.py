@@ -8,13 +8,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import click
 
-from pipeline.batch import Batch
-from pipeline.files import atomic_file
-from pipeline.split import SPLITS
+from pipeline.loading.batch import Batch
+from pipeline.loading.split import SPLITS
+from pipeline.resume import atomic_file
 from tools.cli import Command, progress_bar
 from tools.outputs import require_writable
 from train.config import DEVICES, choose_device
-from train.evaluation import evaluate, open_split
+from train.evaluate import evaluate, open_split
 from train.evaluation_table import text
 from train.pictures import save_picture
 from train.run import NAMES, open_run

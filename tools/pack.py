@@ -10,17 +10,17 @@ import click
 import numpy as np
 from click.core import ParameterSource
 
-from pipeline.checking.merge import merge
-from pipeline.depth import CONVERTED, ENCODINGS, NEAR
 from pipeline.errors import InputError
-from pipeline.finding.schemes import SCHEMES, Counts
-from pipeline.finding.sets import Sets
-from pipeline.finding.stated import stated_layout
-from pipeline.images import VERIFY
-from pipeline.index import CODECS
+from pipeline.format.depth import CONVERTED, ENCODINGS, NEAR
+from pipeline.format.images import VERIFY
+from pipeline.format.manifest import CODECS
+from pipeline.format.planes import PLANES
+from pipeline.packing.custom_layouts import stated_layout
+from pipeline.packing.join import Sets
+from pipeline.packing.known_layouts import SCHEMES, Counts
 from pipeline.packing.pack import PackOptions, Summary, find, pack
-from pipeline.planes import PLANES
 from pipeline.progress import Progress
+from pipeline.verify.merge import merge
 from tools.cli import Command, progress_bar
 
 DEFAULTS = PackOptions()

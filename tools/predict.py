@@ -11,7 +11,7 @@ from tools.cli import Command, progress_bar
 from tools.outputs import require_writable
 from train.config import DEVICES, choose_device
 from train.pairs import find_pairs
-from train.predictions import BATCH, MOST_PAIRS, predict
+from train.predict import BATCH, MOST_PAIRS, predict
 from train.run import NAMES, open_run
 
 

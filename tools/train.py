@@ -10,14 +10,14 @@ import click
 
 from tools.cli import Command, progress_bar
 from train.config import BUDGETS, COMPILE, DEVICES, RESIDENT, Config
-from train.interruption import Interrupted
-from train.loop import Trainer
+from train.distributed import Ranks
 from train.losses import RECIPES
 from train.networks import NETWORKS
-from train.optimizer import SCHEDULES
+from train.optim import SCHEDULES
 from train.precision import PRECISIONS
-from train.ranks import Ranks
 from train.report import write_report
+from train.signals import Interrupted
+from train.trainer import Trainer
 
 BAR, TICKS = 8, 10_000  # characters; steps of the bar, whatever the run's length is counted in
 DEFAULT = {name: field.default for name, field in Config.__dataclass_fields__.items()}

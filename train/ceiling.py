@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.batch import Batch
-from pipeline.images import decode_jpeg_gray, encode_gray
+from pipeline.format.images import decode_jpeg_gray, encode_gray
+from pipeline.loading.batch import Batch
 from train.depth_metrics import depth_scores
 from train.losses import unit
 from train.metrics import mask_scores

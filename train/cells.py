@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.parts import UNKNOWN
-from pipeline.split import BACKGROUND_SALT, FOREGROUND_SALT, group
+from pipeline.format.sample import UNKNOWN
+from pipeline.loading.split import BACKGROUND_SALT, FOREGROUND_SALT, group
 
 CELLS = {  # the headline first
     "new_new": "new background, new foreground",

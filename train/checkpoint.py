@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
-from pipeline.files import atomic_file
+from pipeline.resume import atomic_file
 
 FORMAT, READABLE = 2, (1, 2)  # 1 has no averaged weights
 # What torch.load and what follows have been seen to raise for files that are damaged.

@@ -4,17 +4,17 @@ from pathlib import Path
 
 import torch
 
-from pipeline.augment import Augmentation
-from pipeline.decode import DEVICES as LOADER_DEVICES
-from pipeline.decode import torch_device
 from pipeline.errors import InputError
-from pipeline.loader import Loader
-from pipeline.resident import PLACES
+from pipeline.loading.augment import Augmentation
+from pipeline.loading.decode import DEVICES as LOADER_DEVICES
+from pipeline.loading.decode import torch_device
+from pipeline.loading.loader import Loader
+from pipeline.loading.sample_cache import PLACES
+from train.distributed import ALONE, Ranks
 from train.losses import DEFAULT, DEPTH_WEIGHT, MASK_WEIGHT, RECIPES
 from train.networks import network_name, require_network
-from train.optimizer import SCHEDULES
+from train.optim import SCHEDULES
 from train.precision import PRECISIONS
-from train.ranks import ALONE, Ranks
 
 Settings = dict[str, int | float | str | None]
 OF_OLD: Settings = {  # what runs were begun with before they could choose

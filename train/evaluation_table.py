@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from train.bootstrap import RESAMPLES
 from train.depth_metrics import BAND_PIXELS, METRICS, REGIONS, RELATIVE_FROM, Score
-from train.evaluation import Cell, Evaluation
-from train.set_scores import NETWORK, TRIVIAL, Summary
+from train.evaluate import Cell, Evaluation
+from train.scoring import NETWORK, TRIVIAL, Summary
 
 LABEL, NUMBER, NARROW = 29, 18, 9  # columns
 MASK = {

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from pipeline.composing.synthetic.source import Synthetic
 from pipeline.errors import InputError
-from pipeline.files import atomic_file
-from pipeline.synthetic.source import Synthetic
+from pipeline.resume import atomic_file
 from train.run import Run
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from torch import nn
 
 from pipeline.errors import InputError
 from train.model import UNet
-from train.original import ConvGen, Net
+from train.original_models import ConvGen, Net
 
 UNETS = {"unet-xs": (40, 80, 120, 160), "unet-s": (64, 112, 176, 288), "unet-m": (80, 152, 224, 312)}
 """Channels at 1/2, 1/4, 1/8 and 1/16 of the picture's size."""

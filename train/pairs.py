@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from pipeline.errors import InputError
-from pipeline.finding.layouts import PICTURE, Template
-from pipeline.finding.sources import walk_files
+from pipeline.packing.layouts import PICTURE, Template
+from pipeline.packing.sources import walk_files
 
 LISTED = 5  # names in a message
 KINDS = "expected a picture, a folder of pictures (JPEG or PNG), or a template as streets/bg_{bg}.jpg"

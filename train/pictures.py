@@ -8,10 +8,10 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 from torch import Tensor
 
-from pipeline.batch import Batch
-from pipeline.files import atomic_file
-from pipeline.preview import contact_sheet
-from train.log import Line
+from pipeline.loading.batch import Batch
+from pipeline.packing.preview import contact_sheet
+from pipeline.resume import atomic_file
+from train.logging import Line
 from train.metrics import iou
 from train.model import Prediction
 

@@ -10,14 +10,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from pipeline.batch import Batch
 from pipeline.errors import InputError
-from pipeline.files import atomic_file
+from pipeline.loading.batch import Batch
+from pipeline.resume import atomic_file
 from pipeline.workers import available_cores
 from train.checkpoint import BEST
 from train.config import Config
-from train.evaluation import Evaluation, evaluate, open_split
-from train.log import Line, read_lines
+from train.evaluate import Evaluation, evaluate, open_split
+from train.logging import Line, read_lines
 from train.report_data import data
 from train.report_page import DASH, Html, element, page, paragraph, row, section, table
 from train.report_progress import curves, throughput

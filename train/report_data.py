@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.index import BLOCK, Manifest, load_index
-from pipeline.parts import UNKNOWN
-from pipeline.split import BACKGROUND_SALT, FOREGROUND_SALT, SPLITS, group
+from pipeline.format.manifest import BLOCK, Manifest, load_index
+from pipeline.format.sample import UNKNOWN
+from pipeline.loading.split import BACKGROUND_SALT, FOREGROUND_SALT, SPLITS, group
 from train.report_page import Html, paragraph, row, section, table
 
 NOT_KNOWN = "not known"

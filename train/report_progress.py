@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from train.log import Line
+from train.logging import Line
 from train.report_chart import Point, Series, chart
 from train.report_page import DASH, Html, element, paragraph, row, section, table
 

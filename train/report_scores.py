@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from train.bootstrap import RESAMPLES
 from train.depth_metrics import METRICS, Score
-from train.evaluation import Cell, Evaluation
+from train.evaluate import Cell, Evaluation
 from train.evaluation_table import DEPTH, MASK
 from train.pictures import grid
 from train.report_page import DASH, Html, element, group, paragraph, photograph, row, section, table
-from train.set_scores import NETWORK, TRIVIAL, Summary
+from train.scoring import NETWORK, TRIVIAL, Summary
 from train.validation import predict
 
 BEST, WORST = 4, 8  # sets that are shown

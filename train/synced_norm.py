@@ -13,7 +13,7 @@ from torch import Tensor, nn
 # numbers of sets compile at other times, and would wait for one another within it for ever.
 from torch._compile import _disable_dynamo
 
-from train.ranks import Ranks
+from train.distributed import Ranks
 
 
 def synced(network: nn.Module, ranks: Ranks) -> nn.Module:

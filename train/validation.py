@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.batch import Batch
 from pipeline.errors import InputError
-from pipeline.loader import Loader
+from pipeline.loading.batch import Batch
+from pipeline.loading.loader import Loader
+from train.distributed import ALONE, Ranks
 from train.losses import Criterion, unit
 from train.metrics import dice, difference, iou, rmse
 from train.model import Prediction
 from train.precision import autocast
-from train.ranks import ALONE, Ranks
 
 THRESHOLDS = (*range(1, 16), *range(16, 64, 4), *range(64, 129, 8))
 THRESHOLD_SETS = 512  # training sets on which the baseline's threshold is chosen

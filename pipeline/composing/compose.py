@@ -13,7 +13,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.assemble import (
+from pipeline.composing.composer import Composed, ComposeOptions, Composer
+from pipeline.composing.recipe import Recipe
+from pipeline.composing.stage import Source, Stage, prepare
+from pipeline.format.depth import NO_DEPTH
+from pipeline.format.images import Picture, encode_gray, encode_rgb
+from pipeline.format.sample import set_key
+from pipeline.format.shards import ShardWriter
+from pipeline.loading.sampler import Permutation
+from pipeline.packing.finalize import (
     assemble,
     done_shards,
     finished_shards,
@@ -23,16 +31,8 @@ from pipeline.assemble import (
     write_bank,
     write_problems,
 )
-from pipeline.composing.composer import Composed, ComposeOptions, Composer
-from pipeline.composing.recipe import Recipe
-from pipeline.composing.stage import Source, Stage, prepare
-from pipeline.depth import NO_DEPTH
-from pipeline.files import atomic_file, continued
-from pipeline.images import Picture, encode_gray, encode_rgb
-from pipeline.order import Permutation
-from pipeline.parts import set_key
 from pipeline.problems import Problem
-from pipeline.shards import ShardWriter
+from pipeline.resume import atomic_file, continued
 from pipeline.workers import Workers, available_cores
 
 STAGE = ".stage"  # hidden: it is no piece that is done

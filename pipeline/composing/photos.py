@@ -15,8 +15,8 @@ from PIL import Image, ImageOps
 
 from pipeline.composing.stage import Backdrop, Cutout, Place, Stage
 from pipeline.errors import InputError
-from pipeline.finding.sources import walk_files
-from pipeline.images import BadImage
+from pipeline.format.images import BadImage
+from pipeline.packing.sources import walk_files
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 MAX_PIXELS = 100_000_000  # of one picture: a decompression bomb, or a mistake

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.parts import set_key
+from pipeline.format.sample import set_key
 
 
 class Ingredients(NamedTuple):

@@ -18,7 +18,7 @@ from PIL import Image
 
 from pipeline.composing.overlay import Sprite
 from pipeline.errors import InputError
-from pipeline.images import BadImage, encode_rgb
+from pipeline.format.images import BadImage, encode_rgb
 from pipeline.problems import Problem
 from pipeline.workers import Workers
 

@@ -12,10 +12,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.depth import CONVERTED, depth_table, recognise_encoding, scalar_of_colours
 from pipeline.errors import InputError
-from pipeline.finding.tables import Note
-from pipeline.images import BadImage, Picture, check_picture, decode_deep, decode_gray, decode_rgb, encode_gray, is_deep
+from pipeline.format.depth import CONVERTED, depth_table, recognise_encoding, scalar_of_colours
+from pipeline.format.images import (
+    BadImage,
+    Picture,
+    check_picture,
+    decode_deep,
+    decode_gray,
+    decode_rgb,
+    encode_gray,
+    is_deep,
+)
+from pipeline.packing.metadata import Note
 
 NPY_START = b"\x93NUMPY"
 QUALITY = 90  # of the JPEG that a converted picture becomes, as of depth that this project makes

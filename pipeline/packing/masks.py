@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.images import Picture, decode_gray, decode_jpeg_gray, image_format, jpeg_size
+from pipeline.format.images import Picture, decode_gray, decode_jpeg_gray, image_format, jpeg_size
 
 BLANK, NOT_BINARY = "blank", "not binary"
 FINDINGS = (BLANK, NOT_BINARY)

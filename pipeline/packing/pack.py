@@ -13,28 +13,28 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from pipeline.assemble import Tally, assemble, done_shards, note_path, shard_path, tally, write_bank
-from pipeline.depth import CONVERTED, ENCODINGS, NEAR, NO_DEPTH
 from pipeline.errors import InputError
-from pipeline.files import UNFINISHED, continued, require_finished
-from pipeline.finding.layouts import Layout
-from pipeline.finding.set_list import SetList
-from pipeline.finding.sets import Sets, find_sets
-from pipeline.finding.sources import Reader, Source, unpack_compressed
-from pipeline.finding.tables import Tables
-from pipeline.images import VERIFY, BadImage, Picture, check_picture
-from pipeline.index import BACKGROUNDS, CODECS, Manifest
-from pipeline.order import Permutation
+from pipeline.format.depth import CONVERTED, ENCODINGS, NEAR, NO_DEPTH
+from pipeline.format.images import VERIFY, BadImage, Picture, check_picture
+from pipeline.format.manifest import BACKGROUNDS, CODECS, Manifest
+from pipeline.format.planes import PLANES
+from pipeline.format.sample import PARTS, set_key
+from pipeline.loading.sampler import Permutation
+from pipeline.packing.csv_layout import SetList
 from pipeline.packing.depth_files import DepthFiles, recognise_files
+from pipeline.packing.finalize import Tally, assemble, done_shards, note_path, shard_path, tally, write_bank
+from pipeline.packing.join import Sets, find_sets
+from pipeline.packing.layouts import Layout
 from pipeline.packing.masks import FINDINGS
-from pipeline.packing.shard_job import Clock, ShardJob, require_clean, write_shard
-from pipeline.parts import PARTS, set_key
-from pipeline.planes import PLANES
+from pipeline.packing.metadata import Tables
+from pipeline.packing.sources import Reader, Source, unpack_compressed
+from pipeline.packing.worker import Clock, ShardJob, require_clean, write_shard
 from pipeline.progress import Progress
+from pipeline.resume import UNFINISHED, continued, require_finished
 from pipeline.workers import Workers, available_cores
 
 if TYPE_CHECKING:
-    from pipeline.packing.encode import BackgroundEncoder, PlanesJob
+    from pipeline.packing.encode_planes import BackgroundEncoder, PlanesJob
 
 DEPTH_SAMPLE = 16
 DEPTH = PARTS.index("depth")
@@ -131,7 +131,7 @@ def pack(
             reader = Reader(sources)
             encoder = None
             if options.codec == PLANES:  # imported only here: torch takes a second and memory in every worker
-                from pipeline.packing.encode import BackgroundEncoder, PlanesJob
+                from pipeline.packing.encode_planes import BackgroundEncoder, PlanesJob
 
                 encoder = BackgroundEncoder(options.size)
             bank = write_bank(shards, _backgrounds(reader, sets, encoder))

@@ -4,13 +4,13 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from pipeline.finding.sets import SetFiles
-from pipeline.finding.sources import Reader
-from pipeline.finding.tables import Note
-from pipeline.images import BadImage, Picture, check_picture
+from pipeline.format.images import BadImage, Picture, check_picture
+from pipeline.format.sample import PARTS
 from pipeline.packing.depth_files import DepthFiles
+from pipeline.packing.join import SetFiles
 from pipeline.packing.masks import check_mask
-from pipeline.parts import PARTS
+from pipeline.packing.metadata import Note
+from pipeline.packing.sources import Reader
 from pipeline.problems import Problem
 
 

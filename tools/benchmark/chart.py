@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pipeline.files import atomic_file
+from pipeline.resume import atomic_file
 
 COLOURS = {"warm": "#c2573a", "cold": "#3a76c2"}
 OTHERS = {"warm": "#e3b8aa", "cold": "#b0c6e3"}  # whoever is not ours

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import click
 
-from pipeline.index import Manifest, load_index
-from pipeline.parts import PARTS
-from pipeline.planes import PLANES
+from pipeline.format.manifest import Manifest, load_index
+from pipeline.format.planes import PLANES
+from pipeline.format.sample import PARTS
 from tools.benchmark.contestant import Contestant
 from tools.benchmark.reference import first_shards
 from tools.benchmark.seat import Judged, Make

@@ -12,9 +12,9 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.index import row_type
-from pipeline.order import Order
-from pipeline.split import Split
+from pipeline.format.manifest import row_type
+from pipeline.loading.sampler import Order
+from pipeline.loading.split import Split
 
 SETS_PER_SHARD, IDS, KEY_LENGTH, BATCH_SIZE = 1000, 100, 24, 512
 WRITTEN_ROWS = 4_000_000  # a larger index is a sparse file: it would fill the disk

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.depth import depth_table
 from pipeline.errors import InputError
-from pipeline.images import decode_gray
-from pipeline.index import BACKGROUNDS, Manifest, load_index, save_index
-from pipeline.parts import PARTS
-from pipeline.store import Store
+from pipeline.format.depth import depth_table
+from pipeline.format.images import decode_gray
+from pipeline.format.manifest import BACKGROUNDS, Manifest, load_index, save_index
+from pipeline.format.sample import PARTS
+from pipeline.loading.shard_reader import Store
 from tools.peers.options import Loaded
 
 COMPARED_SETS = 256

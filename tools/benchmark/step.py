@@ -11,17 +11,17 @@ from typing import Any, NamedTuple
 
 import click
 
-from pipeline.batch import Batch
-from pipeline.decode import torch_device
 from pipeline.errors import InputError
+from pipeline.loading.batch import Batch
+from pipeline.loading.decode import torch_device
 from tools.benchmark.table import print_table
 from tools.benchmark.timing import synchronize
 from tools.cli import progress_bar
 from tools.peers.loaders import our_loader
 from tools.peers.options import LoadOptions
 from train.config import Config
-from train.learner import Learner
 from train.model import STRIDE
+from train.train_step import Learner
 
 EPOCHS = 2
 WARM_UP_STEPS = 3

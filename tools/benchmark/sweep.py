@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import click
 
 from pipeline.errors import InputError
-from pipeline.index import Manifest
+from pipeline.format.manifest import Manifest
 from pipeline.workers import available_cores
 from tools.benchmark.table import print_table, quartiles
 from tools.benchmark.timing import DRAINS, Pass, in_turn, spread, waits_ms, warm_pass

@@ -17,11 +17,11 @@ from PIL import Image
 
 from pipeline.composing.photos import find_pictures, read_background
 from pipeline.composing.recipe import Recipe
-from pipeline.finding.schemes import SEED_DEPTH_RUN
-from pipeline.finding.sets import Sets, find_sets
-from pipeline.images import encode_gray, encode_rgb
-from pipeline.index import Manifest
-from pipeline.parts import PARTS
+from pipeline.format.images import encode_gray, encode_rgb
+from pipeline.format.manifest import Manifest
+from pipeline.format.sample import PARTS
+from pipeline.packing.join import Sets, find_sets
+from pipeline.packing.known_layouts import SEED_DEPTH_RUN
 from tools.benchmark.table import print_rates
 from tools.benchmark.timing import Pass, in_turn, row
 from tools.benchmark.usage import used

@@ -13,8 +13,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import click
 import torch
 
-from pipeline.decode import DEVICES, torch_device
 from pipeline.errors import InputError
+from pipeline.loading.decode import DEVICES, torch_device
 from tools.cli import Command
 from tools.gpu_check.check import Check
 from tools.gpu_check.data import compose

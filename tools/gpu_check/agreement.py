@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.decode import DecodeOptions, Decoder, Undecodable
-from pipeline.images import decode_gray
+from pipeline.format.images import decode_gray
+from pipeline.loading.decode import DecodeOptions, Decoder, Undecodable
 from tools.benchmark.reference import MEAN_TOLERANCE, P999_TOLERANCE
 from tools.gpu_check.context import Context, Result
 from tools.gpu_check.exact import exact_checks

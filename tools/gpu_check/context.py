@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from pipeline.errors import InputError
-from pipeline.index import Manifest
+from pipeline.format.manifest import Manifest
 
 GRACE_SEC = 10.0  # between the wish that a process stops, in which it may save its work, and its end
 

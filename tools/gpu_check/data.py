@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from tools.baselines.process import done, run
+from benchmarks.baselines.process import done, run
 
 SIZES = {"gpu": 128, "cpu": 32}  # pixels; nothing that a CPU gives is a figure, so that it shall be quick
 

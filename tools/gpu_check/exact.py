@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.batch import Batch
-from pipeline.decode import DecodeOptions, Decoder
-from pipeline.depth import ENCODINGS, NEAR, depth_table
-from pipeline.loader import Loader
-from pipeline.store import Store
+from pipeline.format.depth import ENCODINGS, NEAR, depth_table
+from pipeline.loading.batch import Batch
+from pipeline.loading.decode import DecodeOptions, Decoder
+from pipeline.loading.loader import Loader
+from pipeline.loading.shard_reader import Store
 from tools.gpu_check.context import Context
 
 BATCH, SETS, EPOCHS = 32, 320, 2

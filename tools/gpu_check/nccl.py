@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from tools.gpu_check.context import Context, Result
-from train.log import read_lines
+from train.logging import read_lines
 
 TORCHRUN: tuple[object, ...] = ("torch.distributed.run", "--standalone", "--nproc-per-node")
 STEPS, SUM_BYTES, SUM_TIMES = 40, 1 << 28, 20

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.files import atomic_file
+from pipeline.resume import atomic_file
 from pipeline.workers import available_cores
 from tools.benchmark.table import quartiles
 from tools.benchmark.timing import spread

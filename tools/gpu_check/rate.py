@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import torch
 
-from pipeline.batch import Batch
-from pipeline.files import atomic_file
+from pipeline.loading.batch import Batch
+from pipeline.resume import atomic_file
 from tools.benchmark.step import HALF_WAY, NOWHERE
 from tools.benchmark.timing import spread
 from tools.gpu_check import floor
@@ -22,7 +22,7 @@ from tools.gpu_check.cost import flops, traffic_bytes
 from tools.gpu_check.kernels import profiled, waits
 from tools.gpu_check.rate_table import COLUMNS, Found, cells, failures, notes
 from train.config import Config
-from train.learner import Learner
+from train.train_step import Learner
 
 WARM_UP_STEPS = 5  # the compiler's CUDA graphs are there from the third on
 RESERVE_SEC = 20.0  # for what comes before the first case and after the last: our time counts from our start

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.files import atomic_file
-from pipeline.index import Manifest
+from pipeline.format.manifest import Manifest
+from pipeline.resume import atomic_file
 from tools.benchmark.machine import machine
 
 Record = dict[str, Any]

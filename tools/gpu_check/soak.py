@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.decode import DecodeOptions, Decoder, Encoded, Table
-from pipeline.depth import depth_table
-from pipeline.store import Store
+from pipeline.format.depth import depth_table
+from pipeline.loading.decode import DecodeOptions, Decoder, Encoded, Table
+from pipeline.loading.shard_reader import Store
 from pipeline.workers import available_cores
 from tools.gpu_check.burden import Burden
 from tools.gpu_check.clock import synchronize

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pipeline.batch import Batch
 from pipeline.errors import InputError
+from pipeline.loading.batch import Batch
 from pipeline.workers import available_cores
 from tools.benchmark.step import HALF_WAY, NOWHERE, WARM_UP_STEPS, Stall, cached
 from tools.gpu_check.clock import synchronize
@@ -21,7 +21,7 @@ from tools.gpu_check.context import Context, Result
 from tools.peers.loaders import our_loader
 from tools.peers.options import LoadOptions
 from train.config import Config
-from train.learner import Learner
+from train.train_step import Learner
 
 MODELS, BATCH = {"gpu": ("unet-m", "unet-s"), "cpu": ("unet-4",)}, {"gpu": 256, "cpu": 16}
 MOST_STALL_PCT = {"JPEG": 10.0, "planes": 1.0, "resident": 1.0}

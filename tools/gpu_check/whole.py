@@ -13,16 +13,16 @@ from pathlib import Path
 from statistics import median_low
 from typing import Any, NamedTuple
 
+from benchmarks.baselines.process import done, run
+from benchmarks.baselines.results import training_time
 from pipeline.errors import InputError
-from pipeline.files import atomic_file
-from tools.baselines.process import done, run
-from tools.baselines.results import training_time
+from pipeline.resume import atomic_file
 from tools.gpu_check.context import Context, Result
 from tools.gpu_check.original import FOUND
 from train.cells import HEADLINE
 from train.checkpoint import begun, load_last
-from train.log import Line, read_lines
-from train.set_scores import NETWORK, TRIVIAL
+from train.logging import Line, read_lines
+from train.scoring import NETWORK, TRIVIAL
 
 GOAL_SETS_PER_SEC, GOAL_SEC = 20_000, 600.0
 SET_BYTES = 40_000  # on disk, with room to spare

@@ -10,10 +10,10 @@ from typing import Any
 from PIL import Image
 
 from pipeline.errors import InputError
-from pipeline.files import UNFINISHED, continued
-from pipeline.index import Manifest
-from pipeline.parts import PARTS
-from pipeline.store import Damaged, Store
+from pipeline.format.manifest import Manifest
+from pipeline.format.sample import PARTS
+from pipeline.loading.shard_reader import Damaged, Store
+from pipeline.resume import UNFINISHED, continued
 from tools.peers.pillow import GrayPlanes, Planes
 
 

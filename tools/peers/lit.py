@@ -9,7 +9,7 @@ from typing import Any
 
 import litdata
 
-from pipeline.store import Store
+from pipeline.loading.shard_reader import Store
 from tools.peers.cache import decoded, in_format, sample
 from tools.peers.options import LoadOptions
 from tools.peers.pillow import GrayPlanes, PillowLoader, Planes, worker_settings

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch.utils.dlpack import from_dlpack
 
-from pipeline.decode import DecodeOptions, Table, decode_part
-from pipeline.depth import depth_table
 from pipeline.errors import InputError
-from pipeline.index import Manifest
-from pipeline.loader import Loader
-from pipeline.parts import PARTS, set_key
+from pipeline.format.depth import depth_table
+from pipeline.format.manifest import Manifest
+from pipeline.format.sample import PARTS, set_key
+from pipeline.loading.decode import DecodeOptions, Table, decode_part
+from pipeline.loading.loader import Loader
 from tools.peers.options import Loaded, LoadOptions
 from tools.peers.pillow import seed, webdataset_pillow
 
@@ -30,7 +30,7 @@ INSTALL = "install the peers (make peers, or pip install --no-deps -r peers.txt)
 
 
 def our_loader(shards: Path, split: str, options: LoadOptions) -> Loader:
-    """`pipeline.loader.Loader` under these options."""
+    """`pipeline.loading.loader.Loader` under these options."""
     return Loader(
         shards,
         split,
@@ -45,7 +45,7 @@ def our_loader(shards: Path, split: str, options: LoadOptions) -> Loader:
 
 
 def ours(shards: Path, options: LoadOptions) -> Iterable[Loaded]:
-    """`pipeline.loader.Loader`."""
+    """`pipeline.loading.loader.Loader`."""
     return _Ours(shards, options)
 
 

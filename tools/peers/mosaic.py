@@ -14,8 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pipeline.parts import PARTS
-from pipeline.store import Store
+from pipeline.format.sample import PARTS
+from pipeline.loading.shard_reader import Store
 from tools.peers.cache import decoded, in_format, sample
 from tools.peers.options import LoadOptions
 from tools.peers.pillow import GrayPlanes, PillowLoader, Planes, worker_settings

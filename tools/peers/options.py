@@ -22,7 +22,7 @@ class LoadOptions:
     prefetch: int = 4
     """Batches that loaders with DALI keep under way."""
     resident: str = "off"
-    """Where ours keeps decoded sets: see `pipeline.loader.Loader`."""
+    """Where ours keeps decoded sets: see `pipeline.loading.loader.Loader`."""
     hw_decoder_load: float = 0.65
     """Share of the pictures that ours gives to the GPU's JPEG engine."""
     cache: Path = Path("~/.cache/fgbg")

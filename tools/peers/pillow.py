@@ -13,11 +13,11 @@ import webdataset
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.decode import torch_device
-from pipeline.depth import depth_table
-from pipeline.index import Manifest
-from pipeline.parts import PARTS
-from pipeline.store import Store
+from pipeline.format.depth import depth_table
+from pipeline.format.manifest import Manifest
+from pipeline.format.sample import PARTS
+from pipeline.loading.decode import torch_device
+from pipeline.loading.shard_reader import Store
 from tools.peers.options import Loaded, LoadOptions
 
 Planes = tuple[str, list[torch.Tensor]]

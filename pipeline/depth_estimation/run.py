@@ -1,0 +1,217 @@
+"""Estimate: overlays -> depth maps by the teacher, which does not wait: pictures are decoded ahead of it, depth maps
+encoded and saved behind it, in bounded queues.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.depth_estimation.model import Teacher, TeacherSettings
+from pipeline.errors import InputError
+from pipeline.format.images import BadImage, Picture, decode_rgb, encode_gray, image_format
+from pipeline.problems import Problem
+from pipeline.workers import available_cores
+
+AHEAD, BEHIND = 3, 3  # batches
+Item = TypeVar("Item")
+Size = tuple[int, int]  # height, width
+
+
+@dataclass(frozen=True)
+class EstimateOptions:
+    """How to make depth maps. Raises `InputError` for a value out of range."""
+
+    quality: int = 90
+    """Of the JPEG files, 1 to 100."""
+    skip_bad: bool = False
+    """Leave an overlay that does not decode without depth; else it stops the run."""
+    workers: int = field(default_factory=available_cores)
+    """Threads that decode and encode; the bytes written do not depend on it."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.quality <= 100 or self.workers < 1:
+            raise InputError(f"quality {self.quality}, {self.workers} workers: expected 1 to 100, and 1 or more")
+
+
+class DepthMap(NamedTuple):
+    """A depth map as a gray JPEG, and the outputs of the network that became 0 and 255."""
+
+    picture: Picture
+    far: float
+    near: float
+
+
+Result = DepthMap | Problem
+
+
+class Job(Protocol[Item]):
+    """Where overlays come from and depth maps go. `read` is called from many threads, `save` from one."""
+
+    def name(self, item: Item) -> str:
+        """What a message calls an overlay."""
+        ...
+
+    def read(self, item: Item) -> bytes:
+        """The encoded overlay; raise `BadImage` if that fails."""
+        ...
+
+    def save(self, batch: list[tuple[Item, Result]]) -> None:
+        """Keep the depth maps of a batch; with `skip_bad`, there are problems among them."""
+        ...
+
+
+class EstimateError(OSError):
+    """A picture or the network stopped a run. No `InputError`: hours of work are kept (see `files.continued`)."""
+
+
+class Report(NamedTuple):
+    """What a run did: sets with new depth maps, overlays left out, and for how long the network was at work."""
+
+    sets: int
+    problems: list[Problem]
+    seconds: float
+    model_sec: float
+    sets_before: int = 0
+    """Sets that an earlier run had finished."""
+
+
+def estimate(
+    teacher: Teacher,
+    job: Job[Item],
+    batches: Iterable[Sequence[Item]],
+    options: EstimateOptions,
+    tick: Callable[[int], None] = lambda more: None,
+) -> Report:
+    """Save the depth maps of `batches`, each of at most `teacher.batch_size` overlays; `tick` is told how many more.
+
+    Raises `EstimateError` for an overlay that does not decode, an output that is not finite and a network that fails;
+    the batches before it are saved then, as before any other error.
+    """
+    start, model_sec, sets, problems = time.monotonic(), 0.0, 0, list[Problem]()
+    failed = threading.Event()
+    saving = deque[Future[list[Result]]]()
+
+    def save(items: Sequence[Item], sizes: list[Size | Problem], values: NDArray[np.float32]) -> list[Result]:
+        if failed.is_set():  # one batch was not saved, so no later one may be
+            return []
+        try:
+            outputs = iter(values)
+            drawn = [
+                size if isinstance(size, Problem)
+                else pool.submit(draw, next(outputs), size, teacher.settings, options.quality, job.name(item))
+                for item, size in zip(items, sizes, strict=True)
+            ]  # fmt: skip
+            results = [one.result() if isinstance(one, Future) else one for one in drawn]
+            job.save(list(zip(items, results, strict=True)))
+        except BaseException:
+            failed.set()
+            raise
+        return results
+
+    def settle() -> None:
+        nonlocal sets
+        results = saving.popleft().result()
+        bad = [result for result in results if isinstance(result, Problem)]
+        problems.extend(bad)
+        sets += len(results) - len(bad)
+        tick(len(results))
+
+    with _stopping(), ThreadPoolExecutor(options.workers) as pool, ThreadPoolExecutor(1) as writer:
+        for batch in _ahead(_Batch.prepare(teacher, job, items, pool) for items in batches):
+            sizes = [decoded.result() for decoded in batch.sizes]
+            good = [place for place, size in enumerate(sizes) if not isinstance(size, Problem)]
+            if len(good) < len(sizes) and not options.skip_bad:
+                bad = next(size for size in sizes if isinstance(size, Problem))
+                raise InputError(f"{bad.path}: {bad.why}: mend it, or leave such sets out with --skip-bad")
+            images = batch.images if len(good) == len(sizes) else batch.images[good]
+            begin = time.monotonic()
+            values = teacher(images) if good else images
+            model_sec += time.monotonic() - begin
+            saving.append(writer.submit(save, batch.items, sizes, values))
+            while len(saving) > BEHIND or (saving and saving[0].done()):
+                settle()
+        while saving:
+            settle()
+    return Report(sets, problems, time.monotonic() - start, model_sec)
+
+
+@contextmanager
+def _stopping() -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        raise EstimateError(str(error)) from error
+
+
+class _Batch(NamedTuple, Generic[Item]):
+    """Overlays on their way through the decoding threads."""
+
+    items: Sequence[Item]
+    images: NDArray[np.float32]  # [N, 3, H, W], as the teacher takes them, once all sizes are there
+    sizes: list[Future[Size | Problem]]
+
+    @classmethod
+    def prepare(
+        cls, teacher: Teacher, job: Job[Item], items: Sequence[Item], pool: ThreadPoolExecutor
+    ) -> "_Batch[Item]":
+        def prepare(item: Item, out: NDArray[np.float32]) -> Size | Problem:
+            try:
+                overlay = decode_colour(job.read(item))
+            except BadImage as error:
+                return Problem(job.name(item), "undecodable", str(error))
+            teacher.prepare(overlay, out)
+            return overlay.shape[0], overlay.shape[1]
+
+        images = np.empty((len(items), 3, *teacher.size), np.float32)
+        return cls(items, images, [pool.submit(prepare, item, out) for item, out in zip(items, images, strict=True)])
+
+
+def _ahead(batches: Iterable[_Batch[Item]]) -> Iterator[_Batch[Item]]:
+    """The same batches; so many are always begun before they are asked for."""
+    begun = deque[_Batch[Item]]()
+    for batch in batches:
+        begun.append(batch)
+        if len(begun) > AHEAD:
+            yield begun.popleft()
+    yield from begun
+
+
+def decode_colour(content: bytes) -> NDArray[np.uint8]:
+    """Decode a picture to uint8 [H, W, 3]; raise `BadImage` if it does not decode without a warning."""
+    if image_format(content) != "jpg":
+        return decode_rgb(content)
+    try:
+        picture: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, "RGB", strict=True)
+    except ValueError as error:
+        raise BadImage(f"JPEG does not decode: {error}") from error
+    return picture
+
+
+def draw(output: NDArray[np.float32], size: Size, settings: TeacherSettings, quality: int, name: str) -> DepthMap:
+    """Draw what the network gave for one picture, [h, w], as a depth map of `size` (height, width), near = bright.
+
+    Bilinear; 0 is the farthest and 255 the nearest value of the picture, or of `settings.range`, beyond which it
+    saturates. A picture without any difference is 0. Raises `InputError` for an output that is not finite.
+    """
+    if not np.isfinite(output).all():
+        count = int((~np.isfinite(output)).sum())
+        raise InputError(
+            f"{name}: {count} of the network's {output.size} outputs are not finite: are size, mean and std right?"
+        )
+    if output.shape != size:
+        output = np.asarray(Image.fromarray(output).resize(size[::-1], Image.Resampling.BILINEAR))
+    low, high = settings.range or (float(output.min()), float(output.max()))
+    far, near = (low, high) if settings.near == "high" else (high, low)
+    scaled = np.subtract(output, far, dtype=np.float64) / ((near - far) or 1.0)
+    levels = np.rint(255 * np.clip(scaled, 0, 1)).astype(np.uint8)
+    return DepthMap(Picture("jpg", encode_gray(levels, quality), size), far, near)

@@ -1,0 +1,181 @@
+"""Decode: the DALI graph, encoded pictures -> uint8 [N, 1, H, W] on the device.
+
+The same graph runs on "gpu" (mixed decode: hardware JPEG engine and CUDA) and on "cpu"; only the device differs.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.dlpack import from_dlpack
+
+from pipeline.errors import InputError
+from pipeline.loading.buffers import BufferPool
+
+if TYPE_CHECKING:
+    from nvidia.dali import Pipeline
+
+DEVICES = ("gpu", "cpu")
+Encoded = list[list[NDArray[np.uint8]]]
+"""A batch of encoded pictures: for each part, uint8 [bytes] for each sample."""
+Table = NDArray[np.uint8] | None
+"""256 values that gray levels are looked up in; None leaves them as they are."""
+
+
+def torch_device(device: str) -> torch.device:
+    """The torch device behind "gpu" (the current CUDA device) or "cpu"; raise `InputError` if it is not there."""
+    if device not in DEVICES:
+        raise InputError(f"no device called {device!r}: expected one of {', '.join(DEVICES)}")
+    if device == "gpu" and not torch.cuda.is_available():
+        raise InputError("no usable GPU (torch finds no CUDA device): use --device cpu, or check driver and torch")
+    return torch.device("cuda", torch.cuda.current_device()) if device == "gpu" else torch.device("cpu")
+
+
+class Undecodable(Exception):  # noqa: N818 - a finding about the data, not a fault of the program
+    """DALI gave up on a batch, and the graph with it; the message is DALI's."""
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """How the graph runs."""
+
+    batch_size: int
+    """Most samples in a batch."""
+    size: int
+    """Height and width of the results, pixels."""
+    device: str
+    """Where it runs: "gpu" or "cpu"."""
+    threads: int
+    """CPU threads of DALI: decoding on "cpu", parsing and Huffman decoding on "gpu"."""
+    prefetch: int
+    """Batches under way at once."""
+    hw_decoder_load: float = 0.65
+    """Share of the JPEGs that the hardware engine of a GPU decodes, if it has one; CUDA decodes the others."""
+
+
+def decode_part(encoded: Any, table: Table, options: DecodeOptions) -> Any:
+    """The nodes of one part, in execution order."""
+    from nvidia.dali import fn, types
+
+    device = "mixed" if options.device == "gpu" else "cpu"
+    # Pixels as they are stored: parts were paired so, by tools that do not turn pictures by their EXIF orientation.
+    picture = fn.decoders.image(
+        encoded,
+        device=device,
+        output_type=types.GRAY,
+        adjust_orientation=False,
+        hw_decoder_load=options.hw_decoder_load,
+    )
+    if table is not None and (table != np.arange(256)).any():
+        # Before any resizing: a mean of codes is not the code of the mean.
+        picture = fn.lookup_table(picture, keys=list(range(256)), values=table.tolist(), dtype=types.UINT8)
+    size = [options.size, options.size]
+    return fn.resize(picture, size=size, interp_type=types.INTERP_LINEAR, antialias=True)
+
+
+def build_graph(source: Callable[[], Encoded], tables: Mapping[str, Table], options: DecodeOptions) -> "Pipeline":
+    """The whole graph, in execution order.
+
+    `source` returns the next batch or raises StopIteration at the end of an epoch; `tables` names the parts, in the
+    order of the source's lists. Raises `InputError` where DALI or the device is missing.
+    """
+    device = torch_device(options.device)
+    try:
+        from nvidia.dali import Pipeline, fn, types
+        from nvidia.dali.tensors import TensorCPU
+    except ImportError as error:
+        raise InputError(f"NVIDIA DALI is missing ({error}): pip install 'fgbg[cuda13]' or 'fgbg[cuda12]'") from error
+
+    def tensors() -> list[list[TensorCPU]]:
+        # DALI's own tensors on our memory: to find out what any other array is costs it twice the time.
+        return [[TensorCPU(content) for content in part] for part in source()]
+
+    graph = Pipeline(
+        batch_size=options.batch_size,
+        num_threads=options.threads,
+        device_id=device.index,  # None on the CPU
+        prefetch_queue_depth=options.prefetch,
+    )
+    with graph:
+        parts = fn.external_source(
+            tensors, num_outputs=len(tables), batch=True, dtype=types.UINT8, ndim=1, no_copy=True
+        )
+        tasks = zip(parts, tables.values(), strict=True)
+        graph.set_outputs(*(decode_part(part, table, options) for part, table in tasks))
+    graph.build()
+    return graph
+
+
+class _Feed:
+    """What the graph draws its batches from. It knows neither graph nor decoder, so that both go when they are let go.
+
+    DALI reads the encoded bytes from our memory, not from a copy, until their batch has come out: they are kept here.
+    """
+
+    def __init__(self, prefetch: int) -> None:
+        self.batches: Iterator[Encoded] = iter(())
+        self._in_flight: deque[Encoded] = deque(maxlen=prefetch + 2)
+
+    def __call__(self) -> Encoded:
+        self._in_flight.append(next(self.batches))
+        return self._in_flight[-1]
+
+    def clear(self) -> None:
+        """Let go of what was given, once the graph is through with it."""
+        self.batches = iter(())
+        self._in_flight.clear()
+
+
+class Decoder:
+    """Decodes runs of batches, `prefetch` of them ahead of whoever takes the results."""
+
+    def __init__(self, tables: Mapping[str, Table], options: DecodeOptions) -> None:
+        """`tables` names the parts; raises `InputError` where DALI or the device is missing."""
+        self._tables, self._options = tables, options
+        self._feed = _Feed(options.prefetch)
+        self._memory = BufferPool()
+        self._graph: Pipeline | None = build_graph(self._feed, tables, options)
+
+    def decode(self, batches: Iterator[Encoded]) -> Generator[dict[str, torch.Tensor], None, None]:
+        """Yield each batch decoded: for each part a tensor of its own, uint8 [N, 1, size, size] on the device.
+
+        What `batches` raises comes through. Raises `Undecodable` if DALI cannot decode a picture; it does not tell
+        which.
+        """
+        # A graph that was left before its end still holds batches of that run: it is not used again.
+        graph, self._graph = self._graph or build_graph(self._feed, self._tables, self._options), None
+        self._feed.batches = batches
+        # Given a stream, DALI orders its results before later work on it, and the host does not wait.
+        stream = torch.cuda.current_stream() if self._options.device == "gpu" else None
+        try:
+            while True:
+                try:
+                    outputs = graph.run(stream)
+                except StopIteration:
+                    break
+                except RuntimeError as error:
+                    raise Undecodable(_reason(error)) from error
+                pictures = [from_dlpack(output.as_tensor()) for output in outputs]
+                # DALI writes into its buffers again at the next run, so the batch gets memory of its own. [N, H, W, 1]
+                # and [N, 1, H, W] are the same bytes.
+                parts = zip(self._tables, pictures, strict=True)
+                yield {name: self._copy(picture).view(len(picture), 1, *picture.shape[1:3]) for name, picture in parts}
+            graph.reset()
+            self._graph = graph
+        finally:
+            del graph
+            self._feed.clear()
+
+    def _copy(self, pictures: torch.Tensor) -> torch.Tensor:
+        return pictures.clone() if pictures.is_cuda else self._memory.empty(pictures.shape).copy_(pictures)
+
+
+def _reason(error: RuntimeError) -> str:
+    """What DALI says of an error, without the lines that retell the graph."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    first = lines.index("encountered:") + 1 if "encountered:" in lines[:-1] else 0
+    return " ".join(lines[first : first + 2])

@@ -1,0 +1,188 @@
+"""Store: index rows -> bytes. One positional read a set, and no byte leaves without its checksum having been compared.
+
+Shards are read, never mapped into memory: a mapped file that is cut short kills the process (SIGBUS), a read only comes
+back short.
+"""
+
+import json
+import os
+import tarfile
+import zlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+from pipeline.format.manifest import BACKGROUNDS, INDEX, Manifest, load_index
+from pipeline.format.planes import PLANES
+from pipeline.format.tar import BLOCK
+
+MAX_OPEN_FILES = 256
+
+
+class Damaged(Exception):  # noqa: N818 - a finding about the data, not a fault of the program
+    """A set's bytes are not those that were packed; the message names the set, the shard and what differs."""
+
+    def __init__(self, key: str, what: str, shard: str) -> None:
+        super().__init__(f"{key}: {what}")
+        self.shard = shard
+
+
+class _OpenFile:
+    """A file open for reading, closed when nobody reads it any more."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
+class Store:
+    """The bytes of a shard directory; threads may share it. `close` it, or let it go."""
+
+    def __init__(self, shards: Path, manifest: Manifest, rows: NDArray[np.void], *, depth: bool = True) -> None:
+        """`rows` is the index, [sets] of `index.row_type`.
+
+        Without `depth`, its pictures are left unread where they are files of their own.
+        """
+        self._open_files: OrderedDict[str, _OpenFile] = OrderedDict()
+        self._opening = Lock()
+        self._index_file: _OpenFile | None = None
+        self._index_bytes = 0
+        self.shards = shards
+        self.manifest = manifest
+        self.index = rows.view(np.ndarray)  # still mapped, without the cost of `np.memmap` at every access
+        self._backgrounds = {background.id: background for background in manifest.backgrounds}
+        self.parts = tuple(part for part in manifest.parts if depth or part != "depth")
+        """The pictures asked for."""
+        self.members = manifest.members if manifest.codec == PLANES else self.parts
+        """What `read` returns, in this order."""
+
+    @classmethod
+    def open(cls, shards: Path, *, depth: bool = True) -> "Store":
+        """The store of a finished shard directory; raise `InputError` if it is none, or does not belong together."""
+        manifest = Manifest.load(shards)
+        store = cls(shards, manifest, load_index(shards, manifest), depth=depth)
+        store._index_file = _OpenFile(shards / INDEX)
+        store._index_bytes = os.fstat(store._index_file.descriptor).st_size
+        return store
+
+    def records(self, rows: NDArray[np.int64]) -> NDArray[np.void]:
+        """These rows of the index, [N] of `index.row_type`, copied out of the file; raise `InputError` if it shrank.
+
+        It is mapped into memory, and to touch what was cut off kills the process: a loader asks here, once a batch,
+        and touches it nowhere else. (Cut off within the microseconds of a call it still does.)
+        """
+        self.check_index()
+        return self.index[rows]
+
+    def check_index(self) -> None:
+        """Raise `InputError` if index.npy was cut short since it was opened. (One that is replaced never is.)"""
+        if self._index_file and os.fstat(self._index_file.descriptor).st_size < self._index_bytes:
+            raise InputError(f"{self.shards / INDEX} was cut short while it was in use: copy it again, then resume")
+
+    def key(self, row: int) -> str:
+        """The name of the set at a row of the index."""
+        return bytes(self.index["key"][row]).decode()
+
+    def shard_name(self, row: int) -> str:
+        """The tar that holds the set at a row of the index."""
+        return self.manifest.shards[int(self.index["shard"][row])].name
+
+    def read(self, row: int) -> list[NDArray[np.uint8]]:
+        """The files of a set's pictures, one for each of `members`, uint8 [size]; raise `Damaged` if a CRC differs."""
+        [parts] = self.read_records(self.records(np.array([row])))
+        if isinstance(parts, Damaged):
+            raise parts
+        return parts
+
+    def read_records(self, records: NDArray[np.void]) -> list[list[NDArray[np.uint8]] | Damaged]:
+        """What `read` returns, or raises, for each of these records of the index."""
+        columns = slice(len(self.members))  # depth is the last of PARTS
+        places = (records[name][:, columns].tolist() for name in ("offset", "size", "crc32"))
+        found: list[list[NDArray[np.uint8]] | Damaged] = []
+        for key, shard, *place in zip(records["key"].tolist(), records["shard"].tolist(), *places, strict=True):
+            try:
+                found.append(self._read_set(key, self.manifest.shards[shard].name, *place))
+            except Damaged as damage:
+                found.append(damage.with_traceback(None))
+        return found
+
+    def _read_set(
+        self, key: bytes, name: str, offsets: Sequence[int], sizes: Sequence[int], crc32s: Sequence[int]
+    ) -> list[NDArray[np.uint8]]:
+        first = offsets[0]
+        content = self._read(key.decode(), name, first, offsets[-1] + sizes[-1] - first)
+        whole, view, parts = np.frombuffer(content, np.uint8), memoryview(content), []
+        for part, offset, size, crc32 in zip(self.members, offsets, sizes, crc32s, strict=True):
+            start, end = offset - first, offset - first + size
+            if zlib.crc32(view[start:end]) != crc32:
+                how = "cut short" if end > len(content) else "damaged (CRC differs)"
+                raise Damaged(key.decode(), f"{part} in {name} is {how}", name)
+            parts.append(whole[start:end])
+        return parts
+
+    def read_note(self, row: int) -> dict[str, Any]:
+        """The json of one set, which follows its last picture; raise `Damaged` if it does not, or is none.
+
+        The index has no checksum of it: the tar header's own, its name and its syntax are what there is to compare.
+        """
+        name, shard = f"{self.key(row)}.json", self.shard_name(row)
+        last = len(self.manifest.members) - 1
+        end = int(self.index["offset"][row, last]) + int(self.index["size"][row, last])
+        start = -(-end // BLOCK) * BLOCK
+        try:
+            header = tarfile.TarInfo.frombuf(self._read(self.key(row), shard, start, BLOCK), "utf-8", "strict")
+            if header.name != name:
+                raise ValueError(f"found {header.name}")
+            note = json.loads(self._read(self.key(row), shard, start + BLOCK, header.size))
+            if not isinstance(note, dict):
+                raise ValueError(f"found a {type(note).__name__}")
+        except (tarfile.HeaderError, ValueError) as error:
+            raise Damaged(self.key(row), f"{name} in {shard} is damaged ({error})", shard) from error
+        return note
+
+    def _read(self, key: str, name: str, offset: int, size: int) -> bytes:
+        """Bytes of a shard, fewer where it is cut short; raise `Damaged` if it cannot be read, for the set `key`."""
+        try:
+            file = self._file(name)
+            return os.pread(file.descriptor, size, offset)
+        except OSError as error:
+            raise Damaged(key, f"{name} cannot be read ({error.strerror})", name) from error
+
+    def read_background(self, bg: int) -> NDArray[np.uint8]:
+        """The encoded picture of background `bg`, uint8 [size]; raise `InputError` if it is not as it was packed."""
+        background = self._backgrounds[bg]
+        try:
+            file = self._file(BACKGROUNDS)
+            content = os.pread(file.descriptor, background.size, background.offset)
+        except OSError as error:
+            raise InputError(f"{self.shards / BACKGROUNDS} cannot be read ({error.strerror}): copy it again") from error
+        if zlib.crc32(content) != background.crc32:
+            where = f"{self.shards / BACKGROUNDS}: background {bg}"
+            raise InputError(f"{where} is damaged (CRC differs), and every set on it needs it: copy or pack again")
+        return np.frombuffer(content, np.uint8)
+
+    def _file(self, name: str) -> _OpenFile:
+        """A file of the shard directory; it stays open as long as the caller holds it, whatever others open."""
+        with self._opening:
+            file = self._open_files.get(name)
+            if file is None:
+                file = self._open_files[name] = _OpenFile(self.shards / name)
+                if len(self._open_files) > MAX_OPEN_FILES:
+                    self._open_files.popitem(last=False)
+            else:
+                self._open_files.move_to_end(name)
+            return file
+
+    def close(self) -> None:
+        """Close the files; reading again opens them again."""
+        with self._opening:
+            self._open_files.clear()

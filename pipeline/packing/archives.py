@@ -1,0 +1,209 @@
+"""Archives: where the members of a zip or a tar lie, so that any process can read them in place.
+
+Python's `zipfile` keeps an object of half a kilobyte for each member, in each process; a data set has a million.
+"""
+
+import bz2
+import gzip
+import lzma
+import os
+import stat
+import struct
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from pipeline.errors import InputError
+from pipeline.format.images import BadImage
+
+END, END64, END64_AT, ENTRY, LOCAL = b"PK\5\6", b"PK\6\6", b"PK\6\7", b"PK\1\2", b"PK\3\4"
+STORED, DEFLATED, PLAIN = 0, 8, -1  # ways of storing a member: two of a zip's, and a tar's
+_COMPRESSIONS: dict[bytes, Callable[[Path], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
+}
+MAX_INFLATED = 256 << 20  # bytes of a member: more is a bomb, or a mistake
+FULL32 = 0xFFFFFFFF  # "it stands in the extra field"
+
+
+class Place(NamedTuple):
+    """Where a member's bytes lie in its archive; in a zip `offset` is that of the local header before them."""
+
+    source: int
+    """Which of the sources the archive is."""
+    offset: int
+    size: int
+    """Bytes as they are stored."""
+    method: int
+    crc32: int
+
+
+class Member(NamedTuple):
+    """A file in an archive. `refused`: why it must not be read, "" if it may be."""
+
+    path: str
+    stamp: int
+    """Changes with the content: size and CRC in a zip; size, time and place in a tar."""
+    offset: int
+    size: int
+    method: int
+    crc32: int
+    refused: str = ""
+
+
+def _refusal(path: str, *, is_link: bool) -> str:
+    if path.startswith("/") or (path[1:2] == ":" and path[0].isalpha()):
+        return "an absolute name"
+    if ".." in path.replace("\\", "/").split("/"):
+        return "a name with '..'"
+    if "\0" in path:
+        return "a name with a zero byte"
+    return "a link" if is_link else ""
+
+
+def zip_members(path: Path) -> Iterator[Member]:
+    """The files in a zip, by its central directory (PKWARE APPNOTE 6.3, 4.3); raise `InputError` if it is damaged."""
+    try:
+        with path.open("rb") as file:
+            yield from _zip_members(_central_directory(file.fileno(), path))
+    except struct.error as error:
+        raise InputError(f"{path} is damaged (its directory is cut short): copy it again") from error
+
+
+def _central_directory(file: int, path: Path) -> tuple[bytes, int]:
+    """The directory, and how many bytes stand before the archive proper, as in one that unpacks itself."""
+    length = os.fstat(file).st_size
+    tail_at = max(0, length - 22 - 0xFFFF)
+    tail = os.pread(file, length - tail_at, tail_at)
+    at = tail.rfind(END)
+    if at < 0 or at + 22 + int.from_bytes(tail[at + 20 : at + 22], "little") > len(tail):
+        raise InputError(f"{path} is no whole zip (its directory at the end is missing): copy it again")
+    size, offset = struct.unpack_from("<II", tail, at + 12)
+    end = tail_at + at
+    if tail[max(0, at - 20) :].startswith(END64_AT):
+        record_at = end - 20 - 56
+        record = os.pread(file, 56, record_at)
+        if record[:4] == END64:
+            size, offset = struct.unpack_from("<QQ", record, 40)
+            end = record_at
+    before = end - size - offset
+    directory = os.pread(file, size, offset + before) if before >= 0 else b""
+    if before < 0 or len(directory) != size or (size and directory[:4] != ENTRY):
+        raise InputError(f"{path} is damaged (its directory is not where it should be): copy it again")
+    return directory, before
+
+
+def _zip_members(found: tuple[bytes, int]) -> Iterator[Member]:
+    directory, before = found
+    at, whole = 0, struct.Struct("<4s6H3I5H2I")
+    while at < len(directory):
+        (signature, by, _, flags, method, _, _, crc32, stored, size, name_length, extra_length, comment_length, _, _,
+         attributes, offset) = whole.unpack_from(directory, at)  # fmt: skip
+        if signature != ENTRY:
+            raise struct.error("no entry")
+        name_at = at + whole.size
+        name = directory[name_at : name_at + name_length]
+        extra = directory[name_at + name_length : name_at + name_length + extra_length]
+        at = name_at + name_length + extra_length + comment_length
+        if name.endswith(b"/"):
+            continue
+        path = name.decode("utf-8" if flags & 0x800 else "cp437", "surrogateescape")
+        if FULL32 in (size, stored, offset):
+            size, stored, offset = _wide(extra, size, stored, offset)
+        is_link = by >> 8 == 3 and stat.S_ISLNK(attributes >> 16)  # 3: made on Unix
+        refused = _refusal(path, is_link=is_link)
+        if not refused and flags & 1:
+            refused = "encrypted"
+        if not refused and method not in (STORED, DEFLATED):
+            refused = f"packed by method {method}; only stored and deflated members are read"
+        yield Member(path, crc32 << 31 | size & 0x7FFFFFFF, offset + before, stored, method, crc32, refused)
+
+
+def _wide(extra: bytes, *values: int) -> list[int]:
+    """The 64-bit values of those that are full, in their order."""
+    at = 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, at)
+        if kind == 1:
+            numbers = iter(struct.unpack_from(f"<{length // 8}Q", extra, at + 4))
+            return [next(numbers, value) if value == FULL32 else value for value in values]
+        at += 4 + length
+    return list(values)
+
+
+def tar_members(path: Path) -> Iterator[Member]:
+    """The files in a tar, plain or compressed; offsets are those in the plain one.
+
+    Raises `InputError` if it is damaged or cut short.
+    """
+    try:
+        compressed = is_compressed(path)
+        with (
+            open_decompressed(path) if compressed else path.open("rb") as file,
+            tarfile.open(fileobj=file, mode="r|" if compressed else "r:") as tar,
+        ):
+            while (info := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined] # else it keeps every one of them
+                if info.isdir():
+                    continue
+                refused = _refusal(info.name, is_link=info.issym() or info.islnk())
+                if not refused and (not info.isreg() or info.issparse()):
+                    refused = "neither a plain file nor a folder"
+                stamp = hash((info.size, int(info.mtime), info.offset_data))
+                yield Member(info.name.removeprefix("./"), stamp, info.offset_data, info.size, PLAIN, 0, refused)
+            if compressed:
+                while file.read(1 << 20):  # to where its own checksum is
+                    pass
+            elif os.pread(file.fileno(), 512, tar.offset) != bytes(512):
+                raise InputError(f"{path} is cut short or damaged (no end mark): copy it again")
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise InputError(f"{path} is damaged ({error}): copy it again") from error
+
+
+def open_decompressed(path: Path) -> IO[bytes]:
+    """A compressed file, to be read as what it holds; raise `InputError` if it is compressed in no known way."""
+    with path.open("rb") as file:
+        start = file.read(6)
+    for magic, opener in _COMPRESSIONS.items():
+        if start.startswith(magic):
+            content: IO[bytes] = opener(path)
+            return content
+    raise InputError(f"{path} is compressed neither by gzip nor by bzip2 or xz")
+
+
+def is_compressed(path: Path) -> bool:
+    """Whether a file begins as gzip, bzip2 or xz do."""
+    with path.open("rb") as file:
+        return file.read(6).startswith(tuple(_COMPRESSIONS))
+
+
+def read_member(file: int, place: Place) -> bytes:
+    """The content of a member of the open archive `file`; raise `BadImage` if it is not as the archive says."""
+    offset = place.offset
+    if place.method != PLAIN:
+        header = os.pread(file, 30, offset)
+        if len(header) < 30 or header[:4] != LOCAL:
+            raise BadImage("not where its archive says")
+        offset += 30 + sum(struct.unpack_from("<HH", header, 26))
+    content = os.pread(file, place.size, offset)
+    if len(content) < place.size:
+        raise BadImage("cut short: its archive ends before it")
+    if place.method == DEFLATED:
+        try:
+            inflating = zlib.decompressobj(-zlib.MAX_WBITS)
+            content = inflating.decompress(content, MAX_INFLATED)
+        except zlib.error as error:
+            raise BadImage(f"does not inflate ({error})") from error
+        if not inflating.eof:
+            whole = len(content) < MAX_INFLATED
+            raise BadImage(
+                "does not inflate (it is cut short)" if whole else f"inflates to over {MAX_INFLATED >> 20} MiB"
+            )
+    if place.method != PLAIN and zlib.crc32(content) != place.crc32:
+        raise BadImage("its CRC differs from the archive's")
+    return content

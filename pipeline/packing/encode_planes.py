@@ -1,0 +1,154 @@
+"""Encode: pictures -> planes, at packing, decoded on the CPU by the graph that the loader would decode them with."""
+
+import functools
+import os
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.format.depth import NO_DEPTH, depth_table
+from pipeline.format.images import BadImage, Picture
+from pipeline.format.manifest import Background
+from pipeline.format.planes import EXTENSION, compress_frame, decompress_frames, encode_set
+from pipeline.format.sample import PARTS
+from pipeline.loading.decode import DecodeOptions, Decoder, Encoded, Table, Undecodable
+from pipeline.packing.join import SetFiles
+from pipeline.packing.set_reader import ReadSet, SetReader
+from pipeline.problems import Problem
+
+BATCH = 64  # sets decoded together
+
+
+class NoPlanes(NamedTuple):
+    """Why there are no planes of a set."""
+
+    part: int
+    """Position of the picture that DALI cannot decode."""
+    why: str
+
+
+class PlaneEncoder:
+    """Makes planes of pictures."""
+
+    def __init__(self, tables: Mapping[str, Table], size: int) -> None:
+        """`tables` names the parts; `size` is that of the planes, pixels. Raises `InputError` where DALI is missing."""
+        self._tables, self._options = tables, DecodeOptions(BATCH, size, "cpu", threads=1, prefetch=1)
+        self._decoder = Decoder(tables, self._options)
+
+    def planes(self, sets: Sequence[Sequence[Picture]]) -> list[NDArray[np.uint8] | NoPlanes]:
+        """Of each of at most BATCH sets of pictures, uint8 [parts, size, size]."""
+        if not sets:
+            return []
+        try:
+            [decoded] = self._decoder.decode(iter([_by_part(sets)]))
+        except Undecodable:
+            return [self._one_by_one(pictures) for pictures in sets]
+        return list(torch.cat(list(decoded.values()), dim=1).numpy())
+
+    def _one_by_one(self, pictures: Sequence[Picture]) -> NDArray[np.uint8] | NoPlanes:
+        """The planes of a set, or which of its pictures it is: DALI does not tell."""
+        planes = []
+        for part, (picture, (name, table)) in enumerate(zip(pictures, self._tables.items(), strict=True)):
+            decoder = Decoder({name: table}, replace(self._options, batch_size=1))
+            try:
+                [decoded] = decoder.decode(iter([_by_part([[picture]])]))
+            except Undecodable as error:
+                return NoPlanes(part, f"DALI cannot decode it: {error}")
+            planes.append(decoded[name].numpy()[0, 0])
+        return np.stack(planes)
+
+
+def _by_part(sets: Sequence[Sequence[Picture]]) -> Encoded:
+    return [[np.frombuffer(picture.content, np.uint8) for picture in part] for part in zip(*sets, strict=True)]
+
+
+class BackgroundEncoder:
+    """Makes of backgrounds the files with their planes."""
+
+    def __init__(self, size: int) -> None:
+        """`size` of the planes, pixels. Raises `InputError` where DALI is missing."""
+        self._encoder = PlaneEncoder({"bg": None}, size)
+
+    def encode(self, picture: Picture) -> Picture:
+        """One of them; raise `BadImage` if DALI cannot decode it."""
+        [planes] = self._encoder.planes([[picture]])
+        if isinstance(planes, NoPlanes):
+            raise BadImage(planes.why)
+        return Picture(EXTENSION, compress_frame(planes), planes.shape[1:])
+
+
+class PlanesJob(NamedTuple):
+    """What a worker needs to make planes of sets."""
+
+    size: int
+    """Of the planes, pixels."""
+    depth: tuple[str, str]
+    """Encoding and near end of the depth pictures, as in the manifest."""
+    backgrounds: Path
+    """backgrounds.tar, written."""
+    places: Mapping[int, Background]
+    """Where in it each of the sets' backgrounds is."""
+
+    def of(self, ids: Collection[int]) -> "PlanesJob":
+        """The same with the backgrounds of some sets alone, which is less to hand to a worker."""
+        return self._replace(places={bg: self.places[bg] for bg in ids})
+
+    def reader(self, reader: SetReader) -> "PlanesReader":
+        """What reads sets as planes."""
+        return PlanesReader(reader, self)
+
+
+class PlanesReader:
+    """A `SetReader` whose sets have one picture: the file with their planes."""
+
+    def __init__(self, reader: SetReader, job: PlanesJob) -> None:
+        self._reader, self._job = reader, job
+        self._encoder = _encoder(job.size, job.depth)
+        self._encode_sec = 0.0
+
+    @property
+    def decode_sec(self) -> float:
+        """What checking, converting and making planes took so far, without reading."""
+        return self._reader.decode_sec + self._encode_sec
+
+    def read_all(self, sets: Iterable[SetFiles]) -> Iterator[ReadSet]:
+        """Read one set after the other."""
+        rest = iter(sets)
+        while batch := list(islice(rest, BATCH)):
+            reads = list(self._reader.read_all(batch))
+            start = time.perf_counter()
+            good = [(files, read) for files, read in zip(batch, reads, strict=True) if not read.problems]
+            backgrounds = self._background_planes([files.bg for files, _ in good])
+            planes = self._encoder.planes([read.pictures for _, read in good])
+            for (files, read), made, background in zip(good, planes, backgrounds, strict=True):
+                if isinstance(made, NoPlanes):
+                    read.problems.append(Problem(files.paths[made.part], "undecodable", made.why))
+                else:
+                    read.pictures[:] = [Picture(EXTENSION, encode_set(made, background), background.shape)]
+            self._encode_sec += time.perf_counter() - start
+            yield from reads
+
+    def _background_planes(self, ids: Sequence[int]) -> list[NDArray[np.uint8]]:
+        """The planes of some backgrounds, uint8 [size, size] each."""
+        size, frames = self._job.size, []
+        with self._job.backgrounds.open("rb") as file:
+            for bg in ids:
+                place = self._job.places[bg]
+                frames.append(os.pread(file.fileno(), place.size, place.offset))
+        return [content.reshape(size, size) for content in decompress_frames(frames, size**2)]
+
+
+@functools.lru_cache(1)
+def _encoder(size: int, depth: tuple[str, str]) -> PlaneEncoder:
+    """One for all jobs of a process, which spares every shard the building of a graph."""
+    tables: dict[str, Table] = dict.fromkeys(PARTS[:2])
+    if depth[0] != NO_DEPTH:
+        tables["depth"] = depth_table(*depth)
+    return PlaneEncoder(tables, size)

@@ -1,0 +1,170 @@
+"""Layouts: which file is which part of which set, told by templates with named fields.
+
+In a template `{name}` is a run of digits, compared as a number (`7` is `007`); a field that stands twice must agree
+with itself. `*` is any run of characters within one path component. The extension is free among picture formats.
+
+The fields `bg`, `fg` and `id` name a set; others only serve to compute these. Where a scheme does not tell the
+foreground it is unknown, and sets without a number have number 0.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+from pipeline.errors import InputError
+from pipeline.format.sample import PARTS
+from pipeline.packing.formulas import Formula
+
+PICTURE = r"\.(?:jpe?g|png)"
+IDS = ("bg", "fg", "id")
+
+
+@dataclass(frozen=True)
+class Template:
+    """One part's path below the source, without its extension, e.g. `fg_bg/bg_{bg}/fg_{fg}_bg_{bg}_{id}`."""
+
+    text: str
+    extension: str = PICTURE
+
+    @classmethod
+    def parse(cls, text: str) -> "Template":
+        """A template as people write it: with an extension or without; raise `InputError` for a wrong one.
+
+        An extension of a picture stands for them all.
+        """
+        if not text or text.startswith("/") or re.search(r"[{}]", re.sub(r"\{[a-z]\w*\}", "", text)):
+            raise InputError(
+                f"template {text!r}: expected a path below the source with fields, as fg_bg/{{bg}}_{{id}}.jpg"
+            )
+        stem, dot, extension = text.rpartition(".")
+        if not dot or not extension.isalnum():
+            return cls(text)
+        return cls(stem) if re.fullmatch(PICTURE, f".{extension}", re.IGNORECASE) else cls(stem, rf"\.{extension}")
+
+    @property
+    def fields(self) -> list[str]:
+        """The names of the fields, in the order in which they stand."""
+        return re.findall(r"\{(\w+)\}", self.text)
+
+    @property
+    def pattern(self) -> str:
+        """A regular expression with one group a field."""
+        literal = re.split(r"(\{\w+\}|\*)", self.text)
+        wild = {"*": r"[^/]*?"}
+        pieces = (r"(\d{1,9})" if piece[:1] == "{" else wild.get(piece, re.escape(piece)) for piece in literal)
+        return f"{''.join(pieces)}(?i:{self.extension})"
+
+    def matches(self, path: str) -> bool:
+        """Whether a path fits."""
+        return re.fullmatch(self.pattern, path) is not None
+
+
+class _Groups(NamedTuple):
+    """A template within an expression."""
+
+    template: int  # its place in `Layout.templates`, or -1
+    once: dict[str, int]  # group of each field
+    again: list[tuple[str, int]]  # field and group where one stands once more
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A naming scheme. Raises `InputError` unless overlays tell their background, and masks and depths their overlay.
+
+    parts: of each part its template, or several in order of preference: of a set's files the first is taken, and the
+    lesser ones are passed over. computed: formulas of further fields. not_packed: files that belong to the scheme but
+    are not packed. assumed: the number of sets that `computed` takes for granted, 0 for none (see `sets.find_sets`).
+    """
+
+    name: str
+    parts: Mapping[str, Template | tuple[Template, ...]]
+    not_packed: tuple[Template, ...] = ()
+    computed: Mapping[str, Formula] = field(default_factory=dict)
+    assumed: int = 0
+
+    def __post_init__(self) -> None:
+        if missing := [part for part in ("bg", *PARTS[:2]) if part not in self.parts]:
+            raise InputError(f"layout {self.name} has no template for {', '.join(missing)}")
+        for name in self.computed:
+            if name not in IDS:
+                raise InputError(f"layout {self.name} computes {name}: expected one of {', '.join(IDS)}")
+        overlay = self.ids("fg_bg")
+        if "bg" not in overlay:
+            raise InputError(
+                f"layout {self.name}: nothing in the overlay's name tells its background: add {{bg}}, or compute it"
+            )
+        for part in self.parts:
+            known = self.ids(part)
+            if part == "bg" and known != ("bg",):
+                raise InputError(
+                    f"layout {self.name}: the background's template has the ids {known}: expected {{bg}} alone"
+                )
+            if not known or not set(known) <= set(overlay):
+                raise InputError(
+                    f"layout {self.name}: the name of {part} tells {', '.join(known) or 'no id'}, the overlay's "
+                    f"{', '.join(overlay)}: they are joined on what they share, so {part} may name nothing else"
+                )
+
+    @cached_property
+    def templates(self) -> list[tuple[str, int, Template]]:
+        """(part, place in its order of preference, template) of every template but those of `not_packed`."""
+        several = ((part, (one,) if isinstance(one, Template) else one) for part, one in self.parts.items())
+        return [(part, rank, template) for part, options in several for rank, template in enumerate(options)]
+
+    def ids(self, part: str) -> tuple[str, ...]:
+        """Which of `IDS` the name of a part's file tells; raise `InputError` if its templates differ in that."""
+        told = {self._ids(template) for name, _, template in self.templates if name == part}
+        if len(told) != 1:
+            raise InputError(f"layout {self.name}: the templates of {part} name different fields")
+        return told.pop()
+
+    def _ids(self, template: Template) -> tuple[str, ...]:
+        computed = {name for name, formula in self.computed.items() if formula.fields <= set(template.fields)}
+        return tuple(name for name in IDS if name in computed or name in template.fields)
+
+    @cached_property
+    def _matcher(self) -> tuple[Callable[[str], re.Match[str] | None], dict[int, _Groups]]:
+        """One expression for all templates, and which of them it was by the number of its last group."""
+        groups, templates, patterns = 0, dict[int, _Groups](), list[str]()
+        packed = [template for _, _, template in self.templates]
+        for number, template in enumerate((*packed, *self.not_packed)):
+            # An empty last group marks the template, since one without fields would have none to be known by.
+            fields = [(name, place) for place, name in enumerate(template.fields, groups)]
+            groups += len(fields) + 1
+            once = dict(reversed(fields))
+            again = [(name, place) for name, place in fields if once[name] != place]
+            templates[groups] = _Groups(number if number < len(packed) else -1, once, again)
+            patterns.append(f"{template.pattern}()")
+        return re.compile("|".join(patterns)).fullmatch, templates
+
+    def find(self, path: str) -> tuple[int, dict[str, int]] | None:
+        """Return (place in `templates`, fields) for a path below the source; -1: a known file that is not packed.
+
+        None: not in this layout. Raises `ValueError` if a field contradicts itself, or a computed one has no value.
+        """
+        fullmatch, templates = self._matcher
+        found = fullmatch(path)
+        if found is None:
+            return None
+        number, once, again = templates[found.lastindex or 0]
+        groups = found.groups()
+        fields = {name: int(groups[place]) for name, place in once.items()}
+        for name, place in again:
+            _require_same(name, fields[name], int(groups[place]))
+        for name, formula in self.computed.items() if self.computed else ():
+            if formula.fields <= fields.keys():
+                value = formula(fields)
+                _require_same(name, value, fields.setdefault(name, value))
+        return number, fields
+
+    def match(self, path: str) -> tuple[str, dict[str, int]] | None:
+        """As `find`, with the part's name, which is "" for a known file that is not packed."""
+        found = self.find(path)
+        return found and (self.templates[found[0]][0] if found[0] >= 0 else "", found[1])
+
+
+def _require_same(name: str, one: int, other: int) -> None:
+    if one != other:
+        raise ValueError(f"{name} is both {one} and {other}")

@@ -1,0 +1,178 @@
+"""Listing: all files of some sources, before it is known what they are.
+
+400,000 sets are 1.2 million files, so a file is no Python object here: paths lie end to end in one buffer, and what
+else is known of them in columns.
+"""
+
+import hashlib
+import os
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.packing.archives import Place
+from pipeline.packing.sources import FOLDER, Source, archive_members, folder_files
+
+CHUNK = 4096
+END = "\0"  # of a path in the buffer: no path can hold it
+
+
+class Listing:
+    """The files of sources, in a fixed order, those of each source together.
+
+    refused: (path with label, why) of those that must not be read.
+    """
+
+    def __init__(self, sources: tuple[Source, ...], tick: Callable[[int], None] = lambda files: None) -> None:
+        """Find them; `tick` is told now and then how many there are."""
+        self.sources = sources
+        self.refused = list[tuple[str, str]]()
+        # Paths, each with a zero after it, and where they end: an array, since an ndarray is slow to read one by one.
+        self._text, self._ends, self._stamps = bytearray(), array("q"), array("q")
+        self._first_rows = list[int]()
+        self._places = dict[int, NDArray[np.int64]]()  # of archives: [files, 4] as the numbers of a Place
+        for number, source in enumerate(sources):
+            self._first_rows.append(len(self))
+            if source.kind == FOLDER:
+                for files in folder_files(str(source.path)):
+                    self._add(source, *files, tick)
+            else:
+                self._add_archive(number, source, tick)
+        tick(len(self) + len(self.refused))
+
+    def __len__(self) -> int:
+        return len(self._stamps)
+
+    def _add_archive(self, number: int, source: Source, tick: Callable[[int], None]) -> None:
+        places, members = array("q"), archive_members(source)
+        while chunk := list(islice(members, CHUNK)):
+            allowed = [member for member in chunk if not member.refused]
+            for member in allowed:
+                places.extend((member.offset, member.size, member.method, member.crc32))
+            refused = [(member.path, member.refused) for member in chunk if member.refused]
+            self._add(source, [member.path for member in allowed], [member.stamp for member in allowed], refused, tick)
+        self._places[number] = np.frombuffer(places, np.int64).reshape(-1, 4)
+
+    def _add(
+        self,
+        source: Source,
+        paths: list[str],
+        stamps: list[int],
+        refused: list[tuple[str, str]],
+        tick: Callable[[int], None],
+    ) -> None:
+        before = len(self)
+        text = "".join(f"{path}{END}" for path in paths).encode(errors="surrogateescape")
+        ends = np.flatnonzero(np.frombuffer(text, np.uint8) == 0) + len(self._text) + 1
+        self._text += text
+        self._ends.frombytes(ends.astype(np.int64).tobytes())
+        self._stamps.extend(stamps)
+        self.refused += [(source.label + path, why) for path, why in refused]
+        if before // CHUNK != len(self) // CHUNK:
+            tick(len(self))
+
+    def rows(self, source: int) -> range:
+        """The rows of the files of a source."""
+        return range(self._first_rows[source], [*self._first_rows, len(self)][source + 1])
+
+    def source_of(self, row: int) -> int:
+        """Which source a file is of."""
+        return bisect_right(self._first_rows, row) - 1
+
+    def paths(self, rows: range) -> Iterator[str]:
+        """Paths below their sources of a run of files."""
+        for first in range(rows.start, rows.stop, CHUNK):
+            text = self._text[self._start(first) : self._ends[min(first + CHUNK, rows.stop) - 1]]
+            yield from text[:-1].decode(errors="surrogateescape").split(END)
+
+    def path(self, row: int) -> str:
+        """The path of a file below its source."""
+        start = self._ends[row - 1] if row else 0
+        return self._text[start : self._ends[row] - 1].decode(errors="surrogateescape")
+
+    def row_of(self, source: int, path: str) -> int | None:
+        """The row of a file of a source by its path; None if it has none such."""
+        rows = self.rows(source)
+        if not rows:
+            return None
+        start, wanted = self._start(rows.start), os.fsencode(path) + b"\0"
+        if self._text.startswith(wanted, start):
+            return rows.start
+        at = self._text.find(b"\0" + wanted, start, self._ends[rows.stop - 1])
+        return bisect_right(self._ends, at + 1) if at >= 0 else None
+
+    def ending(self, rows: NDArray[np.int32], extension: str) -> NDArray[np.bool_]:
+        """Which of some files have an extension, such as ".npy", in letters of any case; [rows]."""
+        wanted = np.frombuffer(extension.lower().encode(), np.uint8)
+        text, ends = np.frombuffer(self._text, np.uint8), np.frombuffer(self._ends, np.int64)[rows] - 1
+        found = np.ones(len(rows), bool)
+        for place, letter in enumerate(wanted.tolist(), -len(wanted)):
+            found &= np.isin(text[np.maximum(ends + place, 0)], [letter, ord(chr(letter).upper())])
+        return found
+
+    def root_files(self, extension: str) -> list[int]:
+        """The rows of the files with an extension, such as ".csv", that lie directly in a source."""
+        end, found, at = os.fsencode(extension) + b"\0", list[int](), -1
+        while (at := self._text.find(end, at + 1)) >= 0:
+            row = bisect_right(self._ends, at)
+            if "/" not in self.path(row):
+                found.append(row)
+        return found
+
+    def name(self, row: int) -> str:
+        """The path of a file with the label of its source."""
+        return self.sources[self.source_of(row)].label + self.path(row)
+
+    def locate(self, row: int) -> tuple[str, Place | int]:
+        """What `sources.Reader.read` needs: the name of a file, and its place."""
+        number = self.source_of(row) if len(self.sources) > 1 else 0
+        name = self.path(row)
+        if label := self.sources[number].label:
+            name = label + name
+        if number not in self._places:
+            return name, number
+        offset, size, method, crc32 = self._places[number][row - self._first_rows[number]].tolist()
+        return name, Place(number, offset, size, method, crc32)
+
+    def _start(self, row: int) -> int:
+        return self._ends[row - 1] if row else 0
+
+    def fingerprint(self) -> str:
+        """A hash of which files there are, with their sizes and times, or CRCs in a zip."""
+        digest = hashlib.sha256(repr([source.stamp() for source in self.sources]).encode(errors="surrogateescape"))
+        digest.update(repr((self._first_rows, self.refused)).encode(errors="surrogateescape"))
+        digest.update(self._text)
+        digest.update(self._stamps)
+        return digest.hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Keep which files there are, for `difference`."""
+        temporary = path.with_name(f"{path.name}.partial")
+        with temporary.open("wb") as file:
+            np.savez(file, text=np.frombuffer(self._text, np.uint8), stamps=np.array(self._stamps))
+        temporary.replace(path)
+
+    def difference(self, path: Path) -> str:
+        """One file that is not as it was when a listing was saved, and how it differs; "" if none is known."""
+        try:
+            with np.load(path) as saved:
+                text, stamps = saved["text"].tobytes(), saved["stamps"].tolist()
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+            return ""
+        if text == self._text and stamps == self._stamps.tolist():
+            return ""
+        paths = text[:-1].decode(errors="surrogateescape").split(END)
+        before, now = (
+            set(zip(paths, stamps, strict=True)),
+            set(zip(self.paths(range(len(self))), self._stamps, strict=True)),
+        )
+        path_changed = min((path for path, _ in before ^ now), default="")
+        was, there = ({path for path, _ in files} for files in (before, now))
+        how = "was changed" if path_changed in was & there else "is new" if path_changed in there else "is gone"
+        return f"{path_changed} {how}" if path_changed else ""

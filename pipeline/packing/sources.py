@@ -1,0 +1,195 @@
+"""Sources: the folders, zips and tars that files are taken from, read in place.
+
+A compressed tar cannot be read in any but its own order, so it is read through twice: once for its names, and once to
+lie unpacked, as one plain tar, hidden beside the shards until these are finished.
+"""
+
+import os
+import shutil
+import stat
+import tarfile
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from operator import attrgetter
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.errors import InputError
+from pipeline.format.images import BadImage, read_file
+from pipeline.packing.archives import (
+    Member,
+    Place,
+    is_compressed,
+    open_decompressed,
+    read_member,
+    tar_members,
+    zip_members,
+)
+from pipeline.resume import UNFINISHED, atomic_file
+
+FOLDER, ZIP, TAR, COMPRESSED_TAR = "folder", "zip", "tar", "compressed tar"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder or an archive. `label` stands before its paths where there are several sources, else it is ""."""
+
+    path: Path
+    kind: str
+    label: str = ""
+    size: int = 0
+    """Bytes of an archive."""
+    time_ns: int = 0
+    """When an archive was last changed."""
+
+    def stamp(self) -> list[object]:
+        """What tells that the source itself is another one; of folders and zips their files tell."""
+        return [self.kind, self.label, *((self.size, self.time_ns) if "tar" in self.kind else ())]
+
+
+def open_sources(paths: Sequence[Path]) -> tuple[Source, ...]:
+    """Look at what is given; raise `InputError` for what is no source, and for one that is given twice."""
+    if not paths:
+        raise InputError("no source: give a folder, a .zip or a .tar of image sets")
+    if twice := [path for path, count in Counter(path.resolve() for path in paths).items() if count > 1]:
+        raise InputError(f"{twice[0]} is given twice: give each source once")
+    labels = _labels(paths) if len(paths) > 1 else [""]
+    return tuple(_open_source(path, label) for path, label in zip(paths, labels, strict=True))
+
+
+def _labels(paths: Sequence[Path]) -> list[str]:
+    """As much of the end of each path as tells it from the others."""
+    full = [path.resolve().parts for path in paths]
+    for length in range(1, max(map(len, full))):
+        labels = ["/".join(parts[-length:]) for parts in full]
+        if len(set(labels)) == len(labels):
+            break
+    return [f"{label}/" for label in labels]
+
+
+def _open_source(path: Path, label: str) -> Source:
+    if path.is_dir():
+        return Source(path, FOLDER, label)
+    if not path.exists():
+        raise InputError(
+            f"no such folder: {path}: give the folder that holds bg/, fg_bg/ and fg_bg_mask/, or an archive"
+        )
+    with path.open("rb") as file:
+        about = os.fstat(file.fileno())
+        start = file.read(4)
+    if zipfile.is_zipfile(path) or start[:2] == b"PK":
+        kind = ZIP
+    elif tarfile.is_tarfile(path):
+        kind = COMPRESSED_TAR if is_compressed(path) else TAR
+    else:
+        raise InputError(f"{path} is neither a folder nor a zip or a tar: it starts with {start!r}")
+    return Source(path, kind, label, about.st_size, about.st_mtime_ns)
+
+
+class FolderFiles(NamedTuple):
+    """The files that lie directly in a folder of a source."""
+
+    paths: list[str]
+    """Below the source."""
+    stamps: list[int]
+    """Of each, a number that changes with its size and its time of change."""
+    refused: list[tuple[str, str]]
+    """(path, why) of those that must not be read."""
+
+
+def folder_files(folder: str) -> Iterator[FolderFiles]:
+    """Every file below a folder, in a fixed order; no link leads out of it, and folders are not entered by links."""
+    waiting = [""]
+    inside = os.path.realpath(folder) + os.sep
+    while waiting:
+        below = waiting.pop()
+        found, folders = FolderFiles([], [], []), list[str]()
+        with os.scandir(f"{folder}/{below}") as entries:
+            entries_in_order = sorted(entries, key=attrgetter("name"))
+        for entry in entries_in_order:
+            path, about = below + entry.name, entry.stat(follow_symlinks=False)
+            kind = stat.S_IFMT(about.st_mode)
+            if kind == stat.S_IFDIR:
+                if entry.name != UNFINISHED:
+                    folders.append(f"{path}/")
+                continue
+            if kind == stat.S_IFLNK:
+                if why := _refused_link(entry, inside):
+                    found.refused.append((path, why))
+                    continue
+                about = entry.stat()
+                kind = stat.S_IFMT(about.st_mode)
+            if kind != stat.S_IFREG:  # reading a pipe would wait for ever
+                found.refused.append((path, "neither a plain file nor a folder"))
+                continue
+            found.paths.append(path)
+            found.stamps.append((about.st_mtime_ns * 1000003 + about.st_size) & 0x7FFFFFFFFFFFFFFF)
+        waiting += reversed(folders)
+        yield found
+
+
+def _refused_link(entry: os.DirEntry[str], inside: str) -> str:
+    if entry.is_dir():
+        return "a link to a folder, which is not followed"
+    if not Path(entry.path).exists():
+        return "a link to nothing"
+    return "" if os.path.realpath(entry.path).startswith(inside) else "a link out of the source, which is not followed"
+
+
+def walk_files(source: Path) -> Iterator[str]:
+    """The path below `source` of every file that may be read."""
+    return chain.from_iterable(found.paths for found in folder_files(str(source)))
+
+
+def archive_members(source: Source) -> Iterator[Member]:
+    """The members of a source that is an archive."""
+    return zip_members(source.path) if source.kind == ZIP else tar_members(source.path)
+
+
+def unpack_compressed(sources: tuple[Source, ...], folder: Path) -> tuple[Source, ...]:
+    """The same sources, where a compressed tar is replaced by a plain copy in `folder`, made unless it is there."""
+    return tuple(_unpacked(source, folder / f".source-{number}.tar") for number, source in enumerate(sources))
+
+
+def _unpacked(source: Source, copy: Path) -> Source:
+    if source.kind != COMPRESSED_TAR:
+        return source
+    if not copy.exists():
+        with open_decompressed(source.path) as content, atomic_file(copy) as plain:
+            shutil.copyfileobj(content, plain, 1 << 20)
+    return replace(source, path=copy, kind=TAR)
+
+
+class Reader:
+    """Reads files of sources, in any process: archives are opened when first needed, and stay open."""
+
+    def __init__(self, sources: tuple[Source, ...]) -> None:
+        self._sources = sources
+        self._open = dict[int, int]()
+
+    def read(self, path: str, place: Place | int) -> bytes:
+        """The bytes of a file by its path, with its source's label, and its place, or its folder's number.
+
+        Raises `BadImage` if it cannot be read, or is not as its archive says.
+        """
+        if isinstance(place, int):
+            source = self._sources[place]
+            return read_file(f"{source.path}/{path[len(source.label) :]}")
+        source = self._sources[place.source]
+        try:
+            if source.kind == COMPRESSED_TAR:  # slow, so only what is needed before there is a plain copy
+                with open_decompressed(source.path) as content:
+                    content.seek(place.offset)
+                    return content.read(place.size)
+            if place.source not in self._open:
+                self._open[place.source] = os.open(source.path, os.O_RDONLY | os.O_CLOEXEC)
+            return read_member(self._open[place.source], place)
+        except OSError as error:
+            raise BadImage(f"cannot be read ({error.strerror})") from error
+
+    def __del__(self) -> None:
+        for file in self._open.values():
+            os.close(file)

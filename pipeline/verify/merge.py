@@ -1,0 +1,164 @@
+"""Merge: shard directories of one kind -> one shard directory. The bytes of their tars stay as they are.
+
+A tar of the result is the same file under another number (a hard link) where the file system can do that, else a copy:
+tars are never changed, only replaced.
+"""
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+from pipeline.format.depth import NO_DEPTH
+from pipeline.format.images import Picture
+from pipeline.format.manifest import Manifest, ShardInfo, row_type
+from pipeline.format.planes import PLANES
+from pipeline.format.shards import Shard
+from pipeline.loading.shard_reader import Store
+from pipeline.packing.finalize import assemble, done_shards, note_path, read_problems, shard_path, tally, write_bank
+from pipeline.problems import Problem
+from pipeline.resume import atomic_file, continued
+from pipeline.verify.compare import Rows, rows_of_shards
+from pipeline.verify.stored import stored_background
+
+# What merged directories may differ in; everything else in their manifests has to be the same.
+OF_THE_DATA = {"sets", "foregrounds", "sizes", "shards", "backgrounds", "backgrounds_sha256", "index_sha256", "sha256"}
+TABLES = ("labels.csv", "sources.csv")  # of fgbg-compose
+
+
+def merge(sources: Sequence[Path], shards: Path, sets_merged: Callable[[int, int], None] | None = None) -> Manifest:
+    """Join the shard directories `sources` in `shards`, a folder that is new or empty but for hidden files.
+
+    A background id that several of them have is one background, and has to be the same picture; foregrounds of the same
+    id are taken to be the same, too. `sets_merged` is told (more, of all). A merge that is stopped is continued by the
+    same call. Raises `InputError` for fewer than two sources, sources of different kinds, other pictures under the same
+    background id, sets that are there twice, and files that are missing, cut short or do not belong together.
+    """
+    if len(sources) < 2:
+        raise InputError(f"{len(sources)} shard directories to merge: give two or more")
+    stores = [Store.open(source) for source in sources]
+    for other in stores[1:]:
+        _require_same_kind(stores[0], other)
+    backgrounds = _backgrounds(stores)
+    _require_distinct_sets(stores)
+    first, total = stores[0].manifest, sum(store.manifest.sets for store in stores)
+    arguments = {"command": "fgbg-pack --merge", "sources": [store.manifest.sha256 for store in stores]}
+    with continued(shards, arguments) as notes:
+        bank = write_bank(shards, _pictures(backgrounds))
+        count = sum(len(store.manifest.shards) for store in stores)
+        done = done_shards(shards, notes, count)
+        for number, (source, info, rows, sizes) in enumerate(_shards(stores)):
+            target = shard_path(shards, number)
+            if number not in done:
+                for suffix in (".tar", ".idx"):
+                    _place(source.with_suffix(suffix), target.with_suffix(suffix))
+                moved = replace(info, name=target.name)
+                Shard(moved, rows, sizes, Counter(), []).save(note_path(notes, number))
+            if sets_merged:
+                sets_merged(info.sets, total)
+        result = tally(shards, notes, count)
+        for store in stores:
+            result.problems.extend(
+                Problem(f"{store.shards.resolve().name}/{path}", kind, why)
+                for path, kind, why in read_problems(store.shards / "problems.csv")
+            )
+        for table in TABLES:
+            _join_tables([store.shards / table for store in stores], shards / table)
+        return assemble(shards, notes, count, result, bank, (first.depth_encoding, first.depth_near), first.codec)
+
+
+def _require_same_kind(one: Store, other: Store) -> None:
+    """Raise `InputError` unless what two manifests say holds for all sets together."""
+    kinds = []
+    for store in (one, other):
+        manifest = store.manifest
+        kind = {
+            field.name: getattr(manifest, field.name) for field in fields(manifest) if field.name not in OF_THE_DATA
+        }
+        if manifest.depth_encoding == NO_DEPTH:
+            del kind["depth_near"]
+        if manifest.codec == PLANES:
+            kind["size of planes"] = manifest.plane_size
+        kinds.append(kind)
+    for name, value in kinds[0].items():
+        if (differs := kinds[1].get(name)) != value:
+            name = name.replace("_", " ")
+            raise InputError(
+                f"{one.shards} has {name} {value}, {other.shards} has {name} {differs}: only shards of one kind can "
+                f"be merged; pack one of them again like the other"
+            )
+
+
+def _backgrounds(stores: Sequence[Store]) -> dict[int, Store]:
+    """Where to take each background from; raise `InputError` if one id means two pictures."""
+    found = dict[int, tuple[Store, tuple[int, int]]]()
+    for store in stores:
+        for one in store.manifest.backgrounds:
+            first, picture = found.setdefault(one.id, (store, (one.size, one.crc32)))
+            if picture != (one.size, one.crc32):
+                raise InputError(
+                    f"background {one.id} of {store.shards} is another picture than background {one.id} of "
+                    f"{first.shards}: ids have to differ where pictures do; "
+                    f"pack one of them again under other numbers (--field)"
+                )
+    return {bg: store for bg, (store, _) in sorted(found.items())}
+
+
+def _require_distinct_sets(stores: Sequence[Store]) -> None:
+    keys, counts = np.unique(np.concatenate([store.index["key"] for store in stores]), return_counts=True)
+    if (twice := keys[counts > 1]).size:
+        having = [str(store.shards) for store in stores if twice[0] in store.index["key"]]
+        raise InputError(
+            f"{twice.size:,} sets are there twice, the first is {twice[0].decode()} (in {' and '.join(having)}): "
+            f"take one of these away, or pack it again under other numbers (--field)"
+        )
+
+
+def _pictures(backgrounds: dict[int, Store]) -> Iterator[tuple[int, Picture]]:
+    for bg, store in backgrounds.items():
+        content = store.read_background(bg).tobytes()
+        extension, height, width = stored_background(store.manifest.codec).check(content, "header")
+        yield bg, Picture(extension, content, (height, width))
+
+
+def _shards(stores: Sequence[Store]) -> Iterator[tuple[Path, ShardInfo, Rows, NDArray[np.int64]]]:
+    """Each shard: its tar, what its manifest has of it, its rows, and the smallest and largest pictures beside it."""
+    key_type = row_type(max(store.index.dtype["key"].itemsize for store in stores))
+    for store in stores:
+        manifest = store.manifest
+        sizes = np.array([[manifest.sizes[name][end] for name in manifest.members] for end in ("min", "max")])
+        rows = rows_of_shards(store.index, len(manifest.shards))
+        for info, of_shard in zip(manifest.shards, rows, strict=True):
+            path = store.shards / info.name
+            if (found := path.stat().st_size) != info.bytes:
+                raise InputError(f"{path} has {found:,} bytes, not {info.bytes:,}: copy it again")
+            yield path, info, of_shard.astype(key_type), sizes
+
+
+def _place(source: Path, target: Path) -> None:
+    """Let `target` be the file `source`, or a copy of it on another file system."""
+    target.unlink(missing_ok=True)  # of a merge that was stopped
+    try:
+        os.link(source.resolve(), target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        with source.open("rb") as file, atomic_file(target) as copy:
+            shutil.copyfileobj(file, copy, 1 << 20)
+
+
+def _join_tables(sources: Sequence[Path], target: Path) -> None:
+    """Write the lines of all tables, each once, if all are there and have the same columns."""
+    if not all(source.is_file() for source in sources):
+        return
+    tables = [source.read_bytes().splitlines(keepends=True) for source in sources]
+    if all(one[:1] == other[:1] for one, other in pairwise(tables)):
+        with atomic_file(target) as file:
+            file.writelines(dict.fromkeys(line for table in tables for line in table))

@@ -1,0 +1,199 @@
+"""Scan: a tar as it lies on disk, read once from its beginning to its end, with nothing taken on trust.
+
+What was written (`pipeline.format.tar`, `pipeline.format.shards`) is told from the bytes alone: members, sets, and what
+is wrong with them. `check` compares that with the index and the manifest; `repair` makes these anew from it.
+"""
+
+import hashlib
+import io
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.format.images import BadImage
+from pipeline.format.sample import PARTS, UNKNOWN, set_key
+from pipeline.format.tar import BLOCK, ZEROS, Member, tar_header
+from pipeline.verify.stored import StoredPart
+
+READ_BYTES = 1 << 20
+
+
+class Fault(NamedTuple):
+    """Something that is not as it was written."""
+
+    offset: int  # of the header where it begins
+    key: str  # of the set or background; empty for what belongs to none
+    what: str  # which part, and what is wrong with it
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.what}" if self.key else self.what
+
+
+class Found(NamedTuple):
+    """A member of a tar, with its bytes."""
+
+    key: str
+    extension: str
+    offset: int  # of its bytes
+    content: bytes
+
+
+class Entry(NamedTuple):
+    """A set, or a background, whose members are there."""
+
+    key: str
+    numbers: tuple[int, int, int]  # bg, fg, number, as its json has them; zeros for a background
+    places: list[Member]  # of its parts, in the order in which they are stored
+    members: list[tuple[str, int, int]]  # extension, offset and size of its parts and its json
+    sizes: list[tuple[int, int]]  # of its parts: height, width
+
+
+class _Hashed(io.RawIOBase):
+    """A file that is read from its beginning to its end, and hashed on the way."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb", buffering=0)
+        self.hash = hashlib.sha256()
+        self.bytes = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._file.readinto(buffer)
+        self.hash.update(memoryview(buffer)[:count])
+        self.bytes += count
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class Scan:
+    """What one tar holds. It is read as this is made, which raises `OSError` if that fails."""
+
+    entries: list[Entry]
+    """Sets in which nothing is wrong that the tar alone can tell, in their order."""
+    faults: list[Fault]
+    """What is wrong with the others, and between them."""
+    sha256: str
+    total_bytes: int
+    index: bytes
+    """The .idx that belongs to it."""
+    whole: bool
+    """Whether no header is lost, nor the tar's end."""
+
+    def __init__(self, path: Path, parts: Sequence[StoredPart], verify: str, *, notes: bool = True) -> None:
+        """`parts` that every entry has, `verify` as in `images.check_image`; without `notes` no entry has a json."""
+        self.entries, self.faults, self.whole = [], [], True
+        self._parts, self._verify, self._notes = parts, verify, notes
+        self._names = [part.name for part in parts] + ["json"] * notes
+        lines = list[str]()
+        hashed = _Hashed(path)
+        with io.BufferedReader(hashed, READ_BYTES) as file:
+            members = self._members(file, path.stat().st_size)
+            for key, group in groupby(members, lambda member: member.key):
+                found = list(group)
+                lines.append(" ".join(f"{m.extension} {m.offset} {len(m.content)} {key}.{m.extension}" for m in found))
+                self._add(key, found)
+        self.sha256, self.total_bytes = hashed.hash.hexdigest(), hashed.bytes
+        self.index = "\n".join([f"v1.2 {len(lines)}", *lines, ""]).encode()
+
+    def _members(self, file: IO[bytes], total: int) -> Iterator[Found]:
+        """Every member whose header is as it was written; where one is not, go on at the next that is."""
+        header, position, lost = file.read(BLOCK), 0, False
+        while header and position + len(ZEROS) < total:
+            name, size = parse_header(header)
+            if not name:
+                if not lost:
+                    self.faults.append(Fault(position, "", f"the tar header at byte {position:,} is damaged"))
+                    self.whole = False
+                header, position, lost = file.read(BLOCK), position + BLOCK, True
+                continue
+            padding, lost = -size % BLOCK, False
+            content, rest = file.read(size), file.read(padding + BLOCK)
+            key, _, extension = name.partition(".")
+            if rest[:padding] != ZEROS[:padding]:
+                self.faults.append(Fault(position, key, f"{_part(extension)} is not followed by zeros"))
+            if len(content) == size:
+                yield Found(key, extension, position + BLOCK, content)
+            header, position = rest[padding:], position + BLOCK + size + padding
+        if header + file.read() != ZEROS:
+            self.faults.append(Fault(position, "", f"the tar is cut short, or its end is damaged (at {total:,} bytes)"))
+            self.whole = False
+
+    def _add(self, key: str, found: list[Found]) -> None:
+        """Look at the members of an entry, and keep it if nothing is wrong with it."""
+        start = found[0].offset - BLOCK
+        names = [_part(member.extension) for member in found]
+        if names != self._names:
+            missing = [name for name in self._names if name not in names]
+            what = f"no {', no '.join(missing)} there" if missing else f"holds {', '.join(names)}"
+            self.faults.append(Fault(start, key, f"{what}; expected {', '.join(self._names)}"))
+            return
+        numbers, places, sizes, faults = (0, 0, 0), list[Member](), list[tuple[int, int]](), list[Fault]()
+        for part, member in zip(self._parts, found, strict=False):
+            places.append(Member(member.offset, len(member.content), zlib.crc32(member.content)))
+            try:
+                kind, *size = part.check(member.content, self._verify)
+                if member.extension != f"{part.name}.{kind}":
+                    raise BadImage(f"it is called {member.extension}, but it is {kind}")
+                sizes.append((size[0], size[1]))
+            except BadImage as error:
+                faults.append(Fault(start, key, f"{part.name} is damaged ({error})"))
+        if self._notes:
+            try:
+                numbers = _numbers(key, found[-1].content)
+            except ValueError as error:
+                faults.append(Fault(start, key, f"json is damaged ({error})"))
+        if faults:
+            self.faults += faults
+        else:
+            members = [(member.extension, member.offset, len(member.content)) for member in found]
+            self.entries.append(Entry(key, numbers, places, members, sizes))
+
+    def rows(self, key_type: np.dtype[np.void]) -> NDArray[np.void]:
+        """The rows of the index for its entries, [entries] of an `index.row_type`, but for the shard's place."""
+        none = [Member(0, 0, 0)] * (len(PARTS) - len(self._parts))
+        rows = [(e.key, *e.numbers[:2], 0, *zip(*e.places, *none, strict=True)) for e in self.entries]
+        return np.array(rows, key_type)
+
+    def size_ranges(self) -> NDArray[np.int64]:
+        """Smallest and largest (height, width) of each part, [2, parts, 2]; empty without entries."""
+        sizes = np.array([entry.sizes for entry in self.entries], np.int64)
+        return np.stack([sizes.min(axis=0), sizes.max(axis=0)]) if self.entries else sizes
+
+
+def parse_header(header: bytes) -> tuple[str, int]:
+    """Name and size (bytes) in a tar header; the name is empty if these are not the bytes of `tar_header`."""
+    try:
+        name, size = header[:100].rstrip(b"\0").decode(), int(header[124:135], 8)
+        return (name, size) if tar_header(name, size) == header else ("", 0)
+    except ValueError:
+        return "", 0
+
+
+def _part(extension: str) -> str:
+    """The part that a member is, by its extension: "mask" for "mask.jpg"."""
+    return extension.rpartition(".")[0] or extension
+
+
+def _numbers(key: str, text: bytes) -> tuple[int, int, int]:
+    """(bg, fg, number) of a set's json; raise ValueError unless they are those of its key."""
+    note = json.loads(text)
+    if not isinstance(note, dict):
+        raise ValueError(f"found a {type(note).__name__}")
+    bg, fg, number = (note.get(name) for name in ("bg", "fg", "id"))
+    fg = UNKNOWN if fg is None else fg
+    if not (isinstance(bg, int) and isinstance(fg, int) and isinstance(number, int)):
+        raise ValueError(f"bg, fg and id are {bg!r}, {fg!r} and {number!r}")
+    if set_key(fg, bg, number) != key:
+        raise ValueError(f"it is that of {set_key(fg, bg, number)}")
+    return bg, fg, number

@@ -1,0 +1,105 @@
+"""The learner: a network, what it costs and how it is improved; one step on one batch."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.loading.batch import Batch
+from train.checkpoint import Checkpoint, load_network
+from train.config import Config
+from train.distributed import ALONE, Ranks
+from train.ema import Ema
+from train.losses import Criterion
+from train.networks import build_network
+from train.optim import adamw, learning_rate
+from train.precision import autocast
+from train.synced_norm import synced
+
+
+class Step(NamedTuple):
+    """What a step tells; on the device, and with CUDA graphs until the next step: take what you need of it before."""
+
+    losses: Mapping[str, Tensor]
+    """By the names of `Losses.named`: sums over this rank's sets."""
+    grad_norm: Tensor
+    """The gradient's 2-norm over all weights, before clipping."""
+
+
+class Learner:
+    """What is trained; nothing in it knows where sets come from or results go."""
+
+    def __init__(self, config: Config, device: torch.device, ranks: Ranks = ALONE) -> None:
+        """Begin with the weights that `config.seed` decides, the same on all ranks."""
+        self.config, self.device, self._ranks = config, device, ranks
+        torch.manual_seed(config.seed)  # for the first weights; nothing after them is drawn at random
+        # channels_last: convolutions of many channels are faster so, on both devices.
+        self.network = build_network(config.model, config.depth)
+        self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ema = Ema(self.network, config.ema) if config.ema else None
+        self.network = synced(self.network, ranks)  # after the copy, which is never trained
+        self._model = ranks.parallel(self.network)
+        self.criterion = Criterion(config.loss, config.mask_weight, config.depth_weight).to(device)
+        self.optimizer = adamw(self.network, config.lr, config.weight_decay)
+        self.step = 0
+        """Steps done."""
+        self._parameters = list(self.network.parameters())
+        mode = config.compile_mode(device)
+        self._compiled = torch.compile(self._sums, mode=mode, dynamic=False) if mode else self._sums
+        self._whole = config.batch_size // ranks.world
+        """Sets of a whole batch on this rank, or one less."""
+
+    def learn(self, batch: Batch, share: float, sets: int) -> Step:
+        """One step of the optimiser when the share `share` of the run is done. Nothing in it waits for the device.
+
+        `sets` are those of all ranks, of which `batch` holds this one's.
+        """
+        rate = self.rate(share)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        # A smaller batch, an epoch's last or one with damaged sets, is not worth a compilation of its own.
+        costs = self._compiled if len(batch.bg) >= self._whole else self._sums
+        losses = costs(batch.bg, batch.fg_bg, batch.mask, batch.depth)
+        loss = losses["loss"] * (self._ranks.world / sets)  # the ranks' gradients are averaged
+        loss.backward()  # type: ignore[no-untyped-call]
+        limit = self.config.clip or float("inf")
+        grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters, limit, foreach=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        if self.ema:
+            self.ema.update(self.step)
+        return Step({**losses, "loss": losses["loss"].detach()}, grad_norm.detach())
+
+    def _sums(self, bg: Tensor, fg_bg: Tensor, mask: Tensor, depth: Tensor | None) -> dict[str, Tensor]:
+        """The sum of each loss over the batch; that of "loss" alone has a gradient."""
+        with autocast(self.config.precision, self.device):
+            prediction = self._model(bg, fg_bg)
+        losses = self.criterion.of_each(prediction, mask, depth)
+        sums = {name: of_each.sum() for name, of_each in losses.named().items()}
+        # Else the compiled backward pass would ask for a gradient of each, which PyTorch makes of zeros in every step.
+        return {name: found if name == "loss" else found.detach() for name, found in sums.items()}
+
+    def rate(self, share: float) -> float:
+        """The learning rate when the share `share` of the run is done."""
+        return learning_rate(share, self.config.lr, self.config.warmup, self.config.schedule)
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The network to be validated and used: that of the averaged weights, where they are averaged."""
+        return self.ema.network if self.ema else self.network
+
+    def checkpoint(self, state: Mapping[str, Any]) -> Checkpoint:
+        """All that is learned, and `state` beside it."""
+        ema = self.ema.network.state_dict() if self.ema else None
+        return Checkpoint(self.network.state_dict(), self.optimizer.state_dict(), {"step": self.step, **state}, ema)
+
+    def restore(self, checkpoint: Checkpoint, path: Path) -> None:
+        """Go on where another learner was; raises `InputError` where the weights at `path` are of another network."""
+        load_network(self.network, checkpoint.network, path)
+        if self.ema:  # a run that is averaged from now on begins with its weights
+            load_network(self.ema.network, checkpoint.ema or checkpoint.network, path)
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        self.step = checkpoint.state["step"]

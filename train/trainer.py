@@ -1,0 +1,265 @@
+"""Training: sets in, steps of the optimiser, and after each epoch numbers, pictures and a checkpoint."""
+
+import math
+import shlex
+import signal
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+
+from pipeline.errors import InputError
+from pipeline.loading.batch import Batch
+from train.checkpoint import BEST, LAST, Checkpoint, load_last, refuse_other, save, save_last
+from train.config import Config, choose_device, describe_device
+from train.distributed import ALONE, Ranks
+from train.logging import Log, Meter, read_lines
+from train.pictures import draw_curves, grid, save_picture
+from train.signals import Interrupted, Interruption
+from train.train_step import Learner
+from train.validation import Scores, Validator, describe, predict
+
+EXCHANGES = 2  # epochs after which ranks exchange what they keep: a resumed run's first may have been half of one
+
+
+class Trainer:
+    """One run: opened whole, or refused with an `InputError` before anything is written; then `fit`."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        resume: bool = False,
+        given: Collection[str] = (),
+        override: bool = False,
+        ranks: Ranks = ALONE,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        """`given` names the settings that may not be taken from the checkpoint, `override` lets them be others.
+
+        `say` prints a line for the user. Of several `ranks` the first alone says and writes anything.
+        """
+        self.ranks, self.say = ranks, say
+        self.last, self.best = config.out / LAST, config.out / BEST
+        if ranks.first and not resume and config.out.exists() and any(config.out.iterdir()):
+            raise InputError(
+                f"{config.out}: not empty; --resume continues the run in it, another --out starts a new one"
+            )
+        ranks.barrier()  # only now may the folder fill
+        self.device = choose_device(config.device)
+        found = load_last(config.out) if resume else None
+        if found:
+            config = config.resumed(found.checkpoint.state["settings"], given, override=override)
+        self.config = config
+        self.loader = config.loader(self.device, ranks=ranks)
+        if found:
+            refuse_other(found.path, "the data set", found.checkpoint.state["manifest"], self.loader.manifest.sha256)
+        self._tell(describe_device(config.device, self.device, ranks.world))
+        self._tell(found.fallback if found else "")
+        self.learner = Learner(config, self.device, ranks)
+        self.meter = Meter(self.device, ranks)
+        self.sets_seen, self.best_iou = 0, -1.0
+        self.scores: Scores | None = None
+        self._status = ""
+        self.elapsed_sec, self._began_sec, self._epochs_here = 0.0, 0.0, 0
+        if found:
+            self._restore(found.checkpoint)
+            self.learner.restore(found.checkpoint, found.path)
+        self._last_is_good = not (found and found.fallback)
+        self.validator = Validator(self.loader, config.training_split, config.validation_split, ranks, self._tell)
+        if ranks.first:
+            config.out.mkdir(parents=True, exist_ok=True)
+            self.log = Log(config.out, self.step)
+
+    def fit(self, show: Callable[[str], None]) -> None:
+        """Train to the end; `show` is called after each step with what to show of it.
+
+        Raises `Interrupted` after Ctrl-C and SIGTERM, `InputError` where the loss is no longer a number.
+        """
+        self._began_sec = time.perf_counter() - self.elapsed_sec
+        with Interruption(patient=self.ranks.world > 1) as interruption:
+            while not self.over:
+                epoch = self.loader.epoch + 1
+                self._train(epoch, interruption, show)
+                self._end_epoch(epoch)
+                stop, _ = self._agree(interruption)
+                if stop and not self.over:
+                    raise self._interrupted(interruption)
+
+    def _train(self, epoch: int, interruption: Interruption, show: Callable[[str], None]) -> None:
+        """The steps of the rest of an epoch, or of the run."""
+        self.learner.network.train()
+        self.meter.restart()
+        for batch, wait_sec in timed(self.loader):
+            stop, sets = self._agree(interruption, len(batch.bg))
+            if not sets:  # all of them were damaged
+                continue
+            with self.ranks.collective():
+                step = self.learner.learn(batch, self.share, sets)
+            self.meter.add(step, len(batch.bg), wait_sec)
+            self.sets_seen += sets
+            more = self.loader.epoch < epoch and not self.over  # or else `_end_epoch` has a checkpoint of its own
+            keep = more and (stop or self.step % self.config.checkpoint_every == 0)
+            if keep or self.step % self.config.log_every == 0:
+                self._read_meter(epoch)
+            if keep:
+                self._save(LAST)
+                self.meter.restart()  # what writing took is no part of the sets a second
+            if stop and more:
+                raise self._interrupted(interruption)
+            show(self._status)
+            if self.over:
+                break
+
+    def _end_epoch(self, epoch: int) -> None:
+        """Log, validate, draw, keep. All of it waits for the device."""
+        if self.meter.steps:
+            self._read_meter(epoch)
+        self._epochs_here += 1
+        if self.loader.residency and self._epochs_here <= EXCHANGES and not self.over:
+            if self.ranks.world > 1:
+                self.loader.exchange()
+            if self._epochs_here == 1:
+                self._tell(f"{self.loader.residency}: later epochs gather them")
+        self.scores = self.validator.scores(self.learner.averaged, self.learner.criterion, self.config.precision)
+        if self.ranks.first:
+            self._write(epoch)
+        if self.scores and self.scores["mask_iou"] > self.best_iou:
+            self.best_iou = self.scores["mask_iou"]
+            self._save(BEST)
+        self._save(LAST)  # after the other: a run killed between the two does this epoch's end again
+
+    def _write(self, epoch: int) -> None:
+        """Scores, pictures and curves of an epoch."""
+        examples = self.validator.examples
+        prediction = predict(self.learner.averaged, examples.bg, examples.fg_bg, self.config.precision)
+        picture = grid(examples, prediction)
+        save_picture(picture, self.config.out / "pictures" / f"epoch_{epoch:04}.png")
+        self.log.picture("predictions", self.step, picture)
+        if self.scores:
+            self.log.write("val", self.step, epoch, self.scores)
+            length = f"/{self.config.epochs}" if self.config.epochs else ""
+            self._tell(f"epoch {epoch}{length}: {describe(self.scores)}; {self._baseline(self.scores)}")
+        if damaged := self.loader.quarantined:
+            self._tell(f"sets left out as damaged: {len(damaged)}, such as {damaged[0]}")
+        draw_curves(read_lines(self.log.path), self.config.out / "curves.png")
+        if self.over:
+            self.log.result(self.config.settings(), self.scores or {})
+
+    def _read_meter(self, epoch: int) -> None:
+        """Log the means since the last time, and show them. Waits for the device."""
+        values = self.meter.read()
+        self.meter.restart()
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(values[name]):
+                kept = f"{self.last} is from before" if self.last.exists() else "there is no checkpoint yet"
+                what = "the loss" if name == "loss" else "the gradient's norm"
+                raise InputError(f"{what} is {values[name]} at step {self.step}; {kept}; try a smaller --lr")
+        if self.ranks.first:
+            rate = self.learner.rate(self.share)
+            counts = {"sets_seen": self.sets_seen, "sets_damaged": len(self.loader.quarantined)}
+            self.log.write("train", self.step, epoch, {**values, "lr": rate, **counts})
+        losses = [f"{name} {values[f'{name}_loss']:.3f}" for name in ("mask", "depth") if f"{name}_loss" in values]
+        speed = f"{values['sets_per_sec']:,.0f} sets/s stall {values['stall_share']:.0%}"
+        self._status = " ".join([*losses, speed])
+
+    @property
+    def step(self) -> int:
+        """Steps of the optimiser so far."""
+        return self.learner.step
+
+    @property
+    def share(self) -> float:
+        """How much of the run is done, from 0 to 1."""
+        if self.config.minutes:
+            return min(1.0, self.elapsed_sec / 60 / self.config.minutes)
+        if self.config.sets:
+            return min(1.0, self.sets_seen / self.config.sets)
+        return min(1.0, self.step / ((self.config.epochs or 1) * len(self.loader)))
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to train."""
+        return self.loader.epoch >= self.config.epochs if self.config.epochs else self.share >= 1
+
+    def _agree(self, interruption: Interruption, sets: int = 0) -> tuple[bool, int]:
+        """Whether any rank was asked to stop, and the sets of all ranks; sets the time, that of all of them, too."""
+        own_sec = time.perf_counter() - self._began_sec
+        stop, sets_of_all, seconds = self.ranks.sums([bool(interruption.by), sets, own_sec])
+        self.elapsed_sec = seconds / self.ranks.world
+        return bool(stop), int(sets_of_all)
+
+    def _save(self, name: str) -> None:
+        if not self.ranks.first:
+            return
+        state = {
+            "settings": self.config.settings(),
+            "manifest": self.loader.manifest.sha256,
+            "loader": self.loader.state_dict(),
+            "sets_seen": self.sets_seen,
+            "elapsed_sec": self.elapsed_sec,
+            "best_iou": self.best_iou,
+            "scores": self.scores,
+        }
+        checkpoint = self.learner.checkpoint(state)
+        try:
+            if name == LAST:
+                save_last(self.config.out, checkpoint, keep_former=self._last_is_good)
+                self._last_is_good = True
+            else:
+                save(self.config.out / name, checkpoint)
+        except OSError as error:
+            error.add_note(f"the run is kept up to its last checkpoint; {self._how_to_continue()}")
+            raise
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        state = checkpoint.state
+        self.loader.load_state_dict(state["loader"])
+        self.sets_seen, self.best_iou, self.scores = state["sets_seen"], state["best_iou"], state["scores"]
+        self.elapsed_sec = state.get("elapsed_sec", 0.0)
+
+    def _tell(self, line: str) -> None:
+        if line and self.ranks.first:
+            self.say(line)
+
+    def _baseline(self, scores: Scores) -> str:
+        return f"baseline |fg_bg - bg| > {self.validator.threshold}: mask IoU {scores['baseline_iou']:.3f}"
+
+    def _interrupted(self, interruption: Interruption) -> Interrupted:
+        message = f"stopped after step {self.step:,}, {self.share:.0%} of the run; {self._how_to_continue()}"
+        return Interrupted(message, interruption.by or signal.SIGTERM)
+
+    def _how_to_continue(self) -> str:
+        out, shards = shlex.quote(str(self.config.out)), shlex.quote(str(self.config.shards))
+        return f"continue with: fgbg-train --shards {shards} --out {out} --resume"
+
+    def close(self) -> None:
+        """End the loaders' threads and write out what is still held back."""
+        self.loader.close()
+        self.validator.close()
+        if self.ranks.first:
+            self.log.close()
+
+    def summary(self) -> list[str]:
+        """Where the run stands and where its results are, a few lines."""
+        out = self.config.out
+        epochs = round(self.sets_seen / self.loader.sets, 2)
+        lines = [f"trained {epochs:g} epochs, {self.step:,} steps, {self.sets_seen:,} sets"]
+        if self.scores:
+            sets, scores = self.scores["sets"], describe(self.scores)
+            unseen = "LEAKING: a random split" if self.config.peer_protocol else "backgrounds and foregrounds unseen"
+            lines.append(f"validation, {sets} sets, {unseen}: {scores}")
+            lines.append(f"  {self._baseline(self.scores)}")
+        lines.append(f"pictures: {out / 'pictures'}, curves: {out / 'curves.png'}, numbers: {self.log.path}")
+        best = f" (best mask IoU, {self.best_iou:.3f}: {self.best})" if self.best.exists() else ""
+        return [*lines, f"checkpoint: {self.last}{best}"]
+
+
+def timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
+    """Each batch, with the seconds that it was waited for."""
+    source = iter(batches)
+    while True:
+        asked_sec = time.perf_counter()
+        batch = next(source, None)
+        wait_sec = time.perf_counter() - asked_sec
+        if batch is None:
+            return
+        yield batch, wait_sec
