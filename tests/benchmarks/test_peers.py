@@ -1,0 +1,261 @@
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+from collections.abc import Iterable
+from importlib.metadata import version
+from multiprocessing import active_children
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import tools.peers.loaders
+from pipeline.errors import InputError
+from pipeline.format.manifest import Manifest
+from pipeline.format.sample import PARTS
+from pipeline.loading.loader import Loader
+from pipeline.loading.shard_reader import Store
+from pipeline.resume import UNFINISHED, continued
+from tests.samples import files_below
+from tools.benchmark.reference import Reference
+from tools.peers.cache import in_format, sample
+from tools.peers.loaders import LOADERS, missing_peer
+from tools.peers.options import Loaded, LoadOptions
+
+OWN_FORMAT = ("streaming", "litdata")
+ROOT = Path(__file__).parents[2]
+RUN = """
+import sys
+from pathlib import Path
+from tools.peers.loaders import LOADERS
+from tools.peers.options import LoadOptions
+
+def main(name, shards, cache):
+    before = set(Path("/dev/shm").iterdir())
+    loader = LOADERS[name](Path(shards), LoadOptions(32, 16, "cpu", 1, cache=Path(cache)))
+    print(*set(Path("/dev/shm").iterdir()) - before)
+    print(sum(batch.sets for batch in loader))
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
+"""
+
+
+def options(cache: Path, workers: int) -> LoadOptions:
+    return LoadOptions(batch_size=32, size=16, device="cpu", workers=workers, cache=cache)
+
+
+def keys(batches: Iterable[Loaded]) -> list[str]:
+    return [key for batch in batches for key in batch.keys()]  # noqa: SIM118 - no dict
+
+
+class FirstRun(NamedTuple):
+    """A process that wrote the sets of `packed` for one loader, and loaded them."""
+
+    name: str
+    folder: Path
+    """Its "cache", and the folders that its HOME and TMPDIR were."""
+    shared_memory: list[Path]
+    """What it had in shared memory when the loader was made."""
+    sets: int
+    """Sets in its epoch."""
+
+    def written(self) -> dict[Path, tuple[int, int]]:
+        files = [path for path in (self.folder / "cache").rglob("*") if path.is_file()]
+        return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
+
+
+@pytest.fixture(scope="module", params=OWN_FORMAT)
+def first_run(request: pytest.FixtureRequest, packed: Path, tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
+    if why := missing_peer(request.param):
+        pytest.skip(why)
+    folder = tmp_path_factory.mktemp(request.param)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for variable in ("HOME", "TMPDIR"):
+        (folder / variable).mkdir()
+        environment[variable] = str(folder / variable)
+    (folder / "run.py").write_text(RUN)
+    command = [sys.executable, str(folder / "run.py"), request.param, str(packed), str(folder / "cache")]
+    output = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+    shared_memory, sets = output.splitlines()
+    return FirstRun(request.param, folder, [Path(path) for path in shared_memory.split()], int(sets))
+
+
+def test_a_run_leaves_nothing_but_its_sets_in_the_cache(first_run: FirstRun) -> None:
+    assert first_run.sets == 100
+    [home] = (first_run.folder / "cache").iterdir()
+    assert [entry.name for entry in home.iterdir()] == ["sets"]
+    assert list((first_run.folder / "HOME").iterdir()) == []
+    # A worker that takes long to end is killed by its DataLoader, and leaves Python's own folder for sockets.
+    assert [path for path in (first_run.folder / "TMPDIR").iterdir() if not path.name.startswith("pymp-")] == []
+    assert [path for path in first_run.shared_memory if path.exists()] == []
+
+
+def test_every_set_comes_once_an_epoch_in_a_new_order_with_its_own_pictures(first_run: FirstRun, packed: Path) -> None:
+    written, processes = first_run.written(), set(active_children())
+    loader = LOADERS[first_run.name](packed, options(first_run.folder / "cache", 2))
+    first = list(loader)
+    difference = Reference(packed, 16).compare(first)  # 100 sets: the last batch of a worker is not full
+    assert difference.max == 0  # Pillow against Pillow
+    assert sum(batch.sets for batch in first) == 100
+    second = keys(loader)
+    assert sorted(second) == sorted(keys(first))
+    assert len({tuple(second), tuple(keys(first)), tuple(sorted(second))}) == 3
+    assert first_run.written() == written
+    assert len(set(active_children()) - processes) == 2
+    del loader
+    assert set(active_children()) <= processes
+
+
+@pytest.mark.parametrize("name", OWN_FORMAT)
+def test_a_loader_that_is_not_installed_is_refused_with_the_remedy(
+    name: str, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = {"streaming": "mosaic", "litdata": "lit"}[name]
+    monkeypatch.delitem(sys.modules, f"tools.peers.{module}", raising=False)
+    monkeypatch.setitem(sys.modules, name, None)  # so that it cannot be imported
+    remedy = r"is not installed: install the peers \(make peers, or pip install --no-deps -r peers.txt\), or leave"
+    with pytest.raises(InputError, match=remedy) as error:
+        LOADERS[name](packed, options(tmp_path, 1))
+    assert str(error.value) == missing_peer(name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loader_that_is_installed_in_part_is_refused_with_the_remedy(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tools.peers.loaders, "find_spec", lambda name: object())
+    monkeypatch.setitem(sys.modules, "tools.peers.lit", None)
+    with pytest.raises(InputError, match=r"import of tools.peers.lit halted.*: install the peers \(make peers"):
+        LOADERS["litdata"](packed, options(tmp_path, 1))
+
+
+def test_peers_are_imported_only_when_they_are_asked_for() -> None:
+    heavy = "{'streaming', 'litdata', 'boto3', 'transformers', 'torchvision'}"
+    script = f"import sys, tools.peers.loaders; print({heavy} & set(sys.modules))"
+    output = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    assert output.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(("name", "resident"), [("ours", "host"), ("ours-resident", "device")])
+def test_ours_is_made_as_it_is_asked_for_and_closed(
+    name: str, resident: str, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    class Recorded(Loader):
+        def __init__(self, *arguments: Any, **settings: Any) -> None:
+            super().__init__(*arguments, **settings)
+            made.append((arguments, settings))
+
+    monkeypatch.setattr(tools.peers.loaders, "Loader", Recorded)
+    before = set(threading.enumerate())
+    asked = LoadOptions(32, 16, "cpu", 3, prefetch=7, resident="host", hw_decoder_load=0.25)
+    loader: Any = LOADERS[name](packed, asked)
+    settings = {"threads": 3, "prefetch": 7, "resident": resident, "hw_decoder_load": 0.25}
+    assert made == [((packed, "all", 32, 16, "cpu"), settings)]
+    batches = iter(loader)
+    assert next(batches).sets == 32
+    loader.close()
+    assert set(threading.enumerate()) <= before
+
+
+def test_nothing_stands_in_for_what_streaming_imports_afterwards() -> None:
+    if why := missing_peer("streaming"):
+        pytest.skip(why)
+    from tools.peers.mosaic import UNUSED
+
+    assert [name for name in UNUSED if name in sys.modules and sys.modules[name].__spec__ is None] == []
+
+
+def test_other_formats_get_the_bytes_that_are_in_the_tars(packed: Path) -> None:
+    members = {}
+    for path in sorted(packed.glob("sets-*.tar")):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                content = tar.extractfile(member)
+                assert content is not None
+                members[member.name] = content.read()
+    store = Store.open(packed)
+    for row in (0, 17, 99):
+        found = sample(store, row)
+        assert set(found) == {"key", "bg", *PARTS}
+        assert [found[part] for part in PARTS] == [members[f"{store.key(row)}.{part}.jpg"] for part in PARTS]
+        assert found["key"] == store.key(row)
+        assert found["bg"] == store.index["bg"][row]
+
+
+class Writer:
+    """Writes one file and counts."""
+
+    def __init__(self, fault: Exception | None = None) -> None:
+        self.written, self._fault = 0, fault
+
+    def __call__(self, shards: Path, folder: Path, scratch: Path) -> None:
+        assert not folder.exists()
+        assert not scratch.exists()
+        for made in (folder, scratch):
+            made.mkdir()
+            (made / "file").write_text(shards.name)
+        self.written += 1
+        if self._fault:
+            raise self._fault
+
+
+def test_a_format_is_written_once_for_the_same_sets(packed: Path, planes: Path, tmp_path: Path) -> None:
+    writer, same = Writer(), tmp_path / "same"
+    same.mkdir()
+    (same / "manifest.json").write_bytes((packed / "manifest.json").read_bytes())
+    folders = [in_format("pytest", shards, tmp_path / "cache", writer) for shards in (packed, same, packed, planes)]
+    assert folders[0] == folders[1] == folders[2] != folders[3]
+    assert writer.written == 2
+    home = folders[0].parent
+    assert home.name == f"pytest-{version('pytest')}-{Manifest.load(packed).sha256[:16]}"
+    assert files_below(home) == {"sets/file": packed.name.encode()}
+
+
+@pytest.mark.parametrize("fault", [OSError("disk full"), InputError("damaged")])
+def test_a_format_that_fails_leaves_nothing(fault: Exception, packed: Path, tmp_path: Path) -> None:
+    with pytest.raises(type(fault), match=str(fault)):
+        in_format("pytest", packed, tmp_path, Writer(fault))
+    assert files_below(tmp_path) == {}
+    assert in_format("pytest", packed, tmp_path, Writer()).is_dir()
+
+
+def test_damaged_sets_are_refused(packed: Path, tmp_path: Path) -> None:
+    shards = Path(shutil.copytree(packed, tmp_path / "shards"))
+    store = Store.open(shards)
+    with (shards / store.shard_name(40)).open("r+b") as file:
+        file.seek(int(store.index["offset"][40][1]))
+        file.write(b"damage")
+    writer = Writer()
+    with pytest.raises(InputError, match=f"{store.key(40)}: mask in .* is damaged .*: loaders are compared on whole"):
+        in_format("pytest", shards, tmp_path / "cache", writer)
+    assert writer.written == 0
+    assert files_below(tmp_path / "cache") == {}
+
+
+def test_a_format_whose_writing_was_killed_is_written_again(packed: Path, tmp_path: Path) -> None:
+    folder = in_format("pytest", packed, tmp_path, Writer())
+    (folder / "half").write_text("half a shard")
+    notes = folder.parent / UNFINISHED
+    (notes / ".scratch").mkdir(parents=True)
+    (notes / "arguments.json").write_text('{"command": "fgbg-bench for pytest"}')
+    writer = Writer()
+    assert in_format("pytest", packed, tmp_path, writer) == folder
+    assert writer.written == 1
+    assert files_below(folder.parent) == {"sets/file": packed.name.encode()}
+
+
+def test_a_format_that_another_process_writes_is_refused(packed: Path, tmp_path: Path) -> None:
+    home = in_format("pytest", packed, tmp_path, Writer()).parent
+    (home / "sets" / "file").unlink()
+    (home / "sets").rmdir()
+    with (
+        continued(home, {"command": "fgbg-bench for pytest"}),
+        pytest.raises(InputError, match=r"another process is at work in .*: wait for it, or stop it"),
+    ):
+        in_format("pytest", packed, tmp_path, Writer())

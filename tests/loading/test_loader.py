@@ -1,0 +1,357 @@
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib import colormaps
+from PIL import Image
+
+from pipeline.errors import InputError
+from pipeline.format.manifest import Manifest, load_index
+from pipeline.loading.batch import Batch
+from pipeline.loading.loader import Loader
+from pipeline.packing.pack import PackOptions, pack
+from tests.loading.test_shard_reader import flip_bit
+from tests.samples import png, set_paths, smooth_picture, write_sets
+
+BATCH, SIZE = 10, 16
+
+
+def load(shards: Path, split: str = "train", **settings: Any) -> Loader:
+    return Loader(shards, split, **({"batch_size": BATCH, "size": SIZE, "threads": 1} | settings))
+
+
+def rows(loader: Loader) -> list[list[int]]:
+    return [batch.index.tolist() for batch in loader]
+
+
+def equal(one: Batch, other: Batch, *, depth: bool = True) -> bool:
+    names = ("bg", "fg_bg", "mask", "index", *(["depth"] if depth else []))
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names)
+
+
+@pytest.fixture
+def copy(packed: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(packed, tmp_path / "shards"))
+
+
+def test_batches_hold_the_pictures_of_their_sets(source: Path, packed: Path) -> None:
+    index = load_index(packed, Manifest.load(packed))
+    loader = load(packed, "all")
+    for batch in loader:
+        for position, row in enumerate(batch.index.tolist()):
+            bg, fg = int(index["bg"][row]), int(index["fg"][row])
+            files = [f"bg/bg_{bg:03}.jpg", *set_paths(bg, fg, bg * 10 + fg)]
+            for name, path in zip(("bg", "fg_bg", "mask", "depth"), files, strict=True):
+                picture = getattr(batch, name)[position]
+                assert (picture.dtype, picture.shape) == (torch.uint8, (1, SIZE, SIZE))
+                gray = Image.open(source / path).convert("L").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+                difference = np.abs(picture[0].numpy().astype(int) - np.asarray(gray))
+                # At the border DALI's antialiasing filter repeats the edge, Pillow's leaves the outside out.
+                assert difference[1:-1, 1:-1].max() <= 3
+                assert difference.max() <= 6
+
+
+def test_every_set_comes_once_an_epoch_in_another_order(packed: Path) -> None:
+    loader = load(packed)
+    assert (loader.sets, len(loader)) == (64, 7)
+    first, second = rows(loader), rows(loader)
+    assert [len(batch) for batch in first] == [10, 10, 10, 10, 10, 10, 4]
+    flat = [sum(epoch, []) for epoch in (first, second)]
+    assert sorted(flat[0]) == sorted(flat[1])
+    assert len(set(flat[0])) == 64
+    assert flat[0] != flat[1] != sorted(flat[1])
+    assert loader.epoch == 2
+    assert rows(load(packed)) == first
+    assert rows(load(packed, seed=1)) != first
+    assert sum(rows(load(packed, shuffle=False)), []) == sorted(flat[0])
+
+
+@pytest.mark.parametrize("worlds", [(1, 1), (2, 2), (3, 3), (4, 4), (1, 3), (4, 2)])
+def test_resuming_at_any_step_on_any_ranks_equals_not_stopping(worlds: tuple[int, int], packed: Path) -> None:
+    undisturbed = load(packed)
+    expected = [*rows(undisturbed), *rows(undisturbed)]
+
+    def on_ranks(
+        world: int, state: dict[str, int | str] | None, steps: int
+    ) -> tuple[list[list[int]], dict[str, int | str]]:
+        shares, states = [], []
+        for rank in range(world):
+            loader = load(packed, rank=rank, world=world)
+            if state is not None:
+                loader.load_state_dict(state)
+            share: list[list[int]] = []
+            while len(share) < steps:
+                for batch in loader:
+                    share.append(batch.index.tolist())
+                    if len(share) == steps:
+                        break
+            shares.append(share)
+            states.append(loader.state_dict())
+        assert states == [states[0]] * world
+        return [sum(parts, []) for parts in zip(*shares, strict=True)], states[0]
+
+    for step in range(1, len(expected)):
+        before, state = on_ranks(worlds[0], None, step)
+        after, _ = on_ranks(worlds[1], state, len(expected) - step)
+        assert before + after == expected
+
+
+def test_a_batch_larger_than_the_split_is_the_split(packed: Path) -> None:
+    loader = load(packed, batch_size=1000)
+    for _ in range(2):
+        [batch] = loader
+        assert len(set(batch.index.tolist())) == len(batch.bg) == 64
+
+
+@pytest.mark.parametrize("window", [1, 2, 5])
+def test_in_windows_every_set_comes_once_from_few_shards_at_a_time(window: int, packed: Path) -> None:
+    index = load_index(packed, Manifest.load(packed))
+    loader = load(packed, "all", batch_size=4, window=window)
+    for _ in range(2):
+        seen = rows(loader)
+        assert sorted(sum(seen, [])) == list(range(100))
+        assert sum(seen, []) != list(range(100))
+        shards = [set(index["shard"][batch].tolist()) for batch in seen]
+        assert max(map(len, shards)) <= 2 * window  # a batch may end one window and begin the next
+        resumed = load(packed, "all", batch_size=4, window=window)
+        resumed.load_state_dict({**resumed.state_dict(), "epoch": loader.epoch - 1, "position": 11})
+        assert rows(resumed) == seen[11:]
+
+
+def test_pictures_after_resuming_are_the_same_bits(packed: Path) -> None:
+    batches = list(load(packed))
+    loader = load(packed)
+    loader.load_state_dict({**loader.state_dict(), "position": 3})
+    assert all(equal(one, other) for one, other in zip(loader, batches[3:], strict=True))
+
+
+def test_ranks_without_a_share_get_an_empty_batch(packed: Path) -> None:
+    last = [list(load(packed, rank=rank, world=9))[-1] for rank in range(9)]
+    assert sorted(len(batch.index) for batch in last) == [0] * 5 + [1] * 4
+    for batch in last:
+        assert batch.depth is not None
+        assert batch.bg.shape == batch.depth.shape == (len(batch.index), 1, SIZE, SIZE)
+
+
+@pytest.mark.parametrize("split", ["train", "all"])
+def test_without_depth_all_else_is_the_same(split: str, packed: Path, bare: Path) -> None:
+    for shards in (packed, bare):
+        for one, other in zip(
+            load(shards, split, depth=False, shuffle=False), load(packed, split, shuffle=False), strict=True
+        ):
+            assert one.depth is None
+            assert other.depth is not None
+            assert equal(one, other, depth=False)
+    assert rows(load(packed, depth=False)) == rows(load(packed))
+
+
+def test_depth_that_is_not_there_is_named_with_both_remedies(bare: Path) -> None:
+    with pytest.raises(InputError) as error:
+        load(bare)
+    expected = f"the sets of {bare} have no depth: add it (fgbg-depth {bare} --model FILE.onnx --shards NEW), "
+    assert str(error.value) == f"{expected}or train the mask alone (--no-depth)"
+
+
+def test_damaged_depth_matters_only_to_those_who_ask_for_it(copy: Path) -> None:
+    index = load_index(copy, Manifest.load(copy))
+    flip_bit(copy / "sets-000003.tar", int(index["offset"][50][2]) + 30)
+    with_depth, without = (load(copy, "all", depth=depth) for depth in (True, False))
+    assert 50 not in sum(rows(with_depth), [])
+    assert 50 in sum(rows(without), [])
+    assert (len(with_depth.quarantined), without.quarantined) == (1, [])
+
+
+def test_a_sibling_is_a_loader_of_its_own_but_for_the_bank(packed: Path, copy: Path) -> None:
+    index = load_index(copy, Manifest.load(copy))
+    loader = load(copy, max_bad_share=0.5)
+    first = iter(loader)
+    next(first)
+    everything, of_train, of_val = (set(sum(rows(load(packed, split)), [])) for split in ("all", "train", "val"))
+    row = min(everything - of_train - of_val)  # `loader` reads those of train ahead, at any time
+    flip_bit(copy / f"sets-{index['shard'][row]:06}.tar", int(index["offset"][row][0]) + 30)
+    before = loader.state_dict()
+    for split, shuffle in (("train", True), ("all", False), ("val", True)):
+        sibling, alone = loader.sibling(split, shuffle=shuffle), load(packed, split, shuffle=shuffle)
+        assert sibling.state_dict() == alone.state_dict()
+        assert sibling.sets == alone.sets
+        seen = sum(rows(sibling), [])
+        assert seen == [other for other in sum(rows(alone), []) if other != row]
+        assert sibling.epoch == 1
+    assert (loader.state_dict(), loader.quarantined) == (before, [])
+    assert sum(1 for _ in first) == len(loader) - 1
+    with pytest.raises(InputError, match="no split called 'none'"):
+        loader.sibling("none")
+
+
+def test_a_sibling_of_picked_rows_yields_these_alone(packed: Path) -> None:
+    loader = load(packed)
+    assert loader.rows().tolist() == sorted(sum(rows(load(packed)), []))
+    picked = loader.rows()[[1, 2, 17, 30, 63]]
+    sibling = loader.sibling("train", shuffle=False, picked=picked)
+    assert (sibling.sets, sibling.rows().tolist()) == (5, picked.tolist())
+    assert rows(sibling) == [picked.tolist()]
+    shuffled = sum(rows(loader.sibling("train", picked=picked)), [])
+    assert sorted(shuffled) == picked.tolist()
+    with pytest.raises(InputError, match=r"no set of .* is in the split train"):
+        loader.sibling("train", picked=picked[:0])
+    with pytest.raises(InputError, match="loader state has split"):
+        sibling.load_state_dict(loader.sibling("train", picked=picked + 1).state_dict())
+
+
+@pytest.mark.parametrize("depth", [True, False])
+def test_picked_sets_are_those_of_the_batches_in_the_order_asked_for(depth: bool, packed: Path) -> None:
+    loader = load(packed, depth=depth)
+    everything = next(iter(load(packed, "all", batch_size=100, depth=depth, shuffle=False)))
+    asked = [99, 3, 50, 3, *range(20)]  # some more than a batch, of any split, one twice
+    picked = loader.pick(asked)
+    expected = {n: p[torch.tensor(asked)] for n, p in vars(everything).items() if p is not None}
+    assert equal(picked, Batch(**{"depth": None, **expected}), depth=depth)
+    assert loader.state_dict() == load(packed).state_dict()
+    assert [loader.key(row).split("_")[-1] for row in asked] == [f"{number:06}" for number in numbers(packed, asked)]
+
+
+def numbers(shards: Path, asked: list[int]) -> list[int]:
+    index = load_index(shards, Manifest.load(shards))
+    return [int(index["bg"][row]) * 10 + int(index["fg"][row]) for row in asked]
+
+
+def test_a_damaged_set_that_is_picked_is_an_error(copy: Path) -> None:
+    index = load_index(copy, Manifest.load(copy))
+    flip_bit(copy / "sets-000003.tar", int(index["offset"][50][1]) + 30)
+    with pytest.raises(InputError, match=r"mask in sets-000003\.tar is damaged \(CRC differs\): copy it again"):
+        load(copy).pick([49, 50])
+
+
+def test_the_head_of_a_batch_has_memory_of_its_own(packed: Path) -> None:
+    batch = next(iter(load(packed, depth=False)))
+    head, expected = batch.head(3), batch.bg[:3].clone()
+    batch.bg.zero_()
+    assert torch.equal(head.bg, expected)
+    assert (len(head.fg_bg), len(head.mask), len(head.index), head.depth) == (3, 3, 3, None)
+
+
+def test_a_damaged_set_is_left_out_by_name(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
+    index = load_index(copy, Manifest.load(copy))
+    flip_bit(copy / "sets-000003.tar", int(index["offset"][50][1]) + 30)
+    loader = load(copy, "all", max_bad_share=0.01)
+    with caplog.at_level(logging.WARNING):
+        seen = [sum(rows(loader), []), sum(rows(loader), [])]
+    assert [sorted(epoch) for epoch in seen] == [[row for row in range(100) if row != 50]] * 2
+    key = index["key"][50].decode()
+    assert loader.quarantined == [f"{key}: mask in sets-000003.tar is damaged (CRC differs)"]
+    assert len(caplog.records) == 1  # once, not once an epoch
+    undamaged = load(copy, "all")
+    assert equal(next(iter(undamaged)), next(iter(load(copy, "all"))))
+
+
+def test_a_batch_that_is_all_damaged_is_empty(copy: Path) -> None:
+    index = load_index(copy, Manifest.load(copy))
+    for row in range(10, 20):
+        flip_bit(copy / f"sets-{index['shard'][row]:06}.tar", int(index["offset"][row][0]) + 30)
+    sizes = [len(batch.index) for batch in load(copy, "all", shuffle=False, max_bad_share=0.5)]
+    assert sizes == [10, 0, *[10] * 8]
+
+
+def test_too_much_damage_stops_the_run_and_names_the_worst_shard(copy: Path) -> None:
+    os.truncate(copy / "sets-000002.tar", 3000)
+    with pytest.raises(
+        InputError,
+        match=r"^2 of 100 sets \(split all\) are damaged, at most 1\.0% may be; 2 of them in sets-000002\.tar",
+    ):
+        rows(load(copy, "all"))
+
+
+def test_a_set_that_dali_cannot_decode_is_named(tmp_path: Path) -> None:
+    source = write_sets(tmp_path / "source", 1, 40)
+    picture = bytearray(png(smooth_picture(0)))
+    picture[len(picture) // 2] ^= 255  # its bytes are as they were packed, but they are no PNG
+    (source / set_paths(0, 33, 33)[0]).unlink()
+    (source / set_paths(0, 33, 33)[0]).with_suffix(".png").write_bytes(picture)
+    pack(source, tmp_path / "shards", PackOptions(workers=1, verify="header"))
+    with pytest.raises(InputError) as error:
+        rows(load(tmp_path / "shards", "all"))
+    assert str(error.value).startswith("DALI cannot decode set fg_033_bg_000_000033 in sets-000000.tar: leave it out")
+    assert len(str(error.value)) < 400
+    assert "\n" not in str(error.value)
+
+
+def test_state_of_something_else_is_refused(packed: Path, copy: Path) -> None:
+    state = load(packed).state_dict()
+    for other, name in [
+        (load(packed, "val"), "split 'train', this loader 'val'"),
+        (load(packed, seed=3), "seed 0, this loader 3"),
+        (load(packed, batch_size=9), "batch_size 10, this loader 9"),
+    ]:
+        with pytest.raises(InputError, match=f"loader state has {name}"):
+            other.load_state_dict(state)
+    with pytest.raises(InputError, match="loader state has manifest 'x'"):
+        load(packed).load_state_dict({**state, "manifest": "x"})
+    with pytest.raises(InputError, match="loader state has version None"):
+        load(packed).load_state_dict({})
+    with pytest.raises(InputError, match="loader state has window 0, this loader 2"):
+        load(packed, window=2).load_state_dict(state)
+    for wrong in ({"position": 7}, {"position": -1}, {"epoch": -1}):
+        with pytest.raises(InputError, match="loader state is damaged: epoch"):
+            load(packed).load_state_dict({**state, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 0}, "batch size 0, rank 0 of 1"),
+        ({"world": 11}, "rank 0 of 11"),
+        ({"rank": 1}, "rank 1 of 1"),
+        ({"size": 0}, "size 0"),
+        ({"window": 0}, "window 0: expected 1 or more shards"),
+        ({"readers": 0}, "readers 0"),
+        ({"resident": "disk"}, "'disk'"),
+        ({"split": "nope"}, "no split called 'nope'"),
+        ({"device": "npu"}, "no device called 'npu'"),
+    ],
+)
+def test_settings_out_of_range(settings: dict[str, Any], message: str, packed: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        load(packed, **settings)
+
+
+def test_an_empty_split_says_so(s15: Path, tmp_path: Path) -> None:
+    pack(s15, tmp_path / "shards", PackOptions(workers=1))
+    with pytest.raises(InputError, match=r"no set of .* is in the split test \(4 sets on 10 backgrounds\)"):
+        load(tmp_path / "shards", "test")
+
+
+def test_magma_depth_comes_out_linear_with_the_near_road_bright(s15: Path, tmp_path: Path) -> None:
+    pack(s15, tmp_path / "shards", PackOptions(workers=1))
+    loader = load(tmp_path / "shards", "all", size=256, shuffle=False)
+    [batch] = loader
+    assert batch.depth is not None
+    index = load_index(tmp_path / "shards", Manifest.load(tmp_path / "shards"))
+    magma = colormaps["magma"](np.arange(256))[:, :3] * 255
+    for position, row in enumerate(batch.index.tolist()):
+        depth = batch.depth[position, 0].numpy()
+        assert depth[-20:].mean() > 240 > 120 > depth[:128].mean()
+        bg, fg = int(index["bg"][row]), int(index["fg"][row])
+        [path] = (s15 / f"fg_bg/bg_{bg:03}").glob(f"fg_{fg:03}*_disp.jpeg")
+        colours = np.asarray(Image.open(path).convert("RGB"), dtype=float)
+        nearest = ((colours[:, :, None] - magma) ** 2).sum(axis=3).argmin(axis=2)  # matplotlib's map, inverted slowly
+        error = (depth - nearest) / 255
+        assert np.sqrt((error**2).mean()) < 0.015
+        assert abs(error.mean()) < 0.005
+
+
+@pytest.mark.gpu
+def test_the_gpu_gives_what_the_cpu_gives(packed: Path) -> None:
+    on_gpu, on_cpu = load(packed, device="gpu"), load(packed)
+    for one, other in zip(on_gpu, on_cpu, strict=True):
+        assert torch.equal(one.index.cpu(), other.index)
+        for name in ("bg", "fg_bg", "mask", "depth"):
+            picture = getattr(one, name)
+            assert picture.is_cuda
+            difference = (picture.cpu().int() - getattr(other, name).int()).abs()
+            assert difference.max() <= 3  # decoders and resize kernels round differently
+            assert difference.float().mean() < 0.5
