@@ -58,7 +58,7 @@ class Split:
         """
         self._picked = picked
         self._peer = PEER_SPLITS.get(split)
-        self._belong = _Membership("all" if self._peer else split)
+        self._belong = Membership("all" if self._peer else split)
         self._keys = index["key"] if self._peer else None
         self._bg, self._fg = np.asarray(index["bg"]), np.asarray(index["fg"])
         self._bounds = np.cumsum([0, *shard_sets])
@@ -121,7 +121,7 @@ class Split:
         return first + np.flatnonzero(self._belong(self._bg[first:last], self._fg[first:last]))
 
 
-class _Membership:
+class Membership:
     """Whether sets belong to a split."""
 
     def __init__(self, split: str) -> None:

@@ -1,0 +1,134 @@
+"""The shards as a stock `webdataset` pipeline, for training loops that are built on one.
+
+`Loader` is many times faster, compares checksums and can be resumed at any step; this is for code that wants samples,
+mixes several data sets, or runs where NVIDIA DALI does not.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.errors import InputError
+from pipeline.format.depth import depth_table
+from pipeline.format.images import decode_gray
+from pipeline.format.manifest import Manifest
+from pipeline.format.planes import PLANES, decode_set, decompress_frames
+from pipeline.format.sample import PARTS
+from pipeline.loading.shard_reader import Store
+from pipeline.loading.split import CELL_SPLITS, SPLITS, Membership
+
+if TYPE_CHECKING:
+    import webdataset
+
+BUFFER_SETS = 1000  # that are shuffled among each other, beside the shuffled order of the shards
+
+Sample = dict[str, Any]
+"""What webdataset makes of a set: `__key__`, and for each of its files its extension -> its bytes."""
+
+
+def as_webdataset(
+    shards: str | os.PathLike[str], split: str = "train", *, size: int = 128, shuffle: bool = True, seed: int = 0
+) -> "webdataset.WebDataset":
+    """A `webdataset.WebDataset` of one split's sets, for a `torch.utils.data.DataLoader` with `batch_size=None` or N.
+
+    A sample is a dict: `__key__` (str), `bg_id` and `fg_id` (int), and `bg`, `fg_bg`, `mask` and, where the sets have
+    it, `depth`: uint8 [1, size, size], gray (ITU-R BT.601), near is bright, resized by Pillow's antialiased bilinear
+    filter: the loader's pictures but for rounding. Shards go to nodes and workers as a whole; the order depends on
+    their number, unlike the loader's. `size` in pixels; planes have one of their own, which it must be.
+
+    Raises `InputError` for a directory that is no shard directory, another split than train, val, test, their cells
+    and all, and planes of another size.
+    """
+    import webdataset
+
+    shards = Path(shards)
+    manifest = Manifest.load(shards)
+    if split not in (*SPLITS, *CELL_SPLITS, "all"):
+        raise InputError(f"no split called {split!r} here: expected one of {', '.join((*SPLITS, *CELL_SPLITS))} or all")
+    if manifest.codec == PLANES and size != manifest.plane_size:
+        raise InputError(f"{shards} holds planes of {manifest.plane_size} pixels, size {size} was asked for")
+    samples = webdataset.WebDataset(
+        [str(shards / shard.name) for shard in manifest.shards],
+        shardshuffle=len(manifest.shards) if shuffle else False,
+        nodesplitter=webdataset.split_by_node,
+        seed=seed,
+        empty_check=False,  # a worker may have no shard
+    )
+    if shuffle:
+        samples = samples.shuffle(BUFFER_SETS, seed=seed)
+    return samples.map(_read_ids).select(_InSplit(split)).map(_Decoder(shards, size))
+
+
+def _read_ids(sample: Sample) -> Sample:
+    metadata = json.loads(sample["json"])
+    return {**sample, "bg_id": metadata["bg"], "fg_id": metadata["fg"]}
+
+
+class _InSplit:
+    """Whether a sample belongs to a split; travels to the workers of a DataLoader."""
+
+    def __init__(self, split: str) -> None:
+        self._contains = Membership(split)
+
+    def __call__(self, sample: Sample) -> bool:
+        ids = (np.array([sample[name]], np.int32) for name in ("bg_id", "fg_id"))
+        return bool(self._contains(*ids)[0])
+
+
+class _Decoder:
+    """Makes planes of a sample's files; backgrounds are decoded once a worker."""
+
+    def __init__(self, shards: Path, size: int) -> None:
+        self._shards, self._size = shards, size
+        self._manifest: Manifest | None = None  # read at first use, so that what travels to a worker is small
+        self._backgrounds = dict[int, NDArray[np.uint8]]()
+
+    def __call__(self, sample: Sample) -> Sample:
+        """`__key__`, the ids, and the planes, uint8 [1, size, size]."""
+        if self._manifest is None:
+            self._open()
+        assert self._manifest is not None
+        bg = self._backgrounds[sample["bg_id"]]
+        planes = {"bg": bg, **self._decode(sample, bg, self._manifest)}
+        named = {name: torch.from_numpy(np.array(plane)[None]) for name, plane in planes.items()}
+        return {"__key__": sample["__key__"], "bg_id": sample["bg_id"], "fg_id": sample["fg_id"], **named}
+
+    def _open(self) -> None:
+        store = Store.open(self._shards)
+        self._manifest = store.manifest
+        for background in store.manifest.backgrounds:
+            content = store.read_background(background.id)
+            if store.manifest.codec == PLANES:
+                [plane] = decompress_frames([content.data], self._size**2)
+                self._backgrounds[background.id] = plane.reshape(self._size, self._size)
+            else:
+                self._backgrounds[background.id] = self._resized(decode_gray(content.tobytes()))
+        self._table = depth_table(self._manifest.depth_encoding, self._manifest.depth_near) if self._deep else None
+        store.close()
+
+    @property
+    def _deep(self) -> bool:
+        return self._manifest is not None and "depth" in self._manifest.parts
+
+    def _decode(self, sample: Sample, bg: NDArray[np.uint8], manifest: Manifest) -> Mapping[str, NDArray[np.uint8]]:
+        parts = [part for part in PARTS if part in manifest.parts]
+        if manifest.codec == PLANES:
+            return dict(zip(parts, decode_set(sample[f"{PLANES}.zst"], bg, len(parts)), strict=True))
+        planes = {}
+        for part in parts:
+            name = next(name for name in sample if name.partition(".")[0] == part)
+            gray = decode_gray(sample[name])
+            if part == "depth" and self._table is not None:
+                gray = self._table[gray]  # before any resizing: a mean of codes is not the code of the mean
+            planes[part] = self._resized(gray)
+        return planes
+
+    def _resized(self, gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return np.asarray(Image.fromarray(gray).resize((self._size, self._size), Image.Resampling.BILINEAR))
