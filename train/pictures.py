@@ -1,22 +1,18 @@
-"""What a person looks at: the grid of predictions and the curves of both losses."""
+"""Predictions beside the truth, as one picture."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 from torch import Tensor
 
 from pipeline.loading.batch import Batch
 from pipeline.packing.preview import contact_sheet
 from pipeline.resume import atomic_file
-from train.logging import Line
 from train.metrics import iou
 from train.model import Prediction
 
 LEAST_TILE = 128  # pixels; smaller pictures are enlarged, so that the titles fit
-CURVES = {"mask_loss": "mask loss", "depth_loss": "depth loss"}
 
 
 def grid(batch: Batch, prediction: Prediction, names: Sequence[str] = ()) -> Image.Image:
@@ -53,24 +49,3 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
         picture.save(file, "PNG")
-
-
-def draw_curves(lines: Sequence[Line], path: Path) -> None:
-    """The losses over the steps, in training and in validation, from the lines of metrics.jsonl."""
-    drawn = [name for name in CURVES if any(name in line for line in lines)]
-    figure = Figure(figsize=(5 * len(drawn), 4))
-    figure.subplots_adjust(0.12 / len(drawn), 0.12, 0.98, 0.92)
-    for axes, name in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
-        for kind, label, style in (("train", "training", "-"), ("val", "validation", "o-")):
-            points = [(line["step"], line[name]) for line in lines if line["kind"] == kind]
-            if points:
-                axes.plot(*zip(*points, strict=True), style, label=label, markersize=4)
-                axes.legend()
-        axes.set_title(CURVES[name])
-        axes.set_xlabel("step")
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")  # plain numbers: formulas, and a layout found by itself, take 0.3 s
-        axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.grid(which="both", alpha=0.3)
-    figure.savefig(path, dpi=120)

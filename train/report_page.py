@@ -48,13 +48,6 @@ figure { margin: 0 0 1rem; break-inside: avoid; }
 figcaption { font-size: .875rem; overflow-wrap: anywhere; }
 img { display: block; max-width: 100%; height: auto; background: #fff; }
 svg { display: block; width: 100%; height: auto; }
-svg text { fill: var(--faint); font-size: 11px; }
-svg .axis { stroke: var(--line); stroke-width: 1; }
-svg .series { fill: none; stroke-width: 1.75; stroke-linejoin: round; }
-svg .first { stroke: var(--first); } svg .second { stroke: var(--second); }
-svg .third { stroke: var(--third); stroke-dasharray: 5 4; }
-svg .dot { stroke: none; } svg .dot.first { fill: var(--first); } svg .dot.second { fill: var(--second); }
-svg .dot.third { fill: var(--third); }
 @media (max-width: 36rem) { body { padding: 1rem .75rem 3rem; } h1 { font-size: 1.4rem; }
   table { font-size: .8rem; } th, td { padding-right: .25rem; } td.number, th.number { padding-left: 0; }
   td small { font-size: .6rem; } }

@@ -1,32 +1,18 @@
 """The course of a run in its report: curves over its steps, and how fast its epochs were, from metrics.jsonl."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from train.curves import LOSSES, OPTIMIZATION, SCORES, SPEED, draw_svg
 from train.logging import Line
-from train.report_chart import Point, Series, chart
 from train.report_page import DASH, Html, element, paragraph, row, section, table
 
 MOST_EPOCHS = 30  # rows of the table
 
-STYLES = {"training": "first", "validation": "second", "network": "second"}  # by label; others are baselines
-
-Choice = tuple[str, str, str]
-"""Kind of lines, the name of a value, and what its line in the chart is called."""
-
 
 def curves(lines: Sequence[Line]) -> Html:
     """Losses, scores in validation, learning rate and gradient norm."""
-    both = [chart(f"{part} loss", series(lines, ("train", f"{part}_loss", "training"),
-                  ("val", f"{part}_loss", "validation")), log=True) for part in ("mask", "depth")]  # fmt: skip
-    drawn = [
-        *both,
-        chart("mask IoU in validation", series(lines, ("val", "mask_iou", "network"),
-              ("val", "baseline_iou", "|fg_bg - bg| > t"))),
-        chart("depth SSIM in validation", series(lines, ("val", "depth_ssim", "network"))),
-        chart("learning rate", series(lines, ("train", "lr", "training")), from_zero=True),
-        chart("gradient norm", series(lines, ("train", "grad_norm", "training")), log=True),
-    ]  # fmt: skip
+    drawn = [Html(draw_svg(chart, lines)) for chart in (*LOSSES, *SCORES, *OPTIMIZATION)]
     if not any(drawn):
         return section("Curves", paragraph("No numbers were logged."))
     notes = [] if any(line["kind"] == "val" for line in lines) else [paragraph("The run has had no validation.")]
@@ -38,11 +24,7 @@ def throughput(lines: Sequence[Line]) -> Html:
     epochs = epochs_of(lines)
     if not epochs:
         return section("Throughput and stalls", paragraph("No numbers were logged."))
-    drawn = charts([
-        chart("sets/s", series(lines, ("train", "sets_per_sec", "training")), from_zero=True),
-        chart("time waited for data, %", series(lines, ("train", "stall_share", "training"), as_=lambda x: 100 * x),
-              from_zero=True),
-    ])  # fmt: skip
+    drawn = charts(Html(draw_svg(chart, lines)) for chart in SPEED)
     every = -(-len(epochs) // MOST_EPOCHS)
     first, *later = epochs
     rows = [epoch_row(f"epoch {first.name}", [first])]
@@ -57,21 +39,9 @@ def throughput(lines: Sequence[Line]) -> Html:
     return section("Throughput and stalls", *note, drawn, table(caption, head, rows))
 
 
-def charts(drawn: Iterable[Html | None]) -> Html:
+def charts(drawn: Iterable[Html]) -> Html:
     """Those that there are, side by side where there is room."""
     return element("div", *(element("figure", one) for one in drawn if one), class_="charts")
-
-
-def series(lines: Sequence[Line], *chosen: Choice, as_: Callable[[float], float] = float) -> list[Series]:
-    """Values over steps, of the lines that have them."""
-    return [
-        Series(label, list(points(lines, kind, name, as_)), STYLES.get(label, "third")) for kind, name, label in chosen
-    ]
-
-
-def points(lines: Sequence[Line], kind: str, name: str, as_: Callable[[float], float]) -> Iterable[Point]:
-    """(step, value) of lines of a kind."""
-    return ((line["step"], as_(line[name])) for line in lines if line["kind"] == kind and name in line)
 
 
 class Epoch(NamedTuple):

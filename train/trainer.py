@@ -10,9 +10,10 @@ from pipeline.errors import InputError
 from pipeline.loading.batch import Batch
 from train.checkpoint import BEST, LAST, Checkpoint, load_last, refuse_other, save, save_last
 from train.config import Config, choose_device, describe_device
+from train.curves import draw_curves
 from train.distributed import ALONE, Ranks
 from train.logging import Log, Meter, read_lines
-from train.pictures import draw_curves, grid, save_picture
+from train.pictures import grid, save_picture
 from train.signals import Interrupted, Interruption
 from train.train_step import Learner
 from train.validation import Scores, Validator, describe, predict
