@@ -1,62 +1,102 @@
-"""The report of a run: one HTML file that needs nothing but a browser, read back from the run's folder."""
+"""The report of a run: one HTML file that needs nothing but a browser, read back from the run's folder.
 
+What it says is found out here; the page, its tables and its sentences are in report.html.j2.
+"""
+
+import base64
+import io
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 
 from pipeline.errors import InputError
+from pipeline.format.manifest import BLOCK, Manifest, load_index
+from pipeline.format.sample import UNKNOWN
 from pipeline.loading.batch import Batch
+from pipeline.loading.split import BACKGROUND_SALT, FOREGROUND_SALT, SPLITS, group
 from pipeline.resume import atomic_file
 from pipeline.workers import available_cores
+from train.bootstrap import RESAMPLES
 from train.checkpoint import BEST
 from train.config import Config
-from train.evaluate import Evaluation, evaluate, open_split
+from train.curves import COLOURS, LOSSES, OPTIMIZATION, SCORES, SPEED, Chart, draw_svg
+from train.depth_metrics import METRICS as DEPTH_METRICS
+from train.depth_metrics import Score
+from train.evaluate import Cell, Evaluation, evaluate, open_split
+from train.evaluation_table import DEPTH, MASK
 from train.logging import Line, read_lines
-from train.report_data import data
-from train.report_page import DASH, Html, element, page, paragraph, row, section, table
-from train.report_progress import curves, throughput
-from train.report_scores import cells, pictures, result
+from train.pictures import columns
 from train.run import Run, open_run
+from train.scoring import Summary
+from train.validation import predict
 
 REPORT, METRICS = "report.html", "metrics.jsonl"  # in the folder of a run
+TEMPLATE = "report.html.j2"  # beside this file
 SETS_PER_CELL = 256  # that are scored: the report of a long run shall not take long
+BEST_SETS, WORST_SETS = 4, 8  # whose pictures are shown
+MAX_EPOCHS = 30  # rows of the table of epochs
+JPEG_QUALITY = 90
+DASH = "\N{EN DASH}"  # where there is no value, and between two
 DALI = ("nvidia-dali-cuda130", "nvidia-dali-cuda120")  # packages, of which one is needed
-NOWHERE = "not installed as a package"
-Watch = Callable[[Iterable[Batch]], Iterable[Batch]]
+NOT_INSTALLED = "not installed as a package"
+NOT_KNOWN = "not known"
+# Names of depth's scores, in the order of DEPTH's titles: as predicted, and after a fit.
+DEPTH_SCORES = {
+    title: [Score(metric, "all", fitted).name for metric in DEPTH_METRICS]
+    for title, fitted in (("", False), (", fitted", True))
+}
 
 
-class Report(NamedTuple):
-    """What a report is made of."""
+class ShownSet(NamedTuple):
+    """The pictures of a set and of what the network made of it."""
+
+    key: str
+    mask_iou: float
+    tiles: dict[str, str]
+    """data: URLs by title."""
+
+
+class Epoch(NamedTuple):
+    """What an epoch took, or the part of it that was logged; or several epochs together."""
+
+    title: str
+    sets: int
+    sec: float
+    waited_sec: float
+    scores: Line
+    """Of the validation after it; empty without."""
+
+
+class Setting(NamedTuple):
+    """A setting as a reader has it."""
 
     name: str
-    """The run's."""
-    run: Run
-    shards: Path
-    device: torch.device
-    lines: list[Line]
-    """Of metrics.jsonl."""
-    evaluation: Evaluation | None
-    """On validation sets; None where they cannot be scored."""
-    notes: list[str]
-    """What is missing, a sentence each."""
+    value: str
+    default: str
+    changed: bool
+    """Whether it is unlike the default."""
 
 
-def write_report(folder: Path, shards: Path, device: torch.device, watch: Watch = iter) -> Path:
+def write_report(
+    folder: Path, shards: Path, device: torch.device, watch: Callable[[Iterable[Batch]], Iterable[Batch]] = iter
+) -> Path:
     """Write `folder`/report.html about the run in `folder`, finished or not, on `shards`; return its path.
 
     Scores at most SETS_PER_CELL validation sets of each cell with the best checkpoint, or the last; `watch` may count
     their batches. The same files give the same report on the same machine. What is missing (validation sets, depth,
     numbers, the shards themselves) is said in it. Raises `InputError` where no checkpoint of the run can be opened.
     """
-    notes = list[str]()
-    run = _opened(folder, shards, device, notes)
-    lines = _logged(folder, notes)
+    warnings = list[str]()
+    run = _open_run(folder, shards, device, warnings)
+    lines = _read_lines(folder, warnings)
     evaluation: Evaluation | None = None
     try:
         # However many sets are damaged: it is said how many.
@@ -64,95 +104,231 @@ def write_report(folder: Path, shards: Path, device: torch.device, watch: Watch 
         opened = open_split(run, "val", device, peer=run.peer_protocol, most=SETS_PER_CELL)
         evaluation = evaluate(run, "val", opened, watch)
     except InputError as error:
-        notes.append(f"Nothing was scored: {error}")
+        warnings.append(f"Nothing was scored: {error}")
+    page = render({
+        "name": folder.resolve().name,
+        "state": training_state(run, lines),
+        "warnings": warnings,
+        "evaluation": evaluation,
+        "shown_sets": shown_sets(evaluation) if evaluation else {},
+        "size": run.config.size,
+        **progress(lines),
+        **data(shards),
+        "settings": settings(run.config),
+        "versions": versions(device),
+    })  # fmt: skip
     path = folder / REPORT
     with atomic_file(path) as file:
-        report = Report(folder.resolve().name, run, shards, device, lines, evaluation, notes)
-        file.write(text(report).encode(errors="replace"))  # a folder's name may be no text
+        file.write(page.encode(errors="replace"))  # a folder's name may be no text
     return path
 
 
-def _opened(folder: Path, shards: Path, device: torch.device, notes: list[str]) -> Run:
+def render(content: dict[str, Any]) -> str:
+    """The page of `content`, whose names are those of the template."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # here: a run without a report does without it
+
+    environment = Environment(
+        loader=PackageLoader("train", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"decimals": decimals, "interval": interval, "size": size, "thousands": "{:,}".format}
+    constants = {
+        "colours": COLOURS,
+        "dash": DASH,
+        "mask_scores": MASK,
+        "depth_titles": list(DEPTH),
+        "depth_scores": DEPTH_SCORES,
+        "resamples": RESAMPLES,
+    }
+    return environment.get_template(TEMPLATE).render(content, **constants)
+
+
+def _open_run(folder: Path, shards: Path, device: torch.device, warnings: list[str]) -> Run:
     try:
         return open_run(folder, "best", device, shards)
     except InputError as error:
         run = open_run(folder, "last", device, shards)
         why = str(error) if (folder / BEST).exists() else "the run has had no validation."
-        notes.append(f"The last checkpoint was scored, for want of the best: {why}")
+        warnings.append(f"The last checkpoint was scored, for want of the best: {why}")
         return run
 
 
-def _logged(folder: Path, notes: list[str]) -> list[Line]:
+def _read_lines(folder: Path, warnings: list[str]) -> list[Line]:
     try:
         return [line for line in read_lines(folder / METRICS) if {"kind", "step", "epoch"} <= line.keys()]
     except (ValueError, AttributeError) as error:
-        notes.append(f"{METRICS} is damaged ({error}): no curves.")
+        warnings.append(f"{METRICS} is damaged ({error}): no curves.")
         return []
 
 
-def text(report: Report) -> str:
-    """The file."""
-    evaluation, lines, run = report.evaluation, report.lines, report.run
-    scored = f"{run.checkpoint.name} of step {run.step:,}"
-    if lines:
-        last = max(lines, key=lambda line: int(line["step"]))
-        sets = max((line.get("sets_seen", 0) for line in lines), default=0)
-        state = f"Trained to step {last['step']:,}, epoch {last['epoch']:,}, {sets:,} sets; scored: {scored}."
-    else:
-        state = f"Scored: {scored}."
-    head = [element("h1", report.name)]
-    if evaluation:
-        head.append(result(evaluation))
-    head.append(paragraph(state, class_="note"))
-    if evaluation and (damaged := evaluation.opened.loader.quarantined):
-        left_out = f"Sets left out of the scores as damaged: {len(damaged):,}, such as {damaged[0]}"
-        head.append(paragraph(left_out, class_="warning"))
-    head += [paragraph(note, class_="warning") for note in report.notes]
-    scores = [pictures(evaluation), cells(evaluation)] if evaluation else []
-    return page(
-        f"{report.name}: report of fgbg-train",
-        element("header", *head),
-        settings(run.config),
-        data(report.shards),
-        curves(lines),
-        *scores,
-        throughput(lines),
-        versions(report.device),
-    )
+def training_state(run: Run, lines: Sequence[Line]) -> str:
+    """How far the run is, and which of its checkpoints was scored."""
+    scored = f"{run.checkpoint.name} of step {run.step:,}."
+    if not lines:
+        return f"Scored: {scored}"
+    last = max(lines, key=lambda line: int(line["step"]))
+    sets = max(line.get("sets_seen", 0) for line in lines)
+    return f"Trained to step {last['step']:,}, epoch {last['epoch']:,}, {sets:,} sets; scored: {scored}"
 
 
-def settings(config: Config) -> Html:
-    """All that decide the course of a run, those unlike the default marked."""
-    rows, changed = list[Html](), 0
+def decimals(value: float | None) -> str:
+    """Three of them, or a dash."""
+    return DASH if value is None else f"{value:.3f}"
+
+
+def interval(score: Summary) -> str:
+    """The 95 % interval of a score without zeros before the point, .901 to .930; "" where there is none."""
+    low, high = score["low"], score["high"]
+    return "" if low is None or high is None else DASH.join(f"{end:.3f}".removeprefix("0") for end in (low, high))
+
+
+def size(cell: Cell) -> str:
+    """How many sets of a cell were scored, and on how many backgrounds."""
+    total = f" of {cell.sets_in_cell:,}" if cell.sets < cell.sets_in_cell else ""
+    return f"{cell.sets:,}{total} sets on {cell.backgrounds:,} backgrounds"
+
+
+def shown_sets(evaluation: Evaluation) -> dict[str, list[ShownSet]]:
+    """The "Worst" sets, by mask IoU, worst first, and of the others the "Best", best first."""
+    order = evaluation.worst_first()
+    worst, best = order[:WORST_SETS].tolist(), order[WORST_SETS:][-BEST_SETS:][::-1].tolist()
+    run, loader = evaluation.run, evaluation.opened.loader
+    rows = evaluation.rows[worst + best].tolist()
+    batch = loader.pick(rows)
+    tiles = columns(batch, predict(run.network, batch.bg, batch.fg_bg, run.config.precision))
+    shown = [
+        ShownSet(
+            loader.key(row),
+            float(evaluation.mask_iou[place]),
+            {title: data_url(pictures[number]) for title, pictures in tiles.items()},
+        )
+        for number, (row, place) in enumerate(zip(rows, worst + best, strict=True))
+    ]
+    return {"Worst": shown[: len(worst)], "Best": shown[len(worst) :]}
+
+
+def data_url(picture: NDArray[np.uint8]) -> str:
+    """A gray picture [H,W] as the source of an `img`."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=JPEG_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def progress(lines: Sequence[Line]) -> dict[str, Any]:
+    """The course of the run, from the lines of metrics.jsonl: charts as `svg` elements, epochs, damaged sets."""
+
+    def drawn(charts: Iterable[Chart]) -> list[str]:
+        return [svg for chart in charts if (svg := draw_svg(chart, lines))]
+
+    epochs = epochs_of(lines)
+    first, later = epochs[:1], epochs[1:]
+    every = -(-len(epochs) // MAX_EPOCHS)
+    return {
+        "validated": any(line["kind"] == "val" for line in lines),
+        "curves": drawn((*LOSSES, *SCORES, *OPTIMIZATION)),
+        "speed_curves": drawn(SPEED),
+        "damaged": max((line.get("sets_damaged", 0) for line in lines), default=0),
+        "epochs": first + ([together("all later ones", later), *later[every - 1 :: every]] if later else []),
+        "epochs_title": f"; every {every}. of {len(epochs):,}" if every > 1 else "",
+    }
+
+
+def epochs_of(lines: Sequence[Line]) -> list[Epoch]:
+    """The epochs that have a line of training, in order. Each line speaks for the sets since the one before."""
+    found = dict[int, Epoch]()
+    seen = 0
+    for line in lines:
+        epoch = found.get(line["epoch"], Epoch(f"epoch {line['epoch']}", 0, 0.0, 0.0, {}))
+        if line["kind"] == "train":
+            sets, seen = line["sets_seen"] - seen, line["sets_seen"]
+            sec = sets / line["sets_per_sec"] if line["sets_per_sec"] else 0.0
+            waited_sec = epoch.waited_sec + sec * line["stall_share"]
+            epoch = epoch._replace(sets=epoch.sets + sets, sec=epoch.sec + sec, waited_sec=waited_sec)
+        elif line["kind"] == "val":
+            epoch = epoch._replace(scores=line)
+        found[line["epoch"]] = epoch
+    return [epoch for epoch in found.values() if epoch.sets]
+
+
+def together(title: str, epochs: Sequence[Epoch]) -> Epoch:
+    """The sums of several epochs; the scores of one."""
+    sets, sec = sum(epoch.sets for epoch in epochs), sum(epoch.sec for epoch in epochs)
+    waited_sec = sum(epoch.waited_sec for epoch in epochs)
+    return Epoch(title, sets, sec, waited_sec, epochs[0].scores if len(epochs) == 1 else {})
+
+
+def data(shards: Path) -> dict[str, Any]:
+    """What the manifest says, and the number of sets by the splits of background and foreground; or what is wrong."""
+    try:
+        manifest = Manifest.load(shards)
+        index = load_index(shards, manifest)
+    except InputError as error:
+        return {"packed": {}, "data_error": str(error)}
+    stored_bytes = sum(shard.bytes for shard in manifest.shards)
+    packed = {
+        "shards": str(shards),
+        "sets": f"{manifest.sets:,}",
+        "backgrounds": f"{len(manifest.backgrounds):,}",
+        "foregrounds": f"{manifest.foregrounds:,}",
+        "sizes, pixels": "; ".join(f"{part} {pixels(found)}" for part, found in sorted(manifest.sizes.items())),
+        "codec": manifest.codec,
+        "depth": f"{manifest.depth_encoding}, near is {manifest.depth_near}" if "depth" in manifest.parts else "none",
+        "bytes": f"{stored_bytes:,} in {len(manifest.shards):,} shards, "
+        f"{stored_bytes // max(1, manifest.sets):,} a set",
+        "manifest": manifest.sha256[:12],
+    }
+    counts = split_cells(index)
+    unknown = [NOT_KNOWN] if any((bg, NOT_KNOWN) in counts for bg in SPLITS) else []
+    return {"packed": packed, "split_cells": counts, "bg_splits": SPLITS, "fg_splits": [*SPLITS, *unknown]}
+
+
+def pixels(sizes: dict[str, list[int]]) -> str:
+    """Smallest and largest [height, width]: 224 x 224, or 100 x 120 to 400 x 500."""
+    low, high = (" x ".join(map(str, sizes[end])) for end in ("min", "max"))
+    return low if low == high else f"{low} to {high}"
+
+
+def split_cells(index: NDArray[np.void]) -> dict[tuple[str, str], int]:
+    """How many rows of the index there are by the splits of background and foreground; none of an empty cell."""
+    counts = dict[tuple[str, str], int]()
+    for first in range(0, len(index), BLOCK):
+        block = index[first : first + BLOCK]
+        pairs, sets = np.unique(np.stack([block["bg"], block["fg"]], axis=1), axis=0, return_counts=True)
+        for (bg, fg), number in zip(pairs.tolist(), sets.tolist(), strict=True):
+            cell = group(BACKGROUND_SALT, bg), NOT_KNOWN if fg == UNKNOWN else group(FOREGROUND_SALT, fg)
+            counts[cell] = counts.get(cell, 0) + number
+    return counts
+
+
+def settings(config: Config) -> list[Setting]:
+    """All that decide the course of a run."""
+
+    def shown(value: object) -> str:
+        return DASH if value is None else ("yes" if value else "no") if isinstance(value, bool) else str(value)
+
+    found = list[Setting]()
     for name, value in config.settings().items():
         default = Config.__dataclass_fields__[name].default
-        differs = value != default
-        changed += differs
-        both = shown(value) + ("*" if differs else ""), shown(default)
-        rows.append(row(name.replace("_", "-"), *both, class_="changed" if differs else "", numbers=False))
-    caption = f"{len(rows)} settings, {changed} unlike the default (*)"
-    return section("Settings", table(caption, ["", "this run", "default"], rows, numbers_from=9))
+        found.append(Setting(name.replace("_", "-"), shown(value), shown(default), value != default))
+    return found
 
 
-def shown(value: object) -> str:
-    """A setting as a reader has it."""
-    return DASH if value is None else ("yes" if value else "no") if isinstance(value, bool) else str(value)
-
-
-def versions(device: torch.device) -> Html:
+def versions(device: torch.device) -> dict[str, str]:
     """What the report was made with: programs and machine."""
-    on_gpu = device.type == "cuda"
-    facts = {
+    dali = [f"{name} {found}" for name in DALI if (found := installed(name)) != NOT_INSTALLED]
+    return {
         "fgbg": installed("fgbg"),
         "Python": platform.python_version(),
         "torch": torch.__version__,
-        "DALI": ", ".join(f"{name} {installed(name)}" for name in DALI if installed(name) != NOWHERE) or NOWHERE,
+        "DALI": ", ".join(dali) or NOT_INSTALLED,
         "numpy": np.__version__,
-        "device": torch.cuda.get_device_name(device) if on_gpu else f"CPU, {processor()}",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {processor()}",
         "cores": str(available_cores()),
     }
-    rows = (row(name, fact, numbers=False) for name, fact in facts.items())
-    return section("Versions", table("Of the machine that wrote this report", ["", ""], rows, numbers_from=9))
 
 
 def installed(name: str) -> str:
@@ -160,7 +336,7 @@ def installed(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:
-        return NOWHERE
+        return NOT_INSTALLED
 
 
 def processor() -> str:

@@ -7,6 +7,8 @@ import math
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -32,10 +34,7 @@ from train.config import Config
 from train.evaluate import Evaluation, evaluate, open_split
 from train.logging import read_lines
 from train.metrics import iou
-from train.report import METRICS, write_report
-from train.report_data import NOT_KNOWN, split_cells
-from train.report_progress import MOST_EPOCHS, throughput
-from train.report_scores import means
+from train.report import MAX_EPOCHS, METRICS, NOT_KNOWN, decimals, interval, split_cells, write_report
 from train.run import Run, open_run
 from train.scoring import NETWORK, TRIVIAL, Summary
 
@@ -104,9 +103,9 @@ def test_nothing_is_asked_of_a_network(content: str, page: Page) -> None:
     assert "script" not in page.texts
     assert not {tag for tag, _, _ in page.attributes} & {"script", "link", "iframe", "object", "base"}
     for tag, name, value in page.attributes:
-        assert name not in ("href", "srcset", "action", "data")
+        assert name not in ("srcset", "action", "data")
+        assert name not in ("href", "xlink:href") or value.startswith("#")
         assert name != "style" or tag in ("path", "use", "text")  # of the charts
-        assert name != "xlink:href" or value.startswith("#")
         assert name != "src" or value.startswith("data:image/jpeg;base64,")
         assert not name.startswith("on")
 
@@ -171,33 +170,51 @@ def slowly_shown(score: dict[str, float | int | None]) -> str:
     return text
 
 
-def test_intervals_of_any_size_and_none() -> None:
-    of: dict[str, Summary] = {
-        "a": {"mean": 0.5, "low": -0.25, "high": 10.5},
-        "b": {"mean": 0.5, "low": None, "high": None},
-        "c": {"mean": None, "low": None, "high": None},
-    }
+def test_means_and_intervals_of_any_size_and_none() -> None:
     dash = "\N{EN DASH}"
-    assert means(of, ["a", "b", "c"]) == [f"0.500<small>-0.250{dash}10.500</small>", "0.500", dash]
+    scores: list[Summary] = [
+        {"mean": 0.5, "low": -0.25, "high": 10.5},
+        {"mean": 0.5, "low": 0.25, "high": 0.75},
+        {"mean": 0.5, "low": None, "high": None},
+        {"mean": None, "low": None, "high": None},
+    ]
+    assert [interval(score) for score in scores] == [f"-0.250{dash}10.500", f".250{dash}.750", "", ""]
+    assert [decimals(score["mean"]) for score in scores] == ["0.500", "0.500", "0.500", dash]
 
 
 def test_the_ceiling_of_the_labels(page: Page, evaluation: Evaluation) -> None:
     of = evaluation.ceiling["90"]
     expected = f"quality 90: mask IoU {of['mask_iou']['mean']:.3f}, depth SSIM {of['depth_ssim']['mean']:.3f}."
-    assert expected in page.texts["p"]
+    assert expected in " ".join(page.texts["p"].split())
 
 
 def test_the_result_comes_first(page: Page, evaluation: Evaluation) -> None:
-    of = evaluation.cells["new_new"].scores
-    expected = (
-        f"Mask IoU {of[NETWORK]['mask_iou']['mean']:.3f} (baseline {of[TRIVIAL]['mask_iou']['mean']:.3f}), "
-        f"depth SSIM {of[NETWORK]['depth_ssim']['mean']:.3f} (baseline {of[TRIVIAL]['depth_ssim']['mean']:.3f}): "
-        f"validation, new background, new foreground, 1 sets on 1 backgrounds."
-    )
+    scores = evaluation.cells["new_new"].scores
     step = load(evaluation.run.checkpoint).state["step"]
-    assert "".join(page.texts["header"].split("\n")) == (
-        f"{NAME}{expected}Trained to step 12, epoch 3, 192 sets; scored: best.pt of step {step}."
+    assert " ".join(page.texts["header"].split()) == (
+        f"{NAME} "
+        f"Mask IoU {scores[NETWORK]['mask_iou']['mean']:.3f} "
+        f"baseline {scores[TRIVIAL]['mask_iou']['mean']:.3f} (|fg_bg - bg| > {evaluation.threshold}) "
+        f"Depth SSIM {scores[NETWORK]['depth_ssim']['mean']:.3f} "
+        f"baseline {scores[TRIVIAL]['depth_ssim']['mean']:.3f} (mean depth) "
+        "Means with their 95 % intervals, in validation, new background, new foreground, 1 sets on 1 backgrounds. "
+        f"Trained to step 12, epoch 3, 192 sets; scored: best.pt of step {step}. "
+        "Pictures Curves Scores Throughput Data Settings Versions"
     )
+
+
+def test_results_come_before_what_they_are_of(content: str, page: Page) -> None:
+    headings = re.findall("<h2>(.*)</h2>", content)
+    assert headings == [
+        "Worst and best validation sets",
+        "Curves",
+        "Scores, cell by cell",
+        "Throughput and stalls",
+        "Data",
+        "Settings",
+        "Versions",
+    ]
+    assert attributes_of(page, "a", "href") == [f"#{name}" for name in attributes_of(page, "section", "id")]
 
 
 def test_at_most_so_many_sets_of_a_cell_are_scored(
@@ -226,10 +243,19 @@ def test_pictures_are_of_the_worst_and_the_best(run: Path, packed: Path, page: P
         found = iou(network(batch.bg, batch.fg_bg)[0] > 0, batch.mask).item()
     assert caption == f"{loader.key(int(batch.index))}: mask IoU {found:.3f}"
     assert page.texts["h3"] == "Worst"
-    [source] = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
-    picture = Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))
-    widths = {(name, value) for tag, name, value in page.attributes if tag == "img" and name in ("width", "height")}
-    assert widths == {("width", str(picture.width)), ("height", str(picture.height))}
+    tiles = dict(zip(attributes_of(page, "img", "alt"), attributes_of(page, "img", "src"), strict=True))
+    titles = ("bg", "fg_bg", "mask", "predicted mask", "depth", "predicted depth")
+    key = caption.partition(":")[0]
+    assert list(tiles) == [f"{title} of {key}" for title in titles]
+    for title, truth in (("bg", batch.bg), ("fg_bg", batch.fg_bg), ("mask", batch.mask), ("depth", batch.depth)):
+        picture = Image.open(io.BytesIO(base64.b64decode(tiles[f"{title} of {key}"].partition(",")[2])))
+        assert truth is not None
+        assert np.abs(np.asarray(picture, np.int16) - truth[0, 0].numpy()).mean() < 4
+    assert set(attributes_of(page, "img", "width")) == set(attributes_of(page, "img", "height")) == {str(32)}
+
+
+def attributes_of(page: Page, tag: str, name: str) -> list[str]:
+    return [value for found_tag, found_name, value in page.attributes if (found_tag, found_name) == (tag, name)]
 
 
 def test_speed_and_stalls_of_epochs_are_those_of_their_lines(run: Path, page: Page) -> None:
@@ -253,12 +279,16 @@ def test_speed_and_stalls_of_epochs_are_those_of_their_lines(run: Path, page: Pa
     assert [rows[f"epoch {epoch}"][0] for epoch in (1, 2, 3)] == ["64", "64", "64"]
 
 
-def test_many_epochs_are_thinned_and_say_so() -> None:
+@pytest.mark.usefixtures("unscored")
+def test_many_epochs_are_thinned_and_say_so(run: Path, packed: Path, tmp_path: Path) -> None:
+    shutil.copy(run / "last.pt", tmp_path)
     line = {"kind": "train", "sets_per_sec": 8.0, "stall_share": 0.5}
     lines = [{**line, "step": epoch, "epoch": epoch, "sets_seen": 10 * epoch} for epoch in range(1, 101)]
-    [(caption, rows)] = Page(throughput(lines)).tables.items()
+    (tmp_path / METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = report_of(tmp_path, packed)
+    [(caption, rows)] = [item for item in found.tables.items() if item[0].startswith("Epochs: ")]
     assert caption.endswith("every 4. of 100")
-    assert len(rows) <= 1 + 2 + MOST_EPOCHS
+    assert len(rows) <= 1 + 2 + MAX_EPOCHS
     assert [row[0] for row in rows[:4]] == ["", "epoch 1", "all later ones", "epoch 5"]
     assert rows[2][1:4] == ["990", "8", "50.0%"]
 
@@ -292,6 +322,11 @@ def test_a_run_of_the_peer_protocol_is_scored_by_it_and_called_leaking(
     sets = Loader(packed, "peer-val", 1, 32).sets
     assert f"validation, LEAKING: random split by set, {sets} sets on" in found.texts["header"]
     assert "LEAKING: sets were parted at random" in found.texts["p"]
+
+
+def test_a_run_without_a_report_needs_no_jinja2() -> None:
+    """The command itself is loaded with all that it needs but for a report."""
+    subprocess.run([sys.executable, "-c", "import sys, tools.train; sys.exit('jinja2' in sys.modules)"], check=True)
 
 
 # What is missing is a sentence.
@@ -357,7 +392,7 @@ def test_other_shards_than_those_of_training(run: Path, source: Path, tmp_path: 
 def test_without_depth(bare: Path, run: Path, tmp_path: Path) -> None:
     alone = report_of(trained(bare, tmp_path / "alone", "--no-depth"), bare)
     assert "Depth is not scored: the network has none." in alone.texts["p"]
-    assert "depth SSIM" not in alone.texts["header"]
+    assert "Depth SSIM" not in alone.texts["header"]
     assert "depth loss" not in alone.texts["svg"]
     assert alone.table("What was packed")["depth"] == ["none"]
     other = report_of(shutil.copytree(run, tmp_path / "run"), bare)
