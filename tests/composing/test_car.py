@@ -1,6 +1,6 @@
 import numpy as np
 
-from pipeline.composing.synthetic.foregrounds.car import draw_car, draw_paint
+from pipeline.composing.synthetic.vehicles import draw_car, draw_paint
 
 SUN = np.array([0.4, 0.7, -0.6])
 

@@ -3,14 +3,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from pipeline.composing.synthetic.foregrounds.brush import F64, LONG_SIDE_PX, Brush, Drawn
-from pipeline.composing.synthetic.foregrounds.car import draw_car
-from pipeline.composing.synthetic.foregrounds.cycle import draw_bicycle, draw_motorbike
-from pipeline.composing.synthetic.foregrounds.foreground import KINDS, draw_foreground
-from pipeline.composing.synthetic.foregrounds.lorry import draw_bus, draw_truck
-from pipeline.composing.synthetic.foregrounds.person import draw_people
-from pipeline.composing.synthetic.foregrounds.roadworks import draw_barrier, draw_cart, draw_cones
-from pipeline.composing.synthetic.streets.ground import TOP_M
+from pipeline.composing.synthetic.brush import F64, LONG_SIDE_PX, Brush, Drawn
+from pipeline.composing.synthetic.cycle import draw_bicycle, draw_motorbike
+from pipeline.composing.synthetic.foreground import KINDS, draw_foreground
+from pipeline.composing.synthetic.ground import TOP_M
+from pipeline.composing.synthetic.lorry import draw_bus, draw_truck
+from pipeline.composing.synthetic.people import draw_people
+from pipeline.composing.synthetic.roadworks import draw_barrier, draw_cart, draw_cones
+from pipeline.composing.synthetic.vehicles import draw_car
 
 Draw = Callable[[np.random.Generator, F64], Drawn]
 SIZES_M: dict[Draw, tuple[float, float, float, float]] = {  # least and most width, least and most height

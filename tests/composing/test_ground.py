@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.composing.synthetic.foregrounds.foreground import Foreground, draw_foreground
-from pipeline.composing.synthetic.streets.camera import SIZE_PX, Camera
-from pipeline.composing.synthetic.streets.ground import Curve, Ground, stand
-from pipeline.composing.synthetic.streets.street import Street, render_street
+from pipeline.composing.synthetic.camera import SIZE_PX, Camera
+from pipeline.composing.synthetic.foreground import Foreground, draw_foreground
+from pipeline.composing.synthetic.ground import Curve, Ground, stand
+from pipeline.composing.synthetic.street import Street, render_street
 
 CURVES = [
     Curve(),

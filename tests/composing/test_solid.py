@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from pipeline.composing.synthetic.streets.scene import plan_street
-from pipeline.composing.synthetic.streets.solid import MAX_FACES, PLAIN, Solid, linear, oblong
+from pipeline.composing.synthetic.scene import plan_street
+from pipeline.composing.synthetic.solid import MAX_FACES, PLAIN, Solid, linear, oblong
 
 GRAY = (0.5, 0.5, 0.5)
 

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.composing.synthetic.streets.camera import SIZE_PX, Camera
-from pipeline.composing.synthetic.streets.ground import PAVEMENT_M, TOP_M, Curve, Ground
-from pipeline.composing.synthetic.streets.raycast import FIRST_FACE, KERB, ROAD, SKY, WALK, cast, first_ball
-from pipeline.composing.synthetic.streets.scene import Plan, plan_street
-from pipeline.composing.synthetic.streets.solid import BODY, LAMP, PLAIN, WALL, Solid, oblong
-from pipeline.composing.synthetic.streets.street import clear_reach_m, render_street
-from pipeline.composing.synthetic.streets.trees import Gardener
+from pipeline.composing.synthetic.camera import SIZE_PX, Camera
+from pipeline.composing.synthetic.ground import PAVEMENT_M, TOP_M, Curve, Ground
+from pipeline.composing.synthetic.raycast import FIRST_FACE, KERB, ROAD, SKY, WALK, cast, first_ball
+from pipeline.composing.synthetic.scene import Plan, plan_street
+from pipeline.composing.synthetic.solid import BODY, LAMP, PLAIN, WALL, Solid, oblong
+from pipeline.composing.synthetic.street import clear_reach_m, render_street
+from pipeline.composing.synthetic.trees import Gardener
 
 STREETS = range(8)
 LEVEL = Camera(focal_px=200.0, height_m=1.5, pitch_rad=0.0, yaw_rad=0.0, x_m=0.0)

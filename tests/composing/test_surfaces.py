@@ -3,13 +3,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pipeline.composing.synthetic.streets.camera import F32, Camera, vec
-from pipeline.composing.synthetic.streets.ground import Curve, Ground
-from pipeline.composing.synthetic.streets.raycast import ROAD, cast
-from pipeline.composing.synthetic.streets.scene import Plan, plan_street
-from pipeline.composing.synthetic.streets.shadow import Shadows
-from pipeline.composing.synthetic.streets.solid import BODY, LAMP, PLAIN, WALL, Solid, oblong
-from pipeline.composing.synthetic.streets.surfaces import shade
+from pipeline.composing.synthetic.camera import F32, Camera, vec
+from pipeline.composing.synthetic.ground import Curve, Ground
+from pipeline.composing.synthetic.raycast import ROAD, cast
+from pipeline.composing.synthetic.scene import Plan, plan_street
+from pipeline.composing.synthetic.shadow import Shadows
+from pipeline.composing.synthetic.solid import BODY, LAMP, PLAIN, WALL, Solid, oblong
+from pipeline.composing.synthetic.surfaces import shade
 
 GRAY = (0.5, 0.5, 0.5)
 POST = Solid(2.0, 8.0, 0.0, 0.3, oblong(0.3, 0.0, 3.0), PLAIN, GRAY, 0.0)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.composing.synthetic.streets.texture import TILE, make_noise, pulse, smooth_texture, span, texture
+from pipeline.composing.synthetic.texture import TILE, make_noise, pulse, smooth_texture, span, texture
 
 NOISE = make_noise(np.random.default_rng(0))
 

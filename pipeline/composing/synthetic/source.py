@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.composing.stage import Backdrop, Cutout, Place, Stage
-from pipeline.composing.synthetic.foregrounds.foreground import draw_foreground
-from pipeline.composing.synthetic.streets.camera import SIZE_PX
-from pipeline.composing.synthetic.streets.ground import Ground, stand
-from pipeline.composing.synthetic.streets.street import render_street
+from pipeline.composing.synthetic.camera import SIZE_PX
+from pipeline.composing.synthetic.foreground import draw_foreground
+from pipeline.composing.synthetic.ground import Ground, stand
+from pipeline.composing.synthetic.street import render_street
 
 NEAR_M = 3.0  # what is this near or nearer is white
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from pipeline.composing.synthetic.streets.ground import Ground
-from pipeline.composing.synthetic.streets.solid import BODY, CABIN, WHEEL, Rgb, Solid, linear
+from pipeline.composing.synthetic.ground import Ground
+from pipeline.composing.synthetic.solid import BODY, CABIN, WHEEL, Rgb, Solid, linear
 
 LANE_M = 2.15  # what parking takes of the street's width
 _PAINTS = (

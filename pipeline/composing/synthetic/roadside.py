@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from pipeline.composing.synthetic.streets.ground import PAVEMENT_M, Ground
-from pipeline.composing.synthetic.streets.solid import LAMP, PLAIN, Rgb, Solid, linear, oblong
+from pipeline.composing.synthetic.ground import PAVEMENT_M, Ground
+from pipeline.composing.synthetic.solid import LAMP, PLAIN, Rgb, Solid, linear, oblong
 
 _SIGNS = ((0.75, 0.12, 0.1), (0.12, 0.25, 0.6), (0.85, 0.7, 0.15), (0.9, 0.9, 0.88), (0.15, 0.45, 0.25))
 _BINS = ((0.2, 0.3, 0.22), (0.28, 0.28, 0.3), (0.16, 0.2, 0.32), (0.45, 0.3, 0.16), (0.3, 0.26, 0.22))

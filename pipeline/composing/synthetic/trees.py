@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.composing.synthetic.streets.ground import PAVEMENT_M, TOP_M, Ground
-from pipeline.composing.synthetic.streets.solid import HEDGE, PLAIN, Rgb, Solid, linear, oblong
+from pipeline.composing.synthetic.ground import PAVEMENT_M, TOP_M, Ground
+from pipeline.composing.synthetic.solid import HEDGE, PLAIN, Rgb, Solid, linear, oblong
 
 _KINDS = ("broad", "round", "poplar", "conifer")
 _GREENS = ((0.34, 0.45, 0.2), (0.26, 0.38, 0.18), (0.42, 0.5, 0.24), (0.24, 0.34, 0.22))

@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.composing.synthetic.foregrounds.car import draw_car
-from pipeline.composing.synthetic.foregrounds.cycle import draw_bicycle, draw_motorbike
-from pipeline.composing.synthetic.foregrounds.lorry import draw_bus, draw_truck
-from pipeline.composing.synthetic.foregrounds.person import draw_people
-from pipeline.composing.synthetic.foregrounds.roadworks import draw_barrier, draw_cart, draw_cones
+from pipeline.composing.synthetic.cycle import draw_bicycle, draw_motorbike
+from pipeline.composing.synthetic.lorry import draw_bus, draw_truck
+from pipeline.composing.synthetic.people import draw_people
+from pipeline.composing.synthetic.roadworks import draw_barrier, draw_cart, draw_cones
+from pipeline.composing.synthetic.vehicles import draw_car
 
 KINDS = {  # what is drawn, and how often
     draw_car: 0.6,

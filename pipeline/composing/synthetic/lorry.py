@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from pipeline.composing.synthetic.foregrounds.brush import F64, Brush, Drawn, clockwise, loft, on_both_sides, round_off
-from pipeline.composing.synthetic.foregrounds.car import draw_paint
-from pipeline.composing.synthetic.foregrounds.wheel import rim, tyre
+from pipeline.composing.synthetic.brush import F64, Brush, Drawn, clockwise, loft, on_both_sides, round_off
+from pipeline.composing.synthetic.vehicles import draw_paint
+from pipeline.composing.synthetic.wheel import rim, tyre
 
 _WIDTH_M = 5.8  # how much of the road's width they may take; streets are wider
 _GLASS = np.array([0.15, 0.18, 0.21])

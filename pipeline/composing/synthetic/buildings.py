@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.composing.synthetic.streets.ground import PAVEMENT_M, Ground
-from pipeline.composing.synthetic.streets.solid import PLAIN, WALL, Rgb, Solid, linear, oblong
+from pipeline.composing.synthetic.ground import PAVEMENT_M, Ground
+from pipeline.composing.synthetic.solid import PLAIN, WALL, Rgb, Solid, linear, oblong
 
 _WALLS = (  # display RGB families: brick, pastel plaster, stone, concrete
     ((0.55, 0.3, 0.24), (0.48, 0.27, 0.2), (0.62, 0.4, 0.3), (0.42, 0.28, 0.26)),

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from pipeline.composing.synthetic.foregrounds.brush import F64, Brush, Drawn, moved
-from pipeline.composing.synthetic.foregrounds.car import draw_paint
-from pipeline.composing.synthetic.foregrounds.person import draw_dress, paint_walker
-from pipeline.composing.synthetic.foregrounds.wheel import rim, tyre
+from pipeline.composing.synthetic.brush import F64, Brush, Drawn, moved
+from pipeline.composing.synthetic.people import draw_dress, paint_walker
+from pipeline.composing.synthetic.vehicles import draw_paint
+from pipeline.composing.synthetic.wheel import rim, tyre
 
 _ORANGE, _WHITE, _RED = np.array([1.05, 0.42, 0.12]), np.full(3, 1.05), np.array([0.9, 0.14, 0.12])
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from pipeline.composing.synthetic.streets.camera import F32
-from pipeline.composing.synthetic.streets.hits import Hits, Look
-from pipeline.composing.synthetic.streets.parked import LANE_M
-from pipeline.composing.synthetic.streets.raycast import WALK
-from pipeline.composing.synthetic.streets.texture import column, mix, pulse, span, texture
+from pipeline.composing.synthetic.camera import F32
+from pipeline.composing.synthetic.hits import Hits, Look
+from pipeline.composing.synthetic.parked import LANE_M
+from pipeline.composing.synthetic.raycast import WALK
+from pipeline.composing.synthetic.texture import column, mix, pulse, span, texture
 
 
 def look_of_road(hits: Hits) -> Look:

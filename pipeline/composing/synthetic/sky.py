@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from pipeline.composing.synthetic.streets.camera import F32
-from pipeline.composing.synthetic.streets.scene import Plan
-from pipeline.composing.synthetic.streets.texture import column, mix, smooth_texture
+from pipeline.composing.synthetic.camera import F32
+from pipeline.composing.synthetic.scene import Plan
+from pipeline.composing.synthetic.texture import column, mix, smooth_texture
 
 
 def look_of_sky(plan: Plan, ray: tuple[F32, F32, F32]) -> F32:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from pipeline.composing.synthetic.streets.camera import F32, SIZE_PX, Camera
+from pipeline.composing.synthetic.camera import F32, SIZE_PX, Camera
 
 Number = TypeVar("Number", float, F32)
 PAVEMENT_M = 0.13  # how high the kerb is

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.composing.synthetic.foregrounds.brush import F64, Brush, clockwise
+from pipeline.composing.synthetic.brush import F64, Brush, clockwise
 
 
 def ring(x: float, radius: float, axle_y: float, z: float) -> F64:

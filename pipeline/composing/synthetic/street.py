@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.composing.synthetic.streets.camera import F32, SIZE_PX, vec
-from pipeline.composing.synthetic.streets.ground import TOP_M, Ground
-from pipeline.composing.synthetic.streets.raycast import FIRST_FACE, cast
-from pipeline.composing.synthetic.streets.scene import Plan, plan_street
-from pipeline.composing.synthetic.streets.surfaces import shade
+from pipeline.composing.synthetic.camera import F32, SIZE_PX, vec
+from pipeline.composing.synthetic.ground import TOP_M, Ground
+from pipeline.composing.synthetic.raycast import FIRST_FACE, cast
+from pipeline.composing.synthetic.scene import Plan, plan_street
+from pipeline.composing.synthetic.surfaces import shade
 
 SUPERSAMPLE = 2  # colour rays a pixel, along each axis; depth has one ray, through the pixel's centre
 

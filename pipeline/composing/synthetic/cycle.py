@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from pipeline.composing.synthetic.foregrounds.brush import F64, Brush, Drawn, moved
-from pipeline.composing.synthetic.foregrounds.car import draw_paint
-from pipeline.composing.synthetic.foregrounds.person import Dress, draw_dress, paint_arm, paint_leg, paint_trunk
+from pipeline.composing.synthetic.brush import F64, Brush, Drawn, moved
+from pipeline.composing.synthetic.people import Dress, draw_dress, paint_arm, paint_leg, paint_trunk
+from pipeline.composing.synthetic.vehicles import draw_paint
 
 _BLACK = np.full(3, 0.1)
 

@@ -6,10 +6,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.composing.synthetic.streets.camera import F32, vec
-from pipeline.composing.synthetic.streets.raycast import FIRST_FACE
-from pipeline.composing.synthetic.streets.scene import Plan
-from pipeline.composing.synthetic.streets.solid import MAX_FACES
+from pipeline.composing.synthetic.camera import F32, vec
+from pipeline.composing.synthetic.raycast import FIRST_FACE
+from pipeline.composing.synthetic.scene import Plan
+from pipeline.composing.synthetic.solid import MAX_FACES
 
 
 @dataclass(frozen=True)

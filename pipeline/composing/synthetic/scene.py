@@ -9,15 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.composing.synthetic.streets.buildings import house_across, row_of_houses
-from pipeline.composing.synthetic.streets.camera import F32, SIZE_PX, Camera, vec
-from pipeline.composing.synthetic.streets.furniture import Site
-from pipeline.composing.synthetic.streets.ground import Curve, Ground
-from pipeline.composing.synthetic.streets.light import Light, draw_light
-from pipeline.composing.synthetic.streets.parked import LANE_M, parked_row
-from pipeline.composing.synthetic.streets.solid import Rgb, Solid, linear
-from pipeline.composing.synthetic.streets.texture import make_noise
-from pipeline.composing.synthetic.streets.trees import Gardener, hedge
+from pipeline.composing.synthetic.buildings import house_across, row_of_houses
+from pipeline.composing.synthetic.camera import F32, SIZE_PX, Camera, vec
+from pipeline.composing.synthetic.ground import Curve, Ground
+from pipeline.composing.synthetic.light import Light, draw_light
+from pipeline.composing.synthetic.parked import LANE_M, parked_row
+from pipeline.composing.synthetic.roadside import Site
+from pipeline.composing.synthetic.solid import Rgb, Solid, linear
+from pipeline.composing.synthetic.texture import make_noise
+from pipeline.composing.synthetic.trees import Gardener, hedge
 
 
 @dataclass(frozen=True)

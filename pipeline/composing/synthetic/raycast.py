@@ -3,11 +3,11 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.composing.synthetic.streets.camera import F32, SIZE_PX
-from pipeline.composing.synthetic.streets.ground import PAVEMENT_M
-from pipeline.composing.synthetic.streets.scene import Plan
-from pipeline.composing.synthetic.streets.solid import F64, MAX_FACES, Solid
-from pipeline.composing.synthetic.streets.texture import leaf_texture
+from pipeline.composing.synthetic.camera import F32, SIZE_PX
+from pipeline.composing.synthetic.ground import PAVEMENT_M
+from pipeline.composing.synthetic.scene import Plan
+from pipeline.composing.synthetic.solid import F64, MAX_FACES, Solid
+from pipeline.composing.synthetic.texture import leaf_texture
 
 # Surface ids. Solid s has FIRST_FACE + MAX_FACES * s + its face; balls follow.
 SKY, ROAD, WALK, KERB, FIRST_FACE = -1, 0, 1, 2, 4

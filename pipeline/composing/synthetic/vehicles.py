@@ -9,8 +9,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from pipeline.composing.synthetic.foregrounds.brush import F64, Brush, Drawn, loft, on_both_sides, round_off
-from pipeline.composing.synthetic.foregrounds.wheel import rim, tyre
+from pipeline.composing.synthetic.brush import F64, Brush, Drawn, loft, on_both_sides, round_off
+from pipeline.composing.synthetic.wheel import rim, tyre
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from pipeline.composing.synthetic.streets.camera import F32
-from pipeline.composing.synthetic.streets.scene import Plan
-from pipeline.composing.synthetic.streets.solid import BODY, HEDGE, WALL, WHEEL, Solid
+from pipeline.composing.synthetic.camera import F32
+from pipeline.composing.synthetic.scene import Plan
+from pipeline.composing.synthetic.solid import BODY, HEDGE, WALL, WHEEL, Solid
 
 CELLS_M = 10  # cells a metre of the map of shadows on the ground
 HALF_WIDTH_M, LENGTH_M = 24, 72

@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.composing.synthetic.streets.camera import F32, vec
-from pipeline.composing.synthetic.streets.facade import look_of_wall
-from pipeline.composing.synthetic.streets.hits import Faces, Hits, Look
-from pipeline.composing.synthetic.streets.objects import (
+from pipeline.composing.synthetic.camera import F32, vec
+from pipeline.composing.synthetic.facade import look_of_wall
+from pipeline.composing.synthetic.hits import Faces, Hits, Look
+from pipeline.composing.synthetic.objects import (
     look_of_body,
     look_of_cabin,
     look_of_hedge,
@@ -15,12 +15,12 @@ from pipeline.composing.synthetic.streets.objects import (
     look_of_plain,
     look_of_wheel,
 )
-from pipeline.composing.synthetic.streets.paving import look_of_road, look_of_walk
-from pipeline.composing.synthetic.streets.raycast import FIRST_FACE, KERB, ROAD, SKY, WALK, first_ball
-from pipeline.composing.synthetic.streets.scene import Plan
-from pipeline.composing.synthetic.streets.shadow import Shadows
-from pipeline.composing.synthetic.streets.sky import look_of_sky
-from pipeline.composing.synthetic.streets.solid import BODY, CABIN, HEDGE, LAMP, MAX_FACES, PLAIN, WALL, WHEEL
+from pipeline.composing.synthetic.paving import look_of_road, look_of_walk
+from pipeline.composing.synthetic.raycast import FIRST_FACE, KERB, ROAD, SKY, WALK, first_ball
+from pipeline.composing.synthetic.scene import Plan
+from pipeline.composing.synthetic.shadow import Shadows
+from pipeline.composing.synthetic.sky import look_of_sky
+from pipeline.composing.synthetic.solid import BODY, CABIN, HEDGE, LAMP, MAX_FACES, PLAIN, WALL, WHEEL
 
 Normal = tuple[F32 | float, F32 | float, F32 | float]
 _PAINTERS = {

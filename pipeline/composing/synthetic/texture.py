@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.composing.synthetic.streets.camera import F32, vec
+from pipeline.composing.synthetic.camera import F32, vec
 
 TILE = 256  # noise tile, texels
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from pipeline.composing.synthetic.streets.camera import F32, vec
-from pipeline.composing.synthetic.streets.hits import Faces, Look
-from pipeline.composing.synthetic.streets.texture import column, mix, pulse, span, texture
+from pipeline.composing.synthetic.camera import F32, vec
+from pipeline.composing.synthetic.hits import Faces, Look
+from pipeline.composing.synthetic.texture import column, mix, pulse, span, texture
 
 
 def look_of_wall(faces: Faces) -> Look:

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from pipeline.composing.synthetic.streets.camera import F32, vec
-from pipeline.composing.synthetic.streets.hits import Faces, Hits, Look
-from pipeline.composing.synthetic.streets.raycast import first_ball
-from pipeline.composing.synthetic.streets.texture import column, leaf_texture, mix, pulse, span, texture
+from pipeline.composing.synthetic.camera import F32, vec
+from pipeline.composing.synthetic.hits import Faces, Hits, Look
+from pipeline.composing.synthetic.raycast import first_ball
+from pipeline.composing.synthetic.texture import column, leaf_texture, mix, pulse, span, texture
 
 
 def look_of_plain(faces: Faces) -> Look:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.composing.synthetic.streets.camera import F32, vec
+from pipeline.composing.synthetic.camera import F32, vec
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.composing.synthetic.foregrounds.brush import F64, Brush, Drawn
+from pipeline.composing.synthetic.brush import F64, Brush, Drawn
 
 _CLOTHES = (  # display RGB
     *((0.12, 0.13, 0.16), (0.2, 0.25, 0.38), (0.35, 0.36, 0.38), (0.55, 0.5, 0.42), (0.85, 0.84, 0.8)),
