@@ -5,50 +5,71 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.composing.synthetic.camera import SIZE_PX, Camera
-from pipeline.composing.synthetic.ground import PAVEMENT_M, TOP_M, Curve, Ground
-from pipeline.composing.synthetic.raycast import FIRST_FACE, KERB, ROAD, SKY, WALK, cast, first_ball
-from pipeline.composing.synthetic.scene import Plan, plan_street
-from pipeline.composing.synthetic.solid import BODY, LAMP, PLAIN, WALL, Solid, oblong
-from pipeline.composing.synthetic.street import clear_reach_m, render_street
-from pipeline.composing.synthetic.trees import Gardener
+from pipeline.composing.synthetic.raycast import (
+    FIRST_FACE,
+    KERB,
+    NOISE_PX,
+    ROAD,
+    SKY,
+    WALK,
+    bilinear_texture,
+    cast_rays,
+    first_ball_id,
+    make_noise_tile,
+    texture,
+)
+from pipeline.composing.synthetic.roadside import Vegetation
+from pipeline.composing.synthetic.scene import (
+    PAVEMENT_M,
+    SIZE_PX,
+    TOP_M,
+    Camera,
+    Curve,
+    Ground,
+    Kind,
+    Scene,
+    Solid,
+    box_profile,
+)
+from pipeline.composing.synthetic.source import build_scene, clear_reach_m
 
+NOISE = make_noise_tile(np.random.default_rng(0))
 STREETS = range(8)
 LEVEL = Camera(focal_px=200.0, height_m=1.5, pitch_rad=0.0, yaw_rad=0.0, x_m=0.0)
 STEP_M, FAR_M = 0.01, 45.0
 
 
 @functools.cache
-def planned(street: int) -> Plan:
-    return plan_street(1, street)
+def planned(street: int) -> Scene:
+    return build_scene(1, street)
 
 
 STRAIGHT = Curve()
 
 
-def empty(camera: Camera = LEVEL, aside: Curve = STRAIGHT, hill: Curve = STRAIGHT) -> Plan:
+def empty(camera: Camera = LEVEL, centre_x: Curve = STRAIGHT, elevation: Curve = STRAIGHT) -> Scene:
     """A street without anything on it."""
-    plan = plan_street(0, 0)
-    ground = Ground(camera, 4.0, aside, hill, np.inf, (1.0, 1.0, 1.0))
+    scene = build_scene(0, 0)
+    ground = Ground(camera, 4.0, centre_x, elevation, np.inf, (1.0, 1.0, 1.0))
     nothing = np.zeros((0, 4), np.float32)
     return dataclasses.replace(
-        plan, ground=ground, solids=(), balls=nothing, leaf_rgb=nothing[:, :3], kerb_m=(4.0, 5.0), grass_m=(9.0, 9.0)
+        scene, ground=ground, solids=(), balls=nothing, leaf_rgb=nothing[:, :3], kerb_m=(4.0, 5.0), grass_m=(9.0, 9.0)
     )
 
 
-def ray_of(plan: Plan, row: float, column: float) -> NDArray[np.float64]:
-    right, down, forward = plan.ground.camera.axes()
-    a, b = ((at + 0.5 - SIZE_PX / 2) / plan.ground.camera.focal_px for at in (column, row))
+def ray_of(scene: Scene, row: float, column: float) -> NDArray[np.float64]:
+    right, down, forward = scene.ground.camera.axes()
+    a, b = ((at + 0.5 - SIZE_PX / 2) / scene.ground.camera.focal_px for at in (column, row))
     return np.asarray(forward + a * right + b * down)
 
 
-def is_solid(plan: Plan, points: NDArray[np.float64]) -> NDArray[np.bool_]:
+def is_solid(scene: Scene, points: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which of the world points [N, 3] are in the ground or in a solid; polygons by their corners, no planes."""
     x, y, z = points.T
-    offset = x - plan.ground.aside(z)
-    raised = (offset < -plan.kerb_m[0]) | (offset > plan.kerb_m[1])
-    inside: NDArray[np.bool_] = y < plan.ground.hill(z) + PAVEMENT_M * raised
-    for solid in plan.solids:
+    offset = x - scene.ground.centre_x(z)
+    raised = (offset < -scene.kerb_m[0]) | (offset > scene.kerb_m[1])
+    inside: NDArray[np.bool_] = y < scene.ground.elevation(z) + PAVEMENT_M * raised
+    for solid in scene.solids:
         dx, dz = x - solid.x_m, z - solid.z_m
         u = dx * np.cos(solid.yaw_rad) - dz * np.sin(solid.yaw_rad)
         v = dx * np.sin(solid.yaw_rad) + dz * np.cos(solid.yaw_rad)
@@ -60,26 +81,26 @@ def is_solid(plan: Plan, points: NDArray[np.float64]) -> NDArray[np.bool_]:
     return inside
 
 
-def slow_depth_m(plan: Plan, row: int, column: int) -> float | None:
+def slow_depth_m(scene: Scene, row: int, column: int) -> float | None:
     """One ray, a step at a time: the depth at which it is first inside of anything; None where leaves are near it."""
-    camera = plan.ground.camera
-    ray, eye = ray_of(plan, row, column), np.array([camera.x_m, camera.height_m, 0.0])
-    for *centre, radius in plan.balls.astype(float):
+    camera = scene.ground.camera
+    ray, eye = ray_of(scene, row, column), np.array([camera.x_m, camera.height_m, 0.0])
+    for *centre, radius in scene.balls.astype(float):
         aside = np.linalg.norm(np.cross(np.array(centre) - eye, ray)) / np.linalg.norm(ray)
         if aside < radius * 1.01:
             return None
     along = np.arange(STEP_M, FAR_M, STEP_M)
-    inside = is_solid(plan, eye + along[:, None] * ray)
+    inside = is_solid(scene, eye + along[:, None] * ray)
     return float(along[np.argmax(inside)]) if inside.any() else np.inf
 
 
 @pytest.mark.parametrize("street", STREETS)
 def test_depth_agrees_with_a_slow_reference(street: int) -> None:
-    plan = planned(street)
-    depth_m, surface = cast(plan, 1)
+    scene = planned(street)
+    depth_m, surface = cast_rays(scene, 1)
     rng, compared, corners = np.random.default_rng(street), 0, 0
     for row, column in rng.integers(0, SIZE_PX, (70, 2)):
-        expected = slow_depth_m(plan, row, column)
+        expected = slow_depth_m(scene, row, column)
         if expected is None:
             continue
         compared += 1
@@ -95,19 +116,19 @@ def test_depth_agrees_with_a_slow_reference(street: int) -> None:
 
 
 def test_streets_of_the_reference_are_of_all_kinds() -> None:
-    plans = [planned(street) for street in STREETS]
-    for curve in ("aside", "hill"):
-        bends = [getattr(plan.ground, curve).bend for plan in plans]
+    scenes = [planned(street) for street in STREETS]
+    for curve in ("centre_x", "elevation"):
+        bends = [getattr(scene.ground, curve).bend for scene in scenes]
         assert 0 in bends
         assert any(bends)
-    kinds = {solid.kind for plan in plans for solid in plan.solids}
-    assert {WALL, PLAIN, BODY, LAMP} <= kinds
+    kinds = {solid.kind for scene in scenes for solid in scene.solids}
+    assert {Kind.WALL, Kind.PLAIN, Kind.BODY, Kind.LAMP} <= kinds
 
 
 @pytest.mark.parametrize("pitch_rad", [-0.05, 0.0, 0.15])
 def test_level_road_depth_is_that_of_the_plane(pitch_rad: float) -> None:
     camera = dataclasses.replace(LEVEL, pitch_rad=pitch_rad, yaw_rad=0.1)
-    depth_m, surface = cast(empty(camera), 1)
+    depth_m, surface = cast_rays(empty(camera), 1)
     rows, columns = np.nonzero(surface == ROAD)
     assert len(rows) > 5000
     # The right triangle of eye, foot and road point; no code of the caster.
@@ -121,11 +142,11 @@ def test_level_road_depth_is_that_of_the_plane(pitch_rad: float) -> None:
 
 @pytest.mark.parametrize("bend", [0.004, -0.004])
 def test_the_ground_is_found_on_its_curves(bend: float) -> None:
-    plan = empty(dataclasses.replace(LEVEL, yaw_rad=-0.05), Curve(bend, 5.0, 40.0), Curve(-0.2 * bend, 10.0, 50.0))
-    depth_m, surface = cast(plan, 1)
-    x, y, z = (depth_m * plane for plane in plan.ground.camera.rays(1))
+    scene = empty(dataclasses.replace(LEVEL, yaw_rad=-0.05), Curve(bend, 5.0, 40.0), Curve(-0.2 * bend, 10.0, 50.0))
+    depth_m, surface = cast_rays(scene, 1)
+    x, y, z = (depth_m * plane for plane in scene.ground.camera.rays(1))
     hit = np.isfinite(depth_m) & (z < 200)
-    x, up, surface = x[hit] - plan.ground.aside(z[hit]), y[hit] + 1.5 - plan.ground.hill(z[hit]), surface[hit]
+    x, up, surface = x[hit] - scene.ground.centre_x(z[hit]), y[hit] + 1.5 - scene.ground.elevation(z[hit]), surface[hit]
     assert set(np.unique(surface)) >= {ROAD, WALK}
     assert np.isin(surface, [KERB, KERB + 1]).sum() > 20
     np.testing.assert_allclose(up[surface == ROAD], 0, atol=2e-3)
@@ -138,8 +159,8 @@ def test_the_ground_is_found_on_its_curves(bend: float) -> None:
 
 
 def test_a_wall_across_the_view_is_flat() -> None:
-    wall = Solid(0.0, 11.0, 0.0, 100.0, oblong(1.0, 0.0, 100.0), WALL, (0.5, 0.5, 0.5), 0.0)
-    depth_m, surface = cast(dataclasses.replace(empty(), solids=(wall,)), 1)
+    wall = Solid(0.0, 11.0, 0.0, 100.0, box_profile(1.0, 0.0, 100.0), Kind.WALL, (0.5, 0.5, 0.5), 0.0)
+    depth_m, surface = cast_rays(dataclasses.replace(empty(), solids=(wall,)), 1)
     # The wall's foot is seen 200 * 1.5 / 10 = 30 rows below the horizon.
     road = slice(112 - 70, 112 + 70)  # without the raised pavements
     assert (surface[: 112 + 30, road] == FIRST_FACE + 2 + 3).all()
@@ -148,8 +169,8 @@ def test_a_wall_across_the_view_is_flat() -> None:
 
 
 def test_what_is_over_the_eye_is_seen_from_below_and_hides_nothing_beside_it() -> None:
-    plate = Solid(0.0, 10.0, 0.0, 1.0, oblong(1.0, 3.5, 3.6), PLAIN, (0.5, 0.5, 0.5), 0.0)
-    depth_m, surface = cast(dataclasses.replace(empty(), solids=(plate,)), 1)
+    plate = Solid(0.0, 10.0, 0.0, 1.0, box_profile(1.0, 3.5, 3.6), Kind.PLAIN, (0.5, 0.5, 0.5), 0.0)
+    depth_m, surface = cast_rays(dataclasses.replace(empty(), solids=(plate,)), 1)
     rows, columns = np.nonzero(surface >= FIRST_FACE)
     # From 200 * 2 / 11 = 36 rows over the horizon (its far edge) to 200 * 2.1 / 9 = 47 (its near edge's top).
     assert (112 - rows.max(), 112 - rows.min()) == (37, 47)
@@ -161,18 +182,18 @@ def test_what_is_over_the_eye_is_seen_from_below_and_hides_nothing_beside_it() -
 
 @pytest.mark.parametrize("bend", [0.01, 0.0, -0.01])
 def test_the_reach_ends_where_a_house_in_a_bend_hides_the_road(bend: float) -> None:
-    plan = empty(aside=Curve(bend, 6.0, 40.0))
-    house = Solid(10.5, 14.0, 0.0, 5.0, oblong(4.0, -1.0, 9.0), WALL, (0.5, 0.5, 0.5), 0.0)
-    plan = dataclasses.replace(plan, solids=(house,))
-    reach_m = clear_reach_m(plan.ground, *cast(plan, 1))
+    scene = empty(centre_x=Curve(bend, 6.0, 40.0))
+    house = Solid(10.5, 14.0, 0.0, 5.0, box_profile(4.0, -1.0, 9.0), Kind.WALL, (0.5, 0.5, 0.5), 0.0)
+    scene = dataclasses.replace(scene, solids=(house,))
+    reach_m = clear_reach_m(scene.ground, *cast_rays(scene, 1))
 
     def hidden(z_m: float) -> bool:
         """Whether anything is between the eye and some point over the road at z."""
         eye, along = np.array([0.0, 1.5, 0.0]), np.linspace(0.05, 0.95, 400)[:, None]
         for x_m in np.linspace(-4, 4, 33):
-            x, y, z = plan.ground.point(float(x_m), z_m)
+            x, y, z = scene.ground.world_point(float(x_m), z_m)
             at = np.array([x, y + 2.5, z])
-            if is_solid(plan, eye + along * (at - eye)).any():
+            if is_solid(scene, eye + along * (at - eye)).any():
                 return True
         return False
 
@@ -184,12 +205,12 @@ def test_the_reach_ends_where_a_house_in_a_bend_hides_the_road(bend: float) -> N
 def test_leaves_lie_on_their_balls() -> None:
     seen = 0
     for street in STREETS:
-        plan = planned(street)
-        depth_m, surface = cast(plan, 1)
-        rows, columns = np.nonzero(surface >= first_ball(plan))
-        rays = np.stack(plan.ground.camera.rays(1), -1)[rows, columns]
-        points = rays * depth_m[rows, columns, None] + [plan.ground.camera.x_m, plan.ground.camera.height_m, 0]
-        ball = plan.balls[surface[rows, columns] - first_ball(plan)]
+        scene = planned(street)
+        depth_m, surface = cast_rays(scene, 1)
+        rows, columns = np.nonzero(surface >= first_ball_id(scene))
+        rays = np.stack(scene.ground.camera.rays(1), -1)[rows, columns]
+        points = rays * depth_m[rows, columns, None] + [scene.ground.camera.x_m, scene.ground.camera.height_m, 0]
+        ball = scene.balls[surface[rows, columns] - first_ball_id(scene)]
         off_m = np.abs(np.linalg.norm(points - ball[:, :3], axis=1) - ball[:, 3])
         assert off_m.max(initial=0) < 5e-3  # float32 squares the distance of small far balls
         assert (off_m < 5e-4).sum() >= 0.9 * len(rows)
@@ -209,66 +230,43 @@ def test_projection_is_the_inverse_of_the_rays(street: int) -> None:
 
 def test_nothing_stands_on_the_road_or_hangs_low_over_it() -> None:
     for street in range(24):
-        plan = plan_street(4, street)
-        ground = plan.ground
-        middle = np.stack([ground.aside(z := np.arange(2.0, 60.0, 0.4)), ground.hill(z), z], 1)
-        assert max(zs.z_m for zs in plan.solids) > 20
+        scene = build_scene(4, street)
+        ground = scene.ground
+        middle = np.stack([ground.centre_x(z := np.arange(2.0, 60.0, 0.4)), ground.elevation(z), z], 1)
+        assert max(zs.z_m for zs in scene.solids) > 20
         for x_m in np.linspace(-ground.road_half_m + 0.01, ground.road_half_m - 0.01, 15):
             for y_m in (0.05, 0.5, 1.5, TOP_M):
                 points = middle + np.array([x_m, y_m, 0])
-                assert not is_solid(plan, points[points[:, 1] > ground.hill(points[:, 2])]).any()
-        for x, y, z_m, radius in plan.balls.astype(float):
-            over_road = abs(x - ground.aside(z_m)) - radius < ground.road_half_m
-            assert not over_road or y - radius - ground.hill(z_m) > TOP_M
+                assert not is_solid(scene, points[points[:, 1] > ground.elevation(points[:, 2])]).any()
+        for x, y, z_m, radius in scene.balls.astype(float):
+            over_road = abs(x - ground.centre_x(z_m)) - radius < ground.road_half_m
+            assert not over_road or y - radius - ground.elevation(z_m) > TOP_M
         assert ground.camera.height_m < TOP_M
         assert abs(ground.camera.x_m) < ground.road_half_m
 
 
-def test_a_gardener_lifts_leaves_over_the_road() -> None:
-    plan = empty()
-    gardener = Gardener(np.random.default_rng(0), plan.ground)
+def test_vegetation_lifts_leaves_over_the_road() -> None:
+    scene = empty()
+    vegetation = Vegetation(np.random.default_rng(0), scene.ground)
     for kind in ("broad", "round", "poplar", "conifer"):
-        gardener.tree(kind, 4.3, 20.0, 1.2)
-    lowest = [y - r for x, y, _, r in gardener.planted.balls if abs(x) - r < 4.0]
+        vegetation.tree(kind, 4.3, 20.0, 1.2)
+    lowest = [y - r for x, y, _, r in vegetation.balls if abs(x) - r < 4.0]
     assert len(lowest) > 10
     assert min(lowest) > TOP_M
 
 
-def test_a_street_depends_on_seed_and_number_alone() -> None:
-    one, again = render_street(5, 3), render_street(5, 3)
-    assert one.rgb.tobytes() == again.rgb.tobytes()
-    assert one.depth_m.tobytes() == again.depth_m.tobytes()
-    assert one.ground == again.ground
-    for other in (render_street(5, 4), render_street(6, 3)):
-        assert np.abs(one.rgb.astype(int) - other.rgb).mean() > 5
+def test_noise_has_mean_0_deviation_1_and_no_seam() -> None:
+    assert NOISE.shape == (NOISE_PX, NOISE_PX)
+    assert NOISE.dtype == np.float32
+    assert abs(NOISE.mean()) < 1e-4
+    assert NOISE.std() == pytest.approx(1, abs=1e-4)
+    inside = np.abs(np.diff(NOISE, axis=0)).mean()
+    assert np.abs(NOISE[0] - NOISE[-1]).mean() < 1.3 * inside
 
 
-def test_a_street_is_a_picture_with_road_walls_and_sky() -> None:
-    seen_sky = 0
-    for number in STREETS:
-        street = render_street(7, number)
-        assert street.rgb.shape == (SIZE_PX, SIZE_PX, 3)
-        assert street.rgb.dtype == np.uint8
-        assert street.depth_m.shape == (SIZE_PX, SIZE_PX)
-        assert street.depth_m.dtype == np.float32
-        assert street.depth_m.min() > 0.5
-        assert street.rgb.std() > 12
-        assert 20 < street.ground.reach_m <= 150
-        assert 0.1 < min(street.ground.light_rgb) <= max(street.ground.light_rgb) < 1.6
-        _, surface = cast(plan_street(7, number), 1)
-        assert 0.1 < (surface == ROAD).mean() < 0.75
-        assert (surface >= FIRST_FACE).mean() > 0.03
-        assert np.isinf(street.depth_m[surface == SKY]).all()
-        seen_sky += bool((surface == SKY).any())
-    assert seen_sky > 5
-
-
-def test_at_dusk_lamps_burn_and_it_is_darker() -> None:
-    plans = [plan_street(8, number) for number in range(40)]
-    dusk = [plan for plan in plans if plan.light.lamps > 0]
-    assert 2 <= len(dusk) <= 12
-    for plan in dusk:
-        assert any(solid.kind == LAMP for solid in plan.solids)
-        assert plan.light.lit > 0.3
-        day = min(max(other.ground.light_rgb) for other in plans if other.light.lamps == 0)
-        assert max(plan.ground.light_rgb) < day
+def test_texture_is_periodic_and_its_bilinear_version_goes_through_it() -> None:
+    u, v = np.meshgrid(np.arange(-5, 300, 7, dtype=np.float32), np.arange(0, 600, 11, dtype=np.float32))
+    assert (texture(NOISE, u, v) == texture(NOISE, u + NOISE_PX, v + 2 * NOISE_PX)).all()
+    np.testing.assert_allclose(bilinear_texture(NOISE, u, v), texture(NOISE, u, v), atol=1e-6)
+    between = bilinear_texture(NOISE, u + np.float32(0.5), v)
+    np.testing.assert_allclose(between, (texture(NOISE, u, v) + texture(NOISE, u + 1, v)) / 2, atol=1e-5)

@@ -4,13 +4,17 @@ import numpy as np
 import pytest
 
 from pipeline.composing.synthetic.brush import F64, LONG_SIDE_PX, Brush, Drawn
-from pipeline.composing.synthetic.cycle import draw_bicycle, draw_motorbike
-from pipeline.composing.synthetic.foreground import KINDS, draw_foreground
-from pipeline.composing.synthetic.ground import TOP_M
-from pipeline.composing.synthetic.lorry import draw_bus, draw_truck
-from pipeline.composing.synthetic.people import draw_people
-from pipeline.composing.synthetic.roadworks import draw_barrier, draw_cart, draw_cones
-from pipeline.composing.synthetic.vehicles import draw_car
+from pipeline.composing.synthetic.people import (
+    draw_barrier,
+    draw_bicycle,
+    draw_cart,
+    draw_cones,
+    draw_motorbike,
+    draw_people,
+)
+from pipeline.composing.synthetic.scene import TOP_M
+from pipeline.composing.synthetic.source import KINDS, draw_foreground
+from pipeline.composing.synthetic.vehicles import draw_bus, draw_car, draw_truck, random_paint
 
 Draw = Callable[[np.random.Generator, F64], Drawn]
 SIZES_M: dict[Draw, tuple[float, float, float, float]] = {  # least and most width, least and most height
@@ -112,8 +116,8 @@ def test_some_cars_are_about_as_bright_as_a_road() -> None:
 
 def test_a_block_is_as_large_as_its_corners_say_and_stands_where_its_feet_are() -> None:
     brush = Brush(0.0, 1.0, 2.0, SUN, view_m=1000.0)  # so far away that there is no perspective
-    brush.block((0.0, 0.0, -0.5), (2.0, 1.0, 0.5), np.ones(3))
-    rgba, metres_px = brush.picture(np.array([(0.0, 0.0, -0.5)]))
+    brush.box((0.0, 0.0, -0.5), (2.0, 1.0, 0.5), np.ones(3))
+    rgba, metres_px = brush.render(np.array([(0.0, 0.0, -0.5)]))
     assert rgba.shape == (80, 160, 4)
     assert metres_px == pytest.approx(2 / 160, rel=1e-3)
     assert (rgba[..., 3] == 255).mean() > 0.97
@@ -124,5 +128,29 @@ def test_near_parts_are_painted_over_far_ones_whatever_came_first() -> None:
         brush = Brush(0.0, 1.0, 0.0, SUN)
         for z, rgb in [(1.0, np.array([1.0, 0, 0])), (-1.0, np.array([0, 1.0, 0]))][::order]:
             brush.ball(np.array([0.0, 1.0, z]), 0.3, rgb)
-        rgba, _ = brush.picture(np.zeros((1, 3)))
+        rgba, _ = brush.render(np.zeros((1, 3)))
         assert rgba[80, 80, 0] == 0 < rgba[80, 80, 1]
+
+
+def test_cars_are_no_boxes_and_stand_on_wheels() -> None:
+    for number in range(25):
+        rgba, _ = draw_car(np.random.default_rng((2, number)), SUN)
+        alpha = rgba[..., 3]
+        assert 0.4 < (alpha == 255).mean() < 0.97
+        assert alpha[0, 0] == alpha[0, -1] == 0
+        assert alpha[-1].max() >= 128
+        tyres = rgba[-1, alpha[-1] == 255, :3]
+        assert len(tyres) == 0 or tyres.max() < 40
+
+
+def test_cars_are_turned_all_ways() -> None:
+    shapes = [draw_car(np.random.default_rng((3, number)), SUN)[0].shape for number in range(40)]
+    ratios = np.array([width / height for height, width, _ in shapes])
+    assert (ratios < 1.5).sum() > 5
+    assert (ratios > 2.0).sum() > 5
+
+
+def test_paint_is_bright_enough_to_be_seen() -> None:
+    paints = np.array([random_paint(np.random.default_rng(number)) for number in range(50)])
+    assert paints.min() >= 0.08 * 1.15 - 1e-9
+    assert len(np.unique(paints, axis=0)) > 40
