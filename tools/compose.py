@@ -134,12 +134,12 @@ def main(
 
 def describe(summary: Summary, source: Source, seconds: float) -> str:
     """One line: what was made of what, and how fast."""
-    recipe, made = summary.recipe, summary.made
-    earlier = f" ({recipe.sets - made.sets:,} of them earlier)" if made.sets < recipe.sets else ""
+    recipe, output = summary.recipe, summary.output
+    earlier = f" ({recipe.sets - output.sets:,} of them earlier)" if output.sets < recipe.sets else ""
     return (
         f"{recipe.sets:,} sets{earlier} of {recipe.backgrounds} backgrounds and {recipe.foregrounds} foregrounds, "
-        f"{'with' if source.has_depth else 'without'} depth, {made.bytes / 1e6:,.1f} MB, "
-        f"{made.sets / seconds:,.0f} sets/s"
+        f"{'with' if source.has_depth else 'without'} depth, {output.bytes / 1e6:,.1f} MB, "
+        f"{output.sets / seconds:,.0f} sets/s"
     )
 
 

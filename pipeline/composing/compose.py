@@ -1,6 +1,6 @@
-"""Composing: backgrounds and foregrounds -> image sets, as loose files or straight into shards.
+"""A composing run: backgrounds and foregrounds -> image sets, as loose files or straight into shards.
 
-Any number of workers makes the same bytes, and a run that was stopped goes on with the pieces that are missing.
+Any number of workers makes the same bytes, and a run that was stopped goes on with the jobs that are missing.
 """
 
 import functools
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.composing.composer import Composed, ComposeOptions, Composer
+from pipeline.composing.composer import ComposeOptions, Composer, ImageSet
 from pipeline.composing.recipe import Recipe
 from pipeline.composing.stage import Source, Stage, prepare
 from pipeline.format.depth import NO_DEPTH
@@ -35,44 +35,44 @@ from pipeline.problems import Problem
 from pipeline.resume import atomic_file, continued
 from pipeline.workers import Workers, available_cores
 
-STAGE = ".stage"  # hidden: it is no piece that is done
-SETS_PER_PIECE = 256  # of loose files, that one worker makes at a time
+STAGE = ".stage"  # folder of the stage, beside the progress records; hidden: it is none of them
+SETS_PER_JOB = 256  # loose files
 LABELS = ("key", "bg", "fg", "x", "y", "width", "height", "mirrored", "visible")
 
 
-class Made(NamedTuple):
-    """What came of a piece of work."""
+class Output(NamedTuple):
+    """How much was written."""
 
     sets: int
     bytes: int
 
 
 class Summary(NamedTuple):
-    """What a composing did. `made` is what this call made: less than the recipe where it continued one."""
+    """What a run did. `output` is what this call wrote: less than the recipe where it continued an earlier one."""
 
     recipe: Recipe
-    made: Made
+    output: Output
     problems: list[Problem]
 
 
 class Progress(NamedTuple):
-    """Whom a composing tells how far it is."""
+    """Callbacks that are told how far a run is."""
 
     pictures: Callable[[int, int], None] = lambda more, total: None
-    """(more made ready, of all)."""
+    """(pictures added to the stage, of all)."""
     sets: Callable[[int, int], None] = lambda more, total: None
-    """(more made, of all)."""
+    """(sets written, of all)."""
 
 
-class Piece(NamedTuple):
-    """A piece of work for a worker: sets by number, and where they and the note on them go."""
+class Job(NamedTuple):
+    """Sets for one worker to compose, by number, and where they and their progress record go."""
 
     stage: Path
     source: Source
     recipe: Recipe
     options: ComposeOptions
     target: Path  # a shard's tar, or the folder of loose files
-    note: Path
+    record: Path  # written last: the job is done
     numbers: NDArray[np.int64]
 
 
@@ -81,44 +81,48 @@ def _composer(stage: Path, source: Source, recipe: Recipe, options: ComposeOptio
     return Composer(Stage(stage, source), recipe, options)
 
 
-def _line(number: int, made: Composed) -> str:
+def _label_line(number: int, image_set: ImageSet) -> str:
     """A set's line of labels.csv."""
-    return f"{set_key(made.fg, made.bg, number)},{made.bg},{made.fg},{','.join(map(str, made.label))}\n"
+    bg, fg = image_set.bg, image_set.fg
+    return f"{set_key(fg, bg, number)},{bg},{fg},{','.join(map(str, image_set.label))}\n"
 
 
-def write_shard(piece: Piece) -> Made:
+def write_shard(job: Job) -> Output:
     """Compose the sets of one shard."""
-    composer = _composer(piece.stage, piece.source, piece.recipe, piece.options)
-    quality, label_quality, lines = piece.options.quality, piece.options.label_quality, list[str]()
-    with ShardWriter(piece.target, piece.recipe.key_length) as writer:
-        for number in piece.numbers.tolist():
-            made = composer.compose(number)
-            contents = [encode_rgb(made.overlay, quality), encode_gray(made.mask, label_quality)]
-            contents += [] if made.levels is None else [encode_gray(made.levels, label_quality)]
-            pictures = [Picture("jpg", content, (len(made.mask), len(made.mask))) for content in contents]
-            writer.add((made.bg, made.fg, number), pictures, made.label._asdict())
-            lines.append(_line(number, made))
+    composer = _composer(job.stage, job.source, job.recipe, job.options)
+    quality, label_quality = job.options.quality, job.options.label_quality
+    lines, size_px = list[str](), job.source.size
+    with ShardWriter(job.target, job.recipe.key_length) as writer:
+        for number in job.numbers.tolist():
+            image_set = composer.compose(number)
+            contents = [encode_rgb(image_set.overlay, quality), encode_gray(image_set.mask, label_quality)]
+            contents += [] if image_set.levels is None else [encode_gray(image_set.levels, label_quality)]
+            pictures = [Picture("jpg", content, (size_px, size_px)) for content in contents]
+            writer.add((image_set.bg, image_set.fg, number), pictures, image_set.label._asdict())
+            lines.append(_label_line(number, image_set))
     shard = writer.shard(Counter(), [], "".join(lines))
-    shard.save(piece.note)
-    return Made(len(lines), shard.info.bytes)
+    shard.save(job.record)
+    return Output(len(lines), shard.info.bytes)
 
 
-def write_files(piece: Piece) -> Made:
+def write_files(job: Job) -> Output:
     """Compose some sets as loose files."""
-    composer = _composer(piece.stage, piece.source, piece.recipe, piece.options)
-    quality, label_quality, lines, size = piece.options.quality, piece.options.label_quality, list[str](), 0
-    for number in piece.numbers.tolist():
-        made = composer.compose(number)
-        stem = f"fg_{made.fg:03}_bg_{made.bg:03}"
-        overlays, masks = (piece.target / part / f"bg_{made.bg:03}" for part in ("fg_bg", "fg_bg_mask"))
-        size += (overlays / f"{stem}_{number:06}.jpg").write_bytes(encode_rgb(made.overlay, quality))
-        size += (masks / f"{stem}_mask_{number:06}.jpg").write_bytes(encode_gray(made.mask, label_quality))
-        if made.levels is not None:
-            size += (overlays / f"{stem}_{number:06}_disp.jpeg").write_bytes(encode_gray(made.levels, label_quality))
-        lines.append(_line(number, made))
-    with atomic_file(piece.note) as file:
+    composer = _composer(job.stage, job.source, job.recipe, job.options)
+    quality, label_quality = job.options.quality, job.options.label_quality
+    lines, written_bytes = list[str](), 0
+    for number in job.numbers.tolist():
+        overlay, mask, levels, _, bg, fg = image_set = composer.compose(number)
+        stem = f"fg_{fg:03}_bg_{bg:03}"
+        overlays, masks = (job.target / part / f"bg_{bg:03}" for part in ("fg_bg", "fg_bg_mask"))
+        written_bytes += (overlays / f"{stem}_{number:06}.jpg").write_bytes(encode_rgb(overlay, quality))
+        written_bytes += (masks / f"{stem}_mask_{number:06}.jpg").write_bytes(encode_gray(mask, label_quality))
+        if levels is not None:
+            depth = overlays / f"{stem}_{number:06}_disp.jpeg"
+            written_bytes += depth.write_bytes(encode_gray(levels, label_quality))
+        lines.append(_label_line(number, image_set))
+    with atomic_file(job.record) as file:
         file.write("".join(lines).encode())
-    return Made(len(lines), size)
+    return Output(len(lines), written_bytes)
 
 
 def compose(
@@ -132,16 +136,16 @@ def compose(
     skip_bad: bool = False,
     progress: Progress | None = None,
 ) -> Summary:
-    """Compose into `target`, a folder that is new or empty but for hidden files.
+    """Compose image sets into `target`, a folder that is new or empty but for hidden files.
 
     Loose files by default, shards if `sets_per_shard` is given. `arguments` identify the source; the same call goes on
-    with a composing that was stopped. Raises `InputError` for pictures that cannot be used (unless they are to be
-    skipped), too few of them, a target in use, or one with an unfinished composing of something else.
+    with a run that was stopped. Raises `InputError` for pictures that cannot be used (unless they are to be
+    skipped), too few of them, a target in use, or one with an unfinished run of something else.
     """
     progress = progress or Progress()
-    decisive = {"command": "fgbg-compose", **arguments, **asdict(options)}
-    decisive |= {"sets_per_shard": sets_per_shard, "skip_bad": skip_bad}
-    with continued(target, decisive) as notes, Workers(workers or available_cores()) as pool:
+    identity = {"command": "fgbg-compose", **arguments, **asdict(options)}
+    identity |= {"sets_per_shard": sets_per_shard, "skip_bad": skip_bad}
+    with continued(target, identity) as notes, Workers(workers or available_cores()) as pool:
         pictures = len(source.backgrounds) + len(source.foregrounds)
         problems = prepare(
             notes / STAGE,
@@ -153,41 +157,43 @@ def compose(
         )
         stage = Stage(notes / STAGE, source)
         recipe = options.recipe(stage.backgrounds, stage.foregrounds)
-        whole = Piece(notes / STAGE, source, recipe, options, target, notes, recipe.numbers())
+        template = Job(notes / STAGE, source, recipe, options, target, notes, recipe.numbers())
         if sets_per_shard:
-            made = _into_shards(whole, sets_per_shard, stage, problems, pool, progress)
+            output = _into_shards(template, sets_per_shard, stage, problems, pool, progress)
         else:
-            made = _into_files(whole, stage, problems, pool, progress)
-    return Summary(recipe, made, problems)
+            output = _into_files(template, stage, problems, pool, progress)
+    return Summary(recipe, output, problems)
 
 
 def _into_shards(
-    whole: Piece, sets_per_shard: int, stage: Stage, problems: list[Problem], pool: Workers, progress: Progress
-) -> Made:
-    shards, notes, sets = whole.target, whole.note, len(whole.numbers)
+    template: Job, sets_per_shard: int, stage: Stage, problems: list[Problem], pool: Workers, progress: Progress
+) -> Output:
+    shards, notes, sets = template.target, template.record, len(template.numbers)
     count = -(-sets // sets_per_shard)
     done = done_shards(shards, notes, count)
-    shuffle = Permutation(sets, f"pack/{whole.options.seed}")
+    shuffle = Permutation(sets, f"pack/{template.options.seed}")
 
-    def pieces() -> Iterator[Piece]:
+    def jobs() -> Iterator[Job]:
         for shard in range(count):
             if shard not in done:
                 turns = np.arange(shard * sets_per_shard, min((shard + 1) * sets_per_shard, sets))
-                numbers = whole.numbers[shuffle(turns)]
-                yield whole._replace(target=shard_path(shards, shard), note=note_path(notes, shard), numbers=numbers)
+                numbers = template.numbers[shuffle(turns)]
+                yield template._replace(
+                    target=shard_path(shards, shard), record=note_path(notes, shard), numbers=numbers
+                )
 
-    made = _work(pool, write_shard, pieces(), sum(done.values()), sets, progress)
+    output = _work(pool, write_shard, jobs(), sum(done.values()), sets, progress)
     pictures = (Picture("jpg", stage.encoded(bg), 2 * (stage.source.size,)) for bg in range(stage.backgrounds))
     bank = write_bank(shards, enumerate(pictures))
     _write_tables(shards, stage, (shard.text for shard in finished_shards(shards, notes, count)))
     total = tally(shards, notes, count)
     total.problems.extend(problems)
     assemble(shards, notes, count, total, bank, ("gray" if stage.source.has_depth else NO_DEPTH, "bright"))
-    return made
+    return output
 
 
-def _into_files(whole: Piece, stage: Stage, problems: list[Problem], pool: Workers, progress: Progress) -> Made:
-    folder, notes, sets = whole.target, whole.note, len(whole.numbers)
+def _into_files(template: Job, stage: Stage, problems: list[Problem], pool: Workers, progress: Progress) -> Output:
+    folder, notes, sets = template.target, template.record, len(template.numbers)
     for part in ("bg", "fg"):
         (folder / part).mkdir(exist_ok=True)
     for bg in range(stage.backgrounds):
@@ -196,37 +202,37 @@ def _into_files(whole: Piece, stage: Stage, problems: list[Problem], pool: Worke
         (folder / "bg" / f"bg_{bg:03}.jpg").write_bytes(stage.encoded(bg))
     for fg in range(stage.foregrounds):
         stage.cutout(fg).save(folder / "fg" / f"fg_{fg:03}.png")
-    starts = range(0, sets, SETS_PER_PIECE)
-    files = [notes / f"labels-{start // SETS_PER_PIECE:06}.csv" for start in starts]
+    starts = range(0, sets, SETS_PER_JOB)
+    files = [notes / f"labels-{start // SETS_PER_JOB:06}.csv" for start in starts]
     done = [file.exists() for file in files]
 
-    def pieces() -> Iterator[Piece]:
+    def jobs() -> Iterator[Job]:
         for start, file, exists in zip(starts, files, done, strict=True):
             if not exists:
-                yield whole._replace(note=file, numbers=whole.numbers[start : start + SETS_PER_PIECE])
+                yield template._replace(record=file, numbers=template.numbers[start : start + SETS_PER_JOB])
 
-    before = sum(min(SETS_PER_PIECE, sets - start) for start, exists in zip(starts, done, strict=True) if exists)
-    made = _work(pool, write_files, pieces(), before, sets, progress)
+    before = sum(min(SETS_PER_JOB, sets - start) for start, exists in zip(starts, done, strict=True) if exists)
+    output = _work(pool, write_files, jobs(), before, sets, progress)
     _write_tables(folder, stage, (file.read_text() for file in files))
     if problems:
         write_problems(folder / "problems.csv", problems)
-    return made
+    return output
 
 
 def _work(
     pool: Workers,
-    function: Callable[[Piece], Made],
-    pieces: Iterator[Piece],
+    function: Callable[[Job], Output],
+    jobs: Iterator[Job],
     before: int,
     sets: int,
     progress: Progress,
-) -> Made:
-    """Have all pieces made, of which others with `before` of all `sets` were made earlier."""
-    total = Made(0, 0)
+) -> Output:
+    """Do all jobs; others, with `before` of all `sets`, were done earlier."""
+    total = Output(0, 0)
     progress.sets(before, sets)
-    for made in pool.map(function, pieces):
-        total = Made(total.sets + made.sets, total.bytes + made.bytes)
-        progress.sets(made.sets, sets)
+    for output in pool.map(function, jobs):
+        total = Output(total.sets + output.sets, total.bytes + output.bytes)
+        progress.sets(output.sets, sets)
     return total
 
 

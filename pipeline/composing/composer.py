@@ -1,17 +1,23 @@
-"""Composer: one image set from a background and a foreground, as a function of the options and of its number alone."""
+"""Composing one image set from a background and a foreground, as a function of the options and its number alone."""
 
 import random
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pipeline.composing.hard import draw, expose, make_noise, move
-from pipeline.composing.overlay import contact_shadow
+from pipeline.composing.overlay import (
+    U8,
+    contact_shadow,
+    make_noise,
+    perturb_exposure,
+    random_perturbation,
+    shift_picture,
+)
 from pipeline.composing.recipe import Recipe
-from pipeline.composing.stage import U8, Stage
+from pipeline.composing.stage import Stage
 from pipeline.errors import InputError
 
 SOLID = 128  # where a mask is this or more, depth is the foreground's: two depths must not be mixed
-SHADOW = (0.35, 0.7)  # how dark contact shadows are
+SHADOW = (0.35, 0.7)  # range of the strength of contact shadows
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class ComposeOptions:
     shadow: bool = False
     """Whether foregrounds cast a contact shadow (on the overlay; the mask is of the foreground alone)."""
     hard: bool = False
-    """Whether overlays differ from their backgrounds in exposure, noise and a small shift."""
+    """Whether overlays have a camera perturbation: other exposure and noise than their backgrounds, a small shift."""
 
     def __post_init__(self) -> None:
         for name in ("sets", "placements"):
@@ -42,7 +48,7 @@ class ComposeOptions:
 
     @property
     def label_quality(self) -> int:
-        """JPEG quality of masks and depth: they are what is learnt, and lower than 90 it rings at edges."""
+        """JPEG quality of masks and depth, the targets of training: 90 at least, as below that edges ring."""
         return max(self.quality, 90)
 
     def recipe(self, backgrounds: int, foregrounds: int) -> Recipe:
@@ -55,7 +61,7 @@ class ComposeOptions:
 
 
 class Label(NamedTuple):
-    """Where the foreground is in a set's overlay: its rectangle in pixels, which may leave the frame."""
+    """Rectangle of the foreground in a set's overlay, pixels, which may leave the frame; a line of labels.csv."""
 
     x: int
     y: int
@@ -66,8 +72,8 @@ class Label(NamedTuple):
     """The share of its alpha that is inside the frame."""
 
 
-class Composed(NamedTuple):
-    """One set."""
+class ImageSet(NamedTuple):
+    """One image set, not yet encoded."""
 
     overlay: U8  # [size, size, 3]
     mask: U8  # [size, size], the foreground's alpha
@@ -83,35 +89,37 @@ class Composer:
     def __init__(self, stage: Stage, recipe: Recipe, options: ComposeOptions) -> None:
         self.stage, self.recipe, self._options = stage, recipe, options
 
-    def compose(self, number: int) -> Composed:
+    def compose(self, number: int) -> ImageSet:
         """Set `number`. A set and its mirrored twin have the same place."""
         stage, options = self.stage, self._options
         bg, fg, placement, mirrored = self.recipe.ingredients(number)
         # Python's own generator: a fifth of the cost of numpy's for the few numbers that a set takes.
         rng = random.Random(f"place {options.seed} {bg} {fg} {placement}")
-        at = stage.source.place(stage, bg, fg, rng)
-        sprite = stage.sprite(fg, at.width, at.height, mirrored)
-        if at.light_rgb:
-            sprite = sprite.lit(at.light_rgb)
-        under, levels = stage.rgb(bg), stage.levels(bg) if stage.source.has_depth else None
-        left, top, size = at.left, at.top, len(under)
-        by = None
+        left, top, width, height, level, light_rgb = stage.source.place(stage, bg, fg, rng)
+        sprite = stage.sprite(fg, width, height, mirrored)
+        if light_rgb:
+            sprite = sprite.relit(light_rgb)
+        background, levels = stage.rgb(bg), stage.levels(bg) if stage.source.has_depth else None
+        size = len(background)
+        perturbation = None
         if options.hard:
-            room = (left, top, size - left - at.width, size - top - at.height)
-            by = draw(random.Random(f"hard {options.seed} {number}"), room)
-            # The street moves first: a foreground at the border would be smeared along with it.
-            under, levels = move(under, by.shift), None if levels is None else move(levels, by.shift)
-            left, top = left + by.shift[0], top + by.shift[1]
-        overlay = under.copy()
+            room = (left, top, size - left - width, size - top - height)
+            perturbation = random_perturbation(random.Random(f"hard {options.seed} {number}"), room)
+            right, down = shift = perturbation.shift
+            # The background moves first: a foreground at the border would be smeared along with it.
+            background = shift_picture(background, shift)
+            levels = None if levels is None else shift_picture(levels, shift)
+            left, top = left + right, top + down
+        overlay = background.copy()
         if options.shadow:
             shadow, right, down = contact_shadow(sprite.alpha, rng.uniform(*SHADOW))
-            shadow.lay_over(overlay, left + right, top + down)
-        sprite.lay_over(overlay, left, top)
+            shadow.blend_into(overlay, left + right, top + down)
+        sprite.blend_into(overlay, left, top)
         mask = sprite.mask(left, top, size)
         if levels is not None:
             levels = levels.copy()
-            levels[mask >= SOLID] = at.level
-        if by:
-            overlay = expose(overlay, by, make_noise(size, options.seed))
+            levels[mask >= SOLID] = level
+        if perturbation:
+            overlay = perturb_exposure(overlay, perturbation, make_noise(size, options.seed))
         visible = round(sprite.visible_share(left, top, size), 4)
-        return Composed(overlay, mask, levels, Label(left, top, at.width, at.height, int(mirrored), visible), bg, fg)
+        return ImageSet(overlay, mask, levels, Label(left, top, width, height, int(mirrored), visible), bg, fg)

@@ -1,4 +1,4 @@
-"""Photographs: backgrounds of any size and foregrounds with alpha, as the pictures of a composing."""
+"""Photographs as a source of pictures: backgrounds of any size and foregrounds with alpha."""
 
 import hashlib
 import random
@@ -20,8 +20,8 @@ from pipeline.packing.sources import walk_files
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 MAX_PIXELS = 100_000_000  # of one picture: a decompression bomb, or a mistake
-FAINT = 8  # what is less opaque than this (of 255) is no content: erasers leave such dust
-ATTEMPTS = 100
+MIN_ALPHA = 8  # what is less opaque than this (of 255) is no content: erasers leave such dust
+ATTEMPTS = 100  # at a random position where enough of the foreground is visible
 
 
 def find_pictures(folder: Path) -> tuple[str, ...]:
@@ -48,7 +48,7 @@ def hash_pictures(folder: Path, names: tuple[str, ...]) -> str:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """A still picture of a reasonable size in Pillow's hands; anything else is a `BadImage`."""
+    """A still picture of a reasonable size, opened by Pillow; raises `BadImage` for anything else."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
@@ -97,7 +97,7 @@ def read_foreground(path: Path, max_height: int) -> NDArray[np.uint8]:
     alpha = upright.getchannel("A")
     if alpha.getextrema()[0] == 255:
         raise BadImage("no transparent pixel in its alpha channel: expected a cut-out")
-    box = alpha.point([0] * FAINT + [255] * (256 - FAINT)).getbbox()
+    box = alpha.point([0] * MIN_ALPHA + [255] * (256 - MIN_ALPHA)).getbbox()
     if box is None:
         raise BadImage("wholly transparent")
     upright = upright.crop(box)
@@ -150,32 +150,32 @@ class Photographs:
         largest = max(2, round(self.scale[1] * self.size))
         rgba = read_foreground(self.foreground_folder / self.foregrounds[number], 2 * largest)
         height, width = rgba.shape[:2]
-        across = round(largest * width / height)
-        if self.size < across * self.min_visible:
+        largest_width = round(largest * width / height)
+        if self.size < largest_width * self.min_visible:
             fits = height / width / self.min_visible
             raise BadImage(
-                f"larger than the background: {across} x {largest} of {self.size} x {self.size} pixels at --scale "
-                f"{self.scale[1]:g}; for this one at most {np.floor(fits * 1000) / 1000:g} fits, lower --scale"
+                f"larger than the background: {largest_width} x {largest} of {self.size} x {self.size} pixels at "
+                f"--scale {self.scale[1]:g}; for this one at most {np.floor(fits * 1000) / 1000:g} fits, lower --scale"
             )
         return Cutout(rgba, f"{width} {height}")
 
     def place(self, stage: Stage, bg: int, fg: int, rng: random.Random) -> Place:
         """Anywhere in the frame, at a height drawn evenly from `scale`."""
-        whole_width, whole_height = map(int, stage.about(bg, fg)[1].split())
+        full_width, full_height = map(int, stage.metadata(bg, fg)[1].split())
         height = max(2, round(rng.uniform(*self.scale) * self.size))
-        width = max(2, round(height * whole_width / whole_height))
+        width = max(2, round(height * full_width / full_height))
         left, top = self._position(stage, fg, width, height, rng)
         return Place(left, top, width, height, self._level(stage, bg, (left, top, width, height)))
 
     def _position(self, stage: Stage, fg: int, width: int, height: int, rng: random.Random) -> tuple[int, int]:
-        """Left and top, so that enough is visible of the foreground and of its mirrored twin."""
+        """Random left and top at which enough is visible of the foreground and of its mirrored twin."""
         twins = [stage.sprite(fg, width, height, mirrored) for mirrored in (False, True) if self.min_visible < 1]
         room_x, room_y = self.size - width, self.size - height
         for attempt in range(ATTEMPTS):
-            beyond = 1 - self.min_visible if attempt < ATTEMPTS - 1 else 0.0
-            over_x, over_y = int(beyond * width), int(beyond * height)
-            left = rng.randint(min(0, room_x) - over_x, max(0, room_x) + over_x)
-            top = rng.randint(-over_y, room_y + over_y)
+            hidden = 1 - self.min_visible if attempt < ATTEMPTS - 1 else 0.0
+            margin_x, margin_y = int(hidden * width), int(hidden * height)
+            left = rng.randint(min(0, room_x) - margin_x, max(0, room_x) + margin_x)
+            top = rng.randint(-margin_y, room_y + margin_y)
             if all(twin.visible_share(left, top, self.size) >= self.min_visible for twin in twins):
                 break
         return left, top

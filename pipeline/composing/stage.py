@@ -1,7 +1,7 @@
-"""Stage: all backgrounds and foregrounds of a composing, made ready once, on disk, for any number of workers.
+"""Stage: all backgrounds and foregrounds of a run, decoded and resized once, on disk, for any number of workers.
 
-Where they come from is a `Source`'s business: photographs, or the synthetic renderer. Backgrounds are mapped into
-memory, so that workers share one copy of them.
+A `Source` provides them: photographs, or the synthetic renderer. Backgrounds are memory-mapped, so that workers share
+one copy of them.
 """
 
 import functools
@@ -13,37 +13,35 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.composing.overlay import Sprite
+from pipeline.composing.overlay import U8, Sprite
 from pipeline.errors import InputError
 from pipeline.format.images import BadImage, encode_rgb
 from pipeline.problems import Problem
 from pipeline.workers import Workers
 
-U8 = NDArray[np.uint8]
-SPRITE_BYTES = 192 << 20  # what a worker keeps of foregrounds that were brought to a size
+SPRITE_BYTES = 192 << 20  # of resized foregrounds that a worker caches
 READY = "ready.json"
 
 
 class Backdrop(NamedTuple):
-    """A background made ready."""
+    """A background, ready to be composed."""
 
     rgb: U8  # [size, size, 3]
     levels: U8 | None = None  # [size, size]: its depth picture, near bright
-    about: str = ""  # what its source wants to remember of it
+    metadata: str = ""  # for its source alone, which gets it back in `place`
 
 
 class Cutout(NamedTuple):
-    """A foreground made ready: its picture with straight alpha, trimmed to what can be seen of it."""
+    """A foreground, ready to be composed: its picture with straight alpha, trimmed to what can be seen of it."""
 
     rgba: U8  # [H, W, 4]
-    about: str = ""
+    metadata: str = ""
 
 
 class Place(NamedTuple):
-    """Where a foreground stands in the picture: its rectangle in pixels, which may leave the frame."""
+    """Where a foreground is placed: its rectangle in pixels, which may leave the frame."""
 
     left: int
     top: int
@@ -54,7 +52,7 @@ class Place(NamedTuple):
 
 
 class Source(Protocol):
-    """Where pictures come from. It is small and hashable: it goes to workers with every piece of work."""
+    """Provides the pictures of a run. It is small and hashable, as it is sent to workers with every job."""
 
     def __hash__(self) -> int: ...
 
@@ -64,7 +62,7 @@ class Source(Protocol):
 
     @property
     def has_depth(self) -> bool:
-        """Whether backgrounds and places know their depth."""
+        """Whether backgrounds and places have depth."""
 
     @property
     def backgrounds(self) -> tuple[str, ...]:
@@ -75,13 +73,13 @@ class Source(Protocol):
         """A name for each foreground."""
 
     def background(self, number: int) -> Backdrop:
-        """Make a background ready; raise `BadImage` if it cannot be used."""
+        """Read or render a background; raise `BadImage` if it cannot be used."""
 
     def foreground(self, number: int) -> Cutout:
-        """Make a foreground ready; raise `BadImage` if it cannot be used."""
+        """Read or draw a foreground; raise `BadImage` if it cannot be used."""
 
     def place(self, stage: "Stage", bg: int, fg: int, rng: random.Random) -> Place:
-        """Find a place for a foreground on a background, both given by their ids on the stage."""
+        """A random place for a foreground on a background, both given by their ids on the stage."""
 
 
 class _Job(NamedTuple):
@@ -93,13 +91,13 @@ class _Job(NamedTuple):
 
 
 def _prepare(job: _Job) -> str | Problem:
-    """Make one picture ready: what its source wants to remember of it, or what is wrong with it."""
+    """Store one picture on the stage; return its metadata, or what is wrong with it."""
     source, stage, number = job.source, job.folder, job.number
     try:
         if job.kind == "foreground":
             cutout = source.foreground(number)
             np.save(_foreground_file(stage, number), cutout.rgba)
-            return cutout.about
+            return cutout.metadata
         backdrop = source.background(number)
     except BadImage as error:
         names = source.foregrounds if job.kind == "foreground" else source.backgrounds
@@ -108,7 +106,7 @@ def _prepare(job: _Job) -> str | Problem:
     if backdrop.levels is not None:
         np.lib.format.open_memmap(stage / "levels.npy", mode="r+")[number] = backdrop.levels
     _background_file(stage, number).write_bytes(encode_rgb(backdrop.rgb, job.quality))
-    return backdrop.about
+    return backdrop.metadata
 
 
 def _foreground_file(folder: Path, number: int) -> Path:
@@ -128,7 +126,7 @@ def prepare(
     skip_bad: bool = False,
     progress: Callable[[int], None] = lambda more: None,
 ) -> list[Problem]:
-    """Make all pictures of `source` ready in `folder`, unless they are; return those that were skipped as unusable.
+    """Store all pictures of `source` in `folder`, unless they are there; return those skipped as unusable.
 
     Raises `InputError` for the first of them if they are not to be skipped, and if no background or no foreground is
     left.
@@ -150,7 +148,7 @@ def prepare(
             elif skip_bad:
                 problems.append(result)
             else:
-                raise InputError(f"{kind} {result.path}: {result.why}; mend or remove it, or pass --skip-bad")
+                raise InputError(f"{kind} {result.path}: {result.why}; repair or remove it, or pass --skip-bad")
             progress(1)
         for kind, found in good.items():
             if not found:
@@ -164,7 +162,7 @@ def prepare(
 
 
 class Stage:
-    """The pictures of a folder that `prepare` filled, numbered anew without the unusable ones."""
+    """The pictures of a folder that `prepare` filled; ids number the usable ones without gaps."""
 
     def __init__(self, folder: Path, source: Source) -> None:
         self.source = source
@@ -176,7 +174,7 @@ class Stage:
         self._sprites = OrderedDict[tuple[int, int, int], Sprite]()
         self._sprite_bytes = 0
         self.cutout = functools.lru_cache(maxsize=256)(self._load_cutout)
-        """A foreground by its id, as it was made ready: a picture in RGBA."""
+        """A foreground by its id, in full size: a picture in RGBA."""
 
     @property
     def backgrounds(self) -> int:
@@ -189,7 +187,7 @@ class Stage:
         return len(self._foregrounds)
 
     def names(self) -> Iterator[tuple[str, int, str]]:
-        """Where each came from: (bg or fg, id, name)."""
+        """The origin of each picture: (bg or fg, id, name)."""
         for kind, found, names in (
             ("bg", self._backgrounds, self.source.backgrounds),
             ("fg", self._foregrounds, self.source.foregrounds),
@@ -212,15 +210,15 @@ class Stage:
         """A background as JPEG."""
         return _background_file(self._folder, self._backgrounds[bg][0]).read_bytes()
 
-    def about(self, bg: int, fg: int) -> tuple[str, str]:
-        """What the source remembers of a background and of a foreground."""
+    def metadata(self, bg: int, fg: int) -> tuple[str, str]:
+        """What the source has stored with a background and with a foreground."""
         return self._backgrounds[bg][1], self._foregrounds[fg][1]
 
     def _load_cutout(self, fg: int) -> Image.Image:
         return Image.fromarray(np.load(_foreground_file(self._folder, self._foregrounds[fg][0])))
 
     def sprite(self, fg: int, width: int, height: int, mirrored: bool) -> Sprite:
-        """A foreground brought to a size. The latest are kept: heights are few, and sets are many."""
+        """A foreground resized. The latest are cached: there are far fewer sizes than sets."""
         key = fg, width, height
         sprite = self._sprites.pop(key, None)
         if sprite is None:

@@ -219,7 +219,7 @@ def test_hard_sets_defeat_the_difference_baseline(folders: Path, tmp_path: Path)
 def test_loose_files_are_the_seeds_layout(folders: Path, tmp_path: Path) -> None:
     summary = run(tmp_path, photographs(folders))
     recipe = summary.recipe
-    assert (recipe.backgrounds, recipe.foregrounds, recipe.sets, summary.made.sets) == (3, 2, 36, 36)
+    assert (recipe.backgrounds, recipe.foregrounds, recipe.sets, summary.output.sets) == (3, 2, 36, 36)
     files = files_below(tmp_path)
     expected = {"labels.csv", "sources.csv"}
     expected |= {f"bg/bg_{b:03}.jpg" for b in range(3)} | {f"fg/fg_{f:03}.png" for f in range(2)}
@@ -228,7 +228,7 @@ def test_loose_files_are_the_seeds_layout(folders: Path, tmp_path: Path) -> None
         expected.add(f"fg_bg/bg_{bg:03}/fg_{fg:03}_bg_{bg:03}_{number:06}.jpg")
         expected.add(f"fg_bg_mask/bg_{bg:03}/fg_{fg:03}_bg_{bg:03}_mask_{number:06}.jpg")
     assert set(files) == expected
-    assert summary.made.bytes == sum(len(data) for name, data in files.items() if name.startswith("fg_bg"))
+    assert summary.output.bytes == sum(len(data) for name, data in files.items() if name.startswith("fg_bg"))
     assert files["sources.csv"].decode().splitlines()[:3] == ["part,id,file", "bg,0,street 0.png", "bg,1,street 1.png"]
     for name, data in files.items():
         if name.endswith(".jpg"):
@@ -310,7 +310,7 @@ def test_any_one_shard_is_a_fair_sample(folders: Path, tmp_path: Path) -> None:
 def test_what_stops_it_loses_nothing(
     failure: BaseException, sets_per_shard: int | None, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.composing.compose.SETS_PER_PIECE", 6)
+    monkeypatch.setattr("pipeline.composing.compose.SETS_PER_JOB", 6)
     source = photographs(folders)
     run(tmp_path / "whole", source, sets_per_shard=sets_per_shard)
     made = Composer.compose
@@ -332,7 +332,7 @@ def test_what_stops_it_loses_nothing(
     told: list[tuple[int, int]] = []
     progress = Progress(sets=lambda more, total: told.append((more, total)))
     summary = run(tmp_path / "stopped", source, sets_per_shard=sets_per_shard, progress=progress)
-    assert summary.made.sets == 24
+    assert summary.output.sets == 24
     assert told == [(12, 36), *[(6, 36)] * 4]
     assert files_below(tmp_path / "stopped") == files_below(tmp_path / "whole")
 
@@ -352,13 +352,13 @@ def test_bad_pictures_stop_it_by_name_or_are_skipped(folders: Path, tmp_path: Pa
     write(tmp_path / "in" / "fg" / "car_2.png", png(smooth_picture(1)))
     source = photographs(tmp_path / "in")
     with pytest.raises(
-        InputError, match=r"background street 1\.png: it does not decode .*; mend or remove it, or pass --skip-bad"
+        InputError, match=r"background street 1\.png: it does not decode .*; repair or remove it, or pass --skip-bad"
     ):
         run(tmp_path / "out", source)
     assert not (tmp_path / "out").exists()
     summary = run(tmp_path / "out", source, skip_bad=True)
     assert [problem.path for problem in summary.problems] == ["street 1.png", "car_2.png"]
-    assert (summary.recipe.backgrounds, summary.recipe.foregrounds, summary.made.sets) == (2, 2, 24)
+    assert (summary.recipe.backgrounds, summary.recipe.foregrounds, summary.output.sets) == (2, 2, 24)
     assert (tmp_path / "out" / "sources.csv").read_text().splitlines()[2] == "bg,1,street 2.png"
     lines = (tmp_path / "out" / "problems.csv").read_text().splitlines()
     assert lines[0] == "path,kind,why"

@@ -58,7 +58,7 @@ def test_pictures_come_back_as_they_were_made_ready(tmp_path: Path) -> None:
         assert (stage.levels(bg) == smooth_picture(10 + bg, 1)[..., 0]).all()
         assert np.abs(decode_rgb(stage.encoded(bg)).astype(int) - smooth_picture(bg)).mean() < 4
     assert stage.cutout(2).size == (SIZE, 22)
-    assert stage.about(1, 2) == ("ground 1", "size 2")
+    assert stage.metadata(1, 2) == ("ground 1", "size 2")
 
 
 def test_bad_ones_are_numbered_away(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_bad_ones_are_numbered_away(tmp_path: Path) -> None:
 
 
 def test_the_first_bad_one_stops_it_unless_skipped(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="background b1: b1 is bad; mend or remove it, or pass --skip-bad"):
+    with pytest.raises(InputError, match="background b1: b1 is bad; repair or remove it, or pass --skip-bad"):
         staged(tmp_path, Waves(frozenset({"b1", "f0"})))
 
 
@@ -92,7 +92,7 @@ def test_sprites_are_kept_up_to_a_limit_and_are_the_same_again(tmp_path: Path, m
     small = Stage(tmp_path, stage.source)
     again = [small.sprite(fg, 10 + n, 12, mirrored) for fg in range(3) for n in range(9) for mirrored in (False, True)]
     for one, other in zip(whole, again, strict=True):
-        assert (one.share == other.share).all()
+        assert (one.premultiplied == other.premultiplied).all()
     assert small.sprite(0, 10, 12, False) is not again[0]
     assert small._sprite_bytes <= 4 * whole[0].bytes
 
@@ -101,7 +101,9 @@ def test_a_sprite_is_resized_and_mirrored(tmp_path: Path) -> None:
     stage, _ = staged(tmp_path, Waves())
     plain, mirrored = (stage.sprite(0, 24, 10, side) for side in (False, True))
     assert plain.alpha.shape == (10, 24)
-    assert all(np.array_equal(getattr(plain, name), getattr(mirrored, name)[:, ::-1]) for name in ("alpha", "share"))
+    assert all(
+        np.array_equal(getattr(plain, name), getattr(mirrored, name)[:, ::-1]) for name in ("alpha", "premultiplied")
+    )
     canvas = np.zeros((10, 24, 3), np.uint8)
-    plain.lay_over(canvas, 0, 0)
+    plain.blend_into(canvas, 0, 0)
     assert (canvas == np.asarray(stage.cutout(0).resize((24, 10), Image.Resampling.HAMMING))[..., :3]).all()

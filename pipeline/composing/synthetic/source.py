@@ -100,7 +100,7 @@ class Synthetic:
 
     def place(self, stage: Stage, bg: int, fg: int, rng: random.Random) -> Place:
         """A random place on the road, with the size that the distance gives, in the street's light."""
-        ground_json, size_json = stage.about(bg, fg)
+        ground_json, size_json = stage.metadata(bg, fg)
         ground, (width_m, height_m) = _read_ground(ground_json), json.loads(size_json)
         left, bottom, width, height, depth_m = place_on_road(ground, width_m, height_m, rng)
         level = int(disparity(np.array([depth_m], np.float32))[0])
