@@ -148,7 +148,7 @@ def _synthetic(
 ) -> tuple[Source, dict[str, object]]:
     variety = min(sets, max(10, min(1000, round(2 * math.sqrt(sets)))))
     source = Synthetic(seed, streets or variety, cars or variety)
-    return source, {"source": "synthetic", "streets": source.streets, "cars": source.things}
+    return source, {"source": "synthetic", "streets": source.streets, "cars": source.objects}
 
 
 def _photographs(

@@ -164,7 +164,7 @@ def checked_pictures(random: np.random.Generator, count: int, size: int, channel
     """Inputs to compare on, uint8 [count, size, size, channels]: noise, and rendered streets with foregrounds."""
     shape = (count, size, size, channels)
     noise = [random.integers(0, 256, shape, np.uint8) for _ in INPUTS]
-    source, streets = Synthetic(seed=0, streets=count, things=count), list[list[Image.Image]]()
+    source, streets = Synthetic(seed=0, streets=count, objects=count), list[list[Image.Image]]()
     for number in range(count):
         street = Image.fromarray(source.background(number).rgb)
         thing = Image.fromarray(source.foreground(number).rgba)

@@ -19,7 +19,7 @@ NOISE_PX = 509  # side of the noise tile that is made once; pictures cut theirs 
 
 
 class Sprite(NamedTuple):
-    """A foreground of one size, ready to be laid over pictures."""
+    """A foreground of one size, ready to be blended into pictures."""
 
     alpha: U8  # [H, W]
     premultiplied: U16  # [H, W, 3]: alpha * colour + 127, which rounds the division by 255

@@ -395,7 +395,7 @@ def test_a_background_without_its_depth_is_refused(folders: Path, tmp_path: Path
 
 
 def test_synthetic_sets_have_exact_depth(tmp_path: Path) -> None:
-    source = Synthetic(seed=3, streets=4, things=3)
+    source = Synthetic(seed=3, streets=4, objects=3)
     made = composer(tmp_path, source, ComposeOptions(sets=24, placements=None))
     assert made.recipe == Recipe(4, 3, 1, True, 24)
     for number in range(24):

@@ -66,7 +66,7 @@ class Synthetic:
 
     seed: int
     streets: int
-    things: int
+    objects: int
 
     @property
     def size(self) -> int:
@@ -86,7 +86,7 @@ class Synthetic:
     @property
     def foregrounds(self) -> tuple[str, ...]:
         """Nor have foregrounds."""
-        return ("",) * self.things
+        return ("",) * self.objects
 
     def background(self, number: int) -> Backdrop:
         """Render a street; its metadata is its ground."""
