@@ -1,4 +1,4 @@
-"""Worker processes: a function over jobs, results in the order of the jobs, few of them in memory at once."""
+"""Worker processes: a function over jobs, results in the order of the jobs, few of them in memory at once; progress."""
 
 import os
 import signal
@@ -9,10 +9,18 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from threading import Thread
 from types import TracebackType
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+
+class SourceProgress(NamedTuple):
+    """Callbacks by which a long run over the image sets of a source tells how far it is; called now and then."""
+
+    files_found: Callable[[int], None] = lambda total: None
+    sets_found: Callable[[int], None] = lambda to_do: None
+    sets_done: Callable[[int], None] = lambda more: None
 
 
 def available_cores() -> int:

@@ -13,7 +13,7 @@ from pipeline.depth_estimation.model import NEAR, Teacher, TeacherSettings
 from pipeline.depth_estimation.run import EstimateOptions, Report
 from pipeline.errors import InputError
 from pipeline.format.manifest import MANIFEST
-from pipeline.progress import Progress
+from pipeline.workers import SourceProgress
 from tools.cli import Command, progress_bar
 
 DEFAULTS = EstimateOptions()
@@ -96,7 +96,7 @@ def main(
         def sets_done(more: int) -> None:
             bar.update(more, f"{(bar.pos + more) / (time.time() - bar.start):,.1f} sets/s")
 
-        progress = Progress(files_found, sets_found, sets_done)
+        progress = SourceProgress(files_found, sets_found, sets_done)
         if packed and shards:
             report = rewrite_with_depth(source, shards, teacher, options, progress)
         else:

@@ -19,8 +19,8 @@ from pipeline.packing.custom_layouts import stated_layout
 from pipeline.packing.join import Sets
 from pipeline.packing.known_layouts import SCHEMES, Counts
 from pipeline.packing.pack import PackOptions, Summary, find, pack
-from pipeline.progress import Progress
 from pipeline.verify.merge import merge
+from pipeline.workers import SourceProgress
 from tools.cli import Command, progress_bar
 
 DEFAULTS = PackOptions()
@@ -119,7 +119,7 @@ def main(
         def sets_found(total: int) -> None:
             bar.label, bar.length = "packing", total
 
-        progress = Progress(files_found, sets_found, bar.update)
+        progress = SourceProgress(files_found, sets_found, bar.update)
         if dry_run:
             lines = list(describe_sets(find(sources, how, progress, stated)))
         else:

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from pipeline.composing.composer import ComposeOptions, Composer, ImageSet
 from pipeline.composing.recipe import Recipe
 from pipeline.composing.stage import Source, Stage, prepare
+from pipeline.errors import Problem
 from pipeline.format.depth import NO_DEPTH
 from pipeline.format.images import Picture, encode_gray, encode_rgb
 from pipeline.format.sample import set_key
-from pipeline.format.shards import ShardWriter
+from pipeline.format.tar import ShardWriter
 from pipeline.loading.sampler import Permutation
 from pipeline.packing.finalize import (
     assemble,
@@ -31,7 +32,6 @@ from pipeline.packing.finalize import (
     write_bank,
     write_problems,
 )
-from pipeline.problems import Problem
 from pipeline.resume import atomic_file, continued
 from pipeline.workers import Workers, available_cores
 

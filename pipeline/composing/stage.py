@@ -16,9 +16,8 @@ import numpy as np
 from PIL import Image
 
 from pipeline.composing.overlay import U8, Sprite
-from pipeline.errors import InputError
+from pipeline.errors import InputError, Problem
 from pipeline.format.images import BadImage, encode_rgb
-from pipeline.problems import Problem
 from pipeline.workers import Workers
 
 SPRITE_BYTES = 192 << 20  # of resized foregrounds that a worker caches

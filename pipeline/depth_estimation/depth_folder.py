@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 
 from pipeline.depth_estimation.model import Teacher
 from pipeline.depth_estimation.run import DepthMap, EstimateOptions, Report, Result, estimate
-from pipeline.errors import InputError
+from pipeline.errors import InputError, Problem
 from pipeline.format.images import read_picture
 from pipeline.packing.join import SetFiles, Sets, find_sets
 from pipeline.packing.known_layouts import SEED_DEPTH_RUN
-from pipeline.problems import Problem
-from pipeline.progress import Progress
 from pipeline.resume import atomic_file, continued
+from pipeline.workers import SourceProgress
 
 TABLE, SETTINGS, JOURNAL = "depth.csv", "depth.json", "journal.csv"
 ENDINGS = ("_disp.jpeg", "_disp.jpg", "_disp.png", "_disp.npy")  # of depth maps; the first is ours
@@ -44,14 +43,14 @@ def add_depth(
     options: EstimateOptions,
     *,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: SourceProgress | None = None,
 ) -> Report:
     """Write a depth map for each set below `source`, and depth.csv (key, far, near) and depth.json (how) at its root.
 
     Raises `InputError` if there are no sets, or depth maps of another making, unless told to `overwrite` them, and what
     `estimate` raises.
     """
-    progress = progress or Progress()
+    progress = progress or SourceProgress()
     sets = find_sets(source, SEED_DEPTH_RUN, progress.files_found, ("fg_bg", "mask"))
     if not len(sets):
         first = min(sets.problems, default=None)

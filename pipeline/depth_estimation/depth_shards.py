@@ -11,15 +11,14 @@ from numpy.typing import NDArray
 
 from pipeline.depth_estimation.model import Teacher
 from pipeline.depth_estimation.run import EstimateOptions, Report, Result, estimate
-from pipeline.errors import InputError
+from pipeline.errors import InputError, Problem
 from pipeline.format.images import BadImage, Picture, check_image
 from pipeline.format.planes import PLANES
-from pipeline.format.shards import ShardWriter
+from pipeline.format.tar import ShardWriter
 from pipeline.loading.shard_reader import Damaged, Store
 from pipeline.packing.finalize import assemble, done_shards, note_path, shard_path, tally, write_bank
-from pipeline.problems import Problem
-from pipeline.progress import Progress
 from pipeline.resume import continued
+from pipeline.workers import SourceProgress
 
 
 class Row(NamedTuple):
@@ -30,14 +29,14 @@ class Row(NamedTuple):
 
 
 def rewrite_with_depth(
-    source: Path, shards: Path, teacher: Teacher, options: EstimateOptions, progress: Progress | None = None
+    source: Path, shards: Path, teacher: Teacher, options: EstimateOptions, progress: SourceProgress | None = None
 ) -> Report:
     """Write the sets of the shard directory `source` to `shards` (new or empty) with depth maps by `teacher`.
 
     Depth maps that are there are replaced; the json of each set gets "depth_range": [far, near]. Raises `InputError` if
     `source` is no shard directory or `shards` is in use, and what `estimate` raises.
     """
-    progress = progress or Progress()
+    progress = progress or SourceProgress()
     store = Store.open(source, depth=False)
     manifest = store.manifest
     if manifest.codec == PLANES:

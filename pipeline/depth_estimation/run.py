@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.depth_estimation.model import Teacher, TeacherSettings
-from pipeline.errors import InputError
+from pipeline.errors import InputError, Problem
 from pipeline.format.images import BadImage, Picture, decode_rgb, encode_gray, image_format
-from pipeline.problems import Problem
 from pipeline.workers import available_cores
 
 AHEAD, BEHIND = 3, 3  # batches

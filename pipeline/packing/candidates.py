@@ -6,12 +6,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, Problem
 from pipeline.format.sample import UNKNOWN
 from pipeline.packing.layouts import IDS, Layout
 from pipeline.packing.listing import Listing
 from pipeline.packing.recognise import Found, is_junk
-from pipeline.problems import Problem
 
 NUMBER = 0  # of a set whose layout tells none
 

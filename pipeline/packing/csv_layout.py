@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, Problem
 from pipeline.format.images import BadImage
 from pipeline.format.sample import UNKNOWN
 from pipeline.packing.candidates import Claims
@@ -26,7 +26,6 @@ from pipeline.packing.known_layouts import NOT_PACKED
 from pipeline.packing.listing import Listing
 from pipeline.packing.recognise import is_junk
 from pipeline.packing.sources import Reader
-from pipeline.problems import Problem
 
 COLUMNS = {
     "fg_bg": ("overlay", "fg_bg", "imagename"),

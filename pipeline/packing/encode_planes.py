@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.errors import Problem
 from pipeline.format.depth import NO_DEPTH, depth_table
 from pipeline.format.images import BadImage, Picture
 from pipeline.format.manifest import Background
@@ -21,7 +22,6 @@ from pipeline.format.sample import PARTS
 from pipeline.loading.decode import DecodeOptions, Decoder, Encoded, Table, Undecodable
 from pipeline.packing.join import SetFiles
 from pipeline.packing.set_reader import ReadSet, SetReader
-from pipeline.problems import Problem
 
 BATCH = 64  # sets decoded together
 

@@ -10,13 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import Problem
 from pipeline.format.images import Picture
 from pipeline.format.manifest import BACKGROUNDS, Background, Manifest, ShardInfo, save_index, stored_members
 from pipeline.format.sample import UNKNOWN
-from pipeline.format.shards import Shard, load_shard
-from pipeline.format.tar import TarWriter
+from pipeline.format.tar import Shard, TarWriter, load_shard
 from pipeline.packing.preview import write_preview
-from pipeline.problems import Problem
 from pipeline.resume import atomic_file
 
 

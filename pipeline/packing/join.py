@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, Problem
 from pipeline.format.sample import PARTS, set_key
 from pipeline.packing.archives import Place
 from pipeline.packing.candidates import Claims, claim_by_names
@@ -24,7 +24,6 @@ from pipeline.packing.listing import Listing
 from pipeline.packing.metadata import TABLES
 from pipeline.packing.recognise import recognise
 from pipeline.packing.sources import FOLDER, Reader, open_sources
-from pipeline.problems import Problem
 
 
 class SetFiles(NamedTuple):

@@ -29,9 +29,8 @@ from pipeline.packing.masks import FINDINGS
 from pipeline.packing.metadata import Tables
 from pipeline.packing.sources import Reader, Source, unpack_compressed
 from pipeline.packing.worker import Clock, ShardJob, require_clean, write_shard
-from pipeline.progress import Progress
 from pipeline.resume import UNFINISHED, continued, require_finished
-from pipeline.workers import Workers, available_cores
+from pipeline.workers import SourceProgress, Workers, available_cores
 
 if TYPE_CHECKING:
     from pipeline.packing.encode_planes import BackgroundEncoder, PlanesJob
@@ -110,7 +109,7 @@ def pack(
     source: Path | Sequence[Path],
     shards: Path,
     options: PackOptions,
-    progress: Progress | None = None,
+    progress: SourceProgress | None = None,
     layout: Layout | SetList | Sequence[Layout] | None = None,
 ) -> Summary:
     """Write the sets of one or several sources as shards into `shards`, which is new or empty but for hidden files.
@@ -119,7 +118,7 @@ def pack(
     to the same bytes. Raises `InputError` for sources without sets, a target in use, and a target with an unfinished
     packing of something else.
     """
-    start, progress = time.monotonic(), progress or Progress()
+    start, progress = time.monotonic(), progress or SourceProgress()
     with Workers(options.workers) as workers:
         sets = find(source, options, progress, layout)
         tables = Tables(*sets.tables())
@@ -168,7 +167,7 @@ def pack(
 def find(
     source: Path | Sequence[Path],
     options: PackOptions,
-    progress: Progress,
+    progress: SourceProgress,
     layout: Layout | SetList | Sequence[Layout] | None = None,
 ) -> Sets:
     """The sets that `pack` would pack, of which no picture was opened yet; raise `InputError` if there are none."""

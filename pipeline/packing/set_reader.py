@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from pipeline.errors import Problem
 from pipeline.format.images import BadImage, Picture, check_picture
 from pipeline.format.sample import PARTS
 from pipeline.packing.depth_files import DepthFiles
@@ -11,7 +12,6 @@ from pipeline.packing.join import SetFiles
 from pipeline.packing.masks import check_mask
 from pipeline.packing.metadata import Note
 from pipeline.packing.sources import Reader
-from pipeline.problems import Problem
 
 
 class ReadSet(NamedTuple):

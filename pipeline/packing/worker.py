@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, Problem
 from pipeline.format.planes import PLANES
 from pipeline.format.sample import PARTS
-from pipeline.format.shards import ShardWriter
+from pipeline.format.tar import ShardWriter
 from pipeline.packing.depth_files import DepthFiles
 from pipeline.packing.join import SetFiles
 from pipeline.packing.metadata import Note
 from pipeline.packing.set_reader import SetReader
 from pipeline.packing.sources import Reader, Source
-from pipeline.problems import Problem
 
 if TYPE_CHECKING:
     from pipeline.packing.encode_planes import PlanesJob

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipeline.errors import Problem
 from pipeline.format.tar import TarWriter
-from pipeline.problems import Problem
 from pipeline.resume import atomic_file
 from pipeline.verify.compare import WIDE, Rows, idx_damage
 from pipeline.verify.scan import Entry, Scan

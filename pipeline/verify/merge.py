@@ -15,15 +15,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, Problem
 from pipeline.format.depth import NO_DEPTH
 from pipeline.format.images import Picture
 from pipeline.format.manifest import Manifest, ShardInfo, row_type
 from pipeline.format.planes import PLANES
-from pipeline.format.shards import Shard
+from pipeline.format.tar import Shard
 from pipeline.loading.shard_reader import Store
 from pipeline.packing.finalize import assemble, done_shards, note_path, read_problems, shard_path, tally, write_bank
-from pipeline.problems import Problem
 from pipeline.resume import atomic_file, continued
 from pipeline.verify.compare import Rows, rows_of_shards
 from pipeline.verify.stored import stored_background

@@ -15,14 +15,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, Problem
 from pipeline.format.depth import ENCODINGS, NEAR, NO_DEPTH
 from pipeline.format.manifest import BACKGROUNDS, MANIFEST, Background, Manifest, ShardInfo, load_index, row_type
 from pipeline.format.planes import PLANES
 from pipeline.format.sample import PARTS, UNKNOWN, set_key
-from pipeline.format.shards import Shard, load_shard
+from pipeline.format.tar import Shard, load_shard
 from pipeline.packing.finalize import Bank, assemble, done_shards, finished_shards, note_path, read_problems, tally
-from pipeline.problems import Problem
 from pipeline.resume import ARGUMENTS, UNFINISHED, atomic_file, continued, require_finished
 from pipeline.verify.compare import WIDE, rows_of_bank, rows_of_shards
 from pipeline.verify.mend import KIND, NOTHING_KNOWN, Checksums, Mended, mend

@@ -1,6 +1,6 @@
 """Scan: a tar as it lies on disk, read once from its beginning to its end, with nothing taken on trust.
 
-What was written (`pipeline.format.tar`, `pipeline.format.shards`) is told from the bytes alone: members, sets, and what
+What was written (`pipeline.format.tar`) is told from the bytes alone: members, sets, and what
 is wrong with them. `check` compares that with the index and the manifest; `repair` makes these anew from it.
 """
 

@@ -13,8 +13,8 @@ from pipeline.depth_estimation.model import Teacher, TeacherSettings
 from pipeline.depth_estimation.run import EstimateError, EstimateOptions, Report
 from pipeline.errors import InputError
 from pipeline.format.images import decode_gray, decode_rgb
-from pipeline.progress import Progress
 from pipeline.resume import UNFINISHED
+from pipeline.workers import SourceProgress
 from tests.networks import WEIGHTS, weighted_sum
 from tests.samples import files_below, jpeg, set_paths, smooth_picture, write, write_sets
 
@@ -46,7 +46,7 @@ def finished(teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> dict
 def test_each_set_gets_a_depth_map_and_nothing_else_changes(teacher: Teacher, tmp_path: Path) -> None:
     source = without_depth(tmp_path / "source")
     before, files, found, done = files_below(source), list[int](), list[int](), list[int]()
-    report = add_depth(source, teacher, OPTIONS, progress=Progress(files.append, found.append, done.append))
+    report = add_depth(source, teacher, OPTIONS, progress=SourceProgress(files.append, found.append, done.append))
     assert (report.sets, report.sets_before, report.problems) == (15, 0, [])
     assert (files, found, sum(done)) == ([33], [15], 15)
     after = files_below(source)

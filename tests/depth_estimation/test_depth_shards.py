@@ -16,8 +16,8 @@ from pipeline.format.images import decode_gray, decode_rgb
 from pipeline.loading.loader import Loader
 from pipeline.loading.shard_reader import Store
 from pipeline.packing.pack import PackOptions, pack
-from pipeline.progress import Progress
 from pipeline.resume import UNFINISHED
+from pipeline.workers import SourceProgress
 from tests.networks import WEIGHTS, weighted_sum
 from tests.samples import files_below
 
@@ -118,7 +118,7 @@ def test_a_full_disk_leaves_whole_shards_from_which_it_goes_on(
 
 def test_batches_do_not_depend_on_what_is_done(bare: Path, rewritten: Path, tmp_path: Path, teacher: Teacher) -> None:
     found, done = list[int](), list[int]()
-    progress = Progress(sets_found=found.append, sets_done=done.append)
+    progress = SourceProgress(sets_found=found.append, sets_done=done.append)
     rewrite_with_depth(bare, tmp_path / "shards", teacher, EstimateOptions(workers=1), progress)
     assert files_below(tmp_path / "shards") == files_below(rewritten)
     assert found == [100]

@@ -18,9 +18,8 @@ from pipeline.depth_estimation.run import (
     draw,
     estimate,
 )
-from pipeline.errors import InputError
+from pipeline.errors import InputError, Problem
 from pipeline.format.images import BadImage, decode_gray, decode_rgb
-from pipeline.problems import Problem
 from tests.networks import WEIGHTS, save_network, weighted_sum
 from tests.samples import jpeg, png, smooth_picture
 

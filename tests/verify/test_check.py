@@ -11,8 +11,8 @@ from pipeline.format.manifest import Manifest, load_index
 from pipeline.loading.loader import Loader
 from pipeline.loading.shard_reader import Damaged, Store
 from pipeline.packing.pack import PackOptions, pack
-from pipeline.progress import Progress
 from pipeline.verify.check import CheckOptions, check
+from pipeline.workers import SourceProgress
 from tests.loading.test_shard_reader import flip_bit
 from tests.samples import files_below, without_depth, write, write_sets
 
@@ -292,6 +292,6 @@ def test_an_unfinished_directory_is_one_line(source: Path, tmp_path: Path) -> No
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pack(source, tmp_path / "s", PackOptions(sets_per_shard=16, workers=1), Progress(sets_done=stop))
+        pack(source, tmp_path / "s", PackOptions(sets_per_shard=16, workers=1), SourceProgress(sets_done=stop))
     with pytest.raises(InputError, match="is unfinished: run the same fgbg-pack again, which continues it"):
         check(tmp_path / "s", QUICK)
