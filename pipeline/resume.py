@@ -1,4 +1,4 @@
-"""Files that appear under their name only when they are complete, and long works that survive being stopped."""
+"""Files that appear under their name only when they are complete, and long runs that can be resumed when stopped."""
 
 import fcntl
 import json
@@ -46,7 +46,7 @@ def require_unused(folder: Path) -> None:
 
 
 def require_finished(folder: Path) -> None:
-    """Raise `InputError` if a long work in `folder` was stopped half-way."""
+    """Raise `InputError` if a resumable run in `folder` was stopped half-way."""
     try:
         arguments = json.loads((folder / UNFINISHED / ARGUMENTS).read_text())
     except OSError:
@@ -55,19 +55,21 @@ def require_finished(folder: Path) -> None:
 
 
 @contextmanager
-def continued(folder: Path, arguments: Mapping[str, object], *, fresh: bool = True) -> Iterator[Path]:
-    """Do a long work in `folder`, which a later call with the same arguments continues where this one is stopped.
+def resumable(folder: Path, arguments: Mapping[str, object], *, fresh: bool = True) -> Iterator[Path]:
+    """Do a long run in `folder`, which a later call with the same arguments continues where this one was stopped.
 
-    Yields a hidden folder for notes on the pieces that are done; it is gone when the whole work is. `arguments` decide
-    the result, are plain JSON and name the "command". `fresh`: the folder has to be new or empty but for hidden files,
-    and is left so by an `InputError`, for which its input must change, and by a stop before the first note. Raises
-    `InputError` where the folder is not, where another work is unfinished in it, and while another process works in it.
+    Yields a hidden folder for progress records, a file for each piece that is done; it is removed when the run is
+    complete. `arguments` decide the result, are plain JSON and name the "command".
+
+    `fresh`: the folder has to be new or empty but for hidden files. It is left so by an `InputError`, after which the
+    input must change, and by a stop before the first record. Raises `InputError` where the folder is in use, where
+    another run is unfinished in it, and while another process works in it.
     """
-    notes = folder / UNFINISHED
+    records = folder / UNFINISHED
     wanted = json.loads(json.dumps(arguments))
     existed = folder.exists()
     try:
-        begun = json.loads((notes / ARGUMENTS).read_text())
+        begun = json.loads((records / ARGUMENTS).read_text())
     except OSError:
         begun = None
         if fresh:
@@ -76,29 +78,29 @@ def continued(folder: Path, arguments: Mapping[str, object], *, fresh: bool = Tr
         if begun is not None and begun.get(name) != value:
             was = f"{folder} holds an unfinished {begun['command']} with {name} {_short(begun.get(name))}"
             raise InputError(
-                f"{was}, now it is {_short(value)}: continue with the same, or remove {folder if fresh else notes}"
+                f"{was}, now it is {_short(value)}: continue with the same, or remove {folder if fresh else records}"
             )
     folder.mkdir(parents=True, exist_ok=True)
-    notes.mkdir(exist_ok=True)
-    with _locked(notes):
+    records.mkdir(exist_ok=True)
+    with _locked(records):
         if begun is None:
-            with atomic_file(notes / ARGUMENTS) as file:
+            with atomic_file(records / ARGUMENTS) as file:
                 file.write(json.dumps(wanted, indent=1).encode())
         try:
-            yield notes
+            yield records
         except BaseException as error:
-            noted = any(entry.name != ARGUMENTS and not entry.name.startswith(".") for entry in notes.iterdir())
-            if noted and not (fresh and isinstance(error, InputError)):
+            recorded = any(entry.name != ARGUMENTS and not entry.name.startswith(".") for entry in records.iterdir())
+            if recorded and not (fresh and isinstance(error, InputError)):
                 error.add_note(f"what is done is kept in {folder}: the same command continues it")
             else:
-                shutil.rmtree(notes)
+                shutil.rmtree(records)
                 if fresh:
                     _empty(folder, existed)
             raise
-        # Under another name first: a kill while it is being removed must not leave the work half known.
+        # Under another name first: a kill during the removal must not leave some of the records.
         rubbish = folder / f"{UNFINISHED}-no-more"
         shutil.rmtree(rubbish, ignore_errors=True)
-        shutil.rmtree(notes.rename(rubbish))
+        shutil.rmtree(records.rename(rubbish))
 
 
 def _short(value: object) -> str:

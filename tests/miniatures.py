@@ -10,10 +10,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from pipeline.packing.known_layouts import Counts
+from pipeline.packing.known_layouts import SetCounts
 from tests.samples import jpeg, smooth_picture, soft_disc, write
 
-COUNTS = Counts(backgrounds=3, foregrounds=2, placements=2, mirrored=2)
+COUNTS = SetCounts(backgrounds=3, foregrounds=2, placements=2, mirrored=2)
 
 
 class One(NamedTuple):
@@ -51,7 +51,7 @@ class Scheme(NamedTuple):
     depth: Callable[[One], str] | None
     tells_fg: bool = True
     first_bg: int = 0
-    counts: Counts | None = None
+    counts: SetCounts | None = None
 
     def paths(self, one: One) -> dict[str, str]:
         """Of the parts of a set."""
@@ -68,39 +68,39 @@ class Scheme(NamedTuple):
 
 SCHEMES: Mapping[str, Scheme] = MappingProxyType(
     {
-        "seed-overlays": Scheme(
+        "numbered-bgfg": Scheme(
             lambda bg: f"bg/{bg}.jpg",
             lambda s: f"BgFg/bgfg{s.n}.jpg",
             lambda s: f"BgFgMask/bgfgmask{s.n}.jpg",
             None,
             counts=COUNTS,
         ),
-        "seed-depth-run": Scheme(
+        "fg-bg-id": Scheme(
             lambda bg: f"bg/bg_{bg:03}.jpg",
             lambda s: f"fg_bg/bg_{s.bg:03}/fg_{s.fg:03}_bg_{s.bg:03}_{s.n:06}.jpg",
             lambda s: f"fg_bg_mask/bg_{s.bg:03}/fg_{s.fg:03}_bg_{s.bg:03}_mask_{s.n:06}.jpg",
             lambda s: f"fg_bg/bg_{s.bg:03}/fg_{s.fg:03}_bg_{s.bg:03}_{s.n:06}_disp.jpeg",
         ),
-        "modest": Scheme(
+        "bg-fg-id-flat": Scheme(
             lambda bg: f"bg/bg{bg:03}.jpeg",
             lambda s: f"bg_fg/bg{s.bg:03}_fg{s.fg:03}_{s.i:02}.jpeg",
             lambda s: f"bg_fg_mask/bg{s.bg:03}_fg{s.fg:03}_{s.i:02}_mask.jpeg",
             lambda s: f"bg_fg_depth_map/bg{s.bg:03}_fg{s.fg:03}_{s.i:02}_depth_map.jpeg",
         ),
-        "uday96": Scheme(
+        "bg-fg-id": Scheme(
             lambda bg: f"bg/bg_{bg:02}.jpg",
             lambda s: f"fg_bg/bg_{s.bg:02}/bg_{s.bg:02}_fg_{s.fg:02}_{s.i:02}.jpg",
             lambda s: f"fg_bg_masks/bg_{s.bg:02}/bg_{s.bg:02}_fg_{s.fg:02}_{s.i:02}.jpg",
             lambda s: f"fg_bg_depth/bg_{s.bg:02}/bg_{s.bg:02}_fg_{s.fg:02}_{s.i:02}.jpg",
         ),
-        "akshat": Scheme(
+        "bg-folders": Scheme(
             lambda bg: f"bg/bg_{bg:03}.jpg",
             lambda s: f"fg_bg/bg_{s.bg:03}/img_{s.n:04}.jpg",
             lambda s: f"fg_bg_mask/bg_{s.bg:03}/img_{s.n:04}.jpg",
             lambda s: f"fg_bg_depth/bg_{s.bg:03}/img_{s.n:04}.jpg",
             tells_fg=False,
         ),
-        "deepjyoti": Scheme(
+        "numbered-image": Scheme(
             lambda bg: f"bg/bg_{bg + 1}.jpg",
             lambda s: f"image/fg_bg_{s.n}.jpg",
             lambda s: f"mask/fg_bg_mask_{s.n}.jpg",
@@ -109,7 +109,7 @@ SCHEMES: Mapping[str, Scheme] = MappingProxyType(
             first_bg=1,
             counts=COUNTS,
         ),
-        "rohitrnath": Scheme(
+        "bg-fg-folders": Scheme(
             lambda bg: f"bg/bg{bg + 1}.jpg",
             lambda s: f"bg{s.bg + 1}/fg_{s.fg}/overlay/{s.i + 1}.jpg",
             lambda s: f"bg{s.bg + 1}/fg_{s.fg}/mask/{s.i + 1}.jpg",

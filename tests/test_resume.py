@@ -7,22 +7,22 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.resume import atomic_file, continued, require_finished
+from pipeline.resume import atomic_file, require_finished, resumable
 from tests.samples import files_below, write
 
 COUNT = {"command": "count", "to": 3}
 
 
 def count(folder: Path, stop_at: int = 9, error: BaseException | None = None, *, fresh: bool = True) -> list[int]:
-    """A work of three pieces, which leaves a file and a note for each; the pieces that this call did."""
+    """A run of three pieces, which leaves a file and a record for each; the pieces that this call did."""
     did = []
-    with continued(folder, COUNT, fresh=fresh) as notes:
+    with resumable(folder, COUNT, fresh=fresh) as records:
         for piece in range(3):
-            if not (notes / str(piece)).exists():
+            if not (records / str(piece)).exists():
                 if piece == stop_at:
                     raise error or KeyboardInterrupt
                 write(folder / f"{piece}.txt", b"done")
-                write(notes / str(piece), b"")
+                write(records / str(piece), b"")
                 did.append(piece)
     return did
 
@@ -41,7 +41,7 @@ def test_an_atomic_file_is_whole_or_not_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stop_at", [1, 2])
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "full"), ZeroDivisionError()])
-def test_a_stopped_work_is_continued(stop_at: int, error: BaseException, tmp_path: Path) -> None:
+def test_a_stopped_run_is_continued(stop_at: int, error: BaseException, tmp_path: Path) -> None:
     write(tmp_path / ".gitkeep", b"")
     with pytest.raises(type(error)) as stopped:
         count(tmp_path, stop_at, error)
@@ -54,7 +54,7 @@ def test_a_stopped_work_is_continued(stop_at: int, error: BaseException, tmp_pat
 
 
 @pytest.mark.parametrize(("stop_at", "error"), [(0, KeyboardInterrupt()), (2, InputError("wrong"))])
-def test_a_work_without_a_piece_or_with_wrong_input_leaves_nothing(
+def test_a_run_without_a_piece_or_with_wrong_input_leaves_nothing(
     stop_at: int, error: BaseException, tmp_path: Path
 ) -> None:
     write(tmp_path / "empty" / ".gitkeep", b"")
@@ -84,15 +84,15 @@ def test_other_arguments_are_refused_by_name(tmp_path: Path) -> None:
     other = COUNT | {"to": 4}
     with (
         pytest.raises(InputError, match="holds an unfinished count with to 3, now it is 4"),
-        continued(tmp_path, other),
+        resumable(tmp_path, other),
     ):
         pass
     assert files_below(tmp_path) == before
 
 
 def test_two_processes_do_not_work_in_one_folder(tmp_path: Path) -> None:
-    begin = "import json, sys; from pathlib import Path; from pipeline.resume import continued\n"
-    begin += "with continued(Path(sys.argv[1]), json.loads(sys.argv[2])): print('in', flush=True); sys.stdin.read()"
+    begin = "import json, sys; from pathlib import Path; from pipeline.resume import resumable\n"
+    begin += "with resumable(Path(sys.argv[1]), json.loads(sys.argv[2])): print('in', flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", begin, str(tmp_path), json.dumps(COUNT)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout
@@ -109,7 +109,7 @@ def test_a_kill_at_any_moment_of_the_start_is_survived(tmp_path: Path) -> None:
 
 
 def test_a_kill_at_the_very_end_is_survived(tmp_path: Path) -> None:
-    with continued(tmp_path, COUNT) as notes:
-        write(notes / "0", b"")
+    with resumable(tmp_path, COUNT) as records:
+        write(records / "0", b"")
         write(tmp_path / ".unfinished-no-more" / "0", b"what another kill left behind")
     assert files_below(tmp_path) == {}

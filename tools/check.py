@@ -6,9 +6,8 @@ from pathlib import Path
 import click
 
 from pipeline.format.depth import ENCODINGS, NEAR
-from pipeline.verify.check import CheckOptions, Report, check
-from pipeline.verify.repair import ASIDE, repair
-from pipeline.verify.repair import Report as Repaired
+from pipeline.verify.check import CheckOptions, CheckReport, check
+from pipeline.verify.repair import DAMAGED_SUFFIX, RepairReport, repair
 from tools.cli import Command, progress_bar
 
 DEFAULTS = CheckOptions()
@@ -71,7 +70,7 @@ def main(
         click.get_current_context().exit(1)
 
 
-def describe(report: Report, shards: Path) -> str:
+def describe(report: CheckReport, shards: Path) -> str:
     """One line: how much was read, how fast, and whether all is well."""
     manifest, megabytes = report.manifest, report.bytes / 1e6
     verdict = f"damage found: {len(report.damage):,}" if report.damage else "all is as it was packed"
@@ -81,10 +80,10 @@ def describe(report: Report, shards: Path) -> str:
     )
 
 
-def describe_repair(report: Repaired, shards: Path) -> str:
+def describe_repair(report: RepairReport, shards: Path) -> str:
     """One line: what there is now, what was left out, and what could not be known."""
     manifest = report.manifest
-    aside = f"; the damaged tars are kept as *.tar{ASIDE}" if report.damaged else ""
+    aside = f"; the damaged tars are kept as *.tar{DAMAGED_SUFFIX}" if report.damaged else ""
     unsure = f"; not verified: {report.unverified:,} shards, for want of checksums that tell damage which decodes"
     return (
         f"{shards}: rebuilt index, .idx and manifest of {manifest.sets:,} sets in {len(manifest.shards):,} shards; "

@@ -1,4 +1,4 @@
-"""fgbg-depth: depth maps by a teacher network."""
+"""fgbg-depth: depth maps by a monocular depth network."""
 
 import sys
 import time
@@ -7,10 +7,9 @@ from typing import Any
 
 import click
 
-from pipeline.depth_estimation.depth_folder import add_depth
-from pipeline.depth_estimation.depth_shards import rewrite_with_depth
-from pipeline.depth_estimation.model import NEAR, Teacher, TeacherSettings
-from pipeline.depth_estimation.run import EstimateOptions, Report
+from pipeline.depth_estimation.model import NEAR, DepthModel, DepthModelSettings
+from pipeline.depth_estimation.run import EstimateOptions, EstimateReport
+from pipeline.depth_estimation.targets import add_depth, rewrite_with_depth
 from pipeline.errors import InputError
 from pipeline.format.manifest import MANIFEST
 from pipeline.workers import SourceProgress
@@ -63,7 +62,7 @@ def main(
     workers: int,
     **flags: Any,
 ) -> None:
-    """Add depth maps to the image sets of SOURCE with a teacher network; near is bright.
+    """Add depth maps to the image sets of SOURCE with a depth network; near is bright.
 
     SOURCE is a folder of image sets, which gets a ..._disp.jpeg beside each overlay, a table of their scales
     (depth.csv) and what they were made with (depth.json); or a shard directory, which is rewritten to --shards.
@@ -82,7 +81,7 @@ def main(
     given = {name: value for name, value in flags.items() if value is not None}
     if range_ or per_image_range:
         given["range"] = range_
-    teacher = Teacher(model, TeacherSettings.load(model, given), batch_size)
+    depth_model = DepthModel(model, DepthModelSettings.load(model, given), batch_size)
     options = EstimateOptions(quality, skip_bad, workers)
     with progress_bar("scanning", 1, lambda rate: rate) as bar:
 
@@ -98,20 +97,20 @@ def main(
 
         progress = SourceProgress(files_found, sets_found, sets_done)
         if packed and shards:
-            report = rewrite_with_depth(source, shards, teacher, options, progress)
+            report = rewrite_with_depth(source, shards, depth_model, options, progress)
         else:
-            report = add_depth(source, teacher, options, overwrite=overwrite, progress=progress)
+            report = add_depth(source, depth_model, options, overwrite=overwrite, progress=progress)
     for problem in report.problems:
         click.echo(f"left out: {problem.path}: {problem.why}", err=True)
-    click.echo(describe(report, teacher))
+    click.echo(describe(report, depth_model))
 
 
-def describe(report: Report, teacher: Teacher) -> str:
+def describe(report: EstimateReport, depth_model: DepthModel) -> str:
     """One line: how many depth maps were made, how fast, and whether the network had to wait."""
     before = f" ({report.sets_before:,} were done before)" if report.sets_before else ""
     share = report.model_sec / report.seconds
     return (
-        f"made {report.sets:,} depth maps{before} with {teacher.model.name} on the {teacher.device}, "
+        f"made {report.sets:,} depth maps{before} with {depth_model.path.name} on the {depth_model.device}, "
         f"{report.sets / report.seconds:,.1f} sets/s, {share:.0%} of the time inside the model; "
         f"left out: {len(report.problems):,}"
     )

@@ -15,10 +15,9 @@ from pipeline.format.depth import CONVERTED, ENCODINGS, NEAR
 from pipeline.format.images import VERIFY
 from pipeline.format.manifest import CODECS
 from pipeline.format.planes import PLANES
-from pipeline.packing.custom_layouts import stated_layout
 from pipeline.packing.join import Sets
-from pipeline.packing.known_layouts import SCHEMES, Counts
-from pipeline.packing.pack import PackOptions, Summary, find, pack
+from pipeline.packing.known_layouts import SetCounts, choose_layout, layout_names
+from pipeline.packing.pack import PackOptions, PackSummary, pack, sets_to_pack
 from pipeline.verify.merge import merge
 from pipeline.workers import SourceProgress
 from tools.cli import Command, progress_bar
@@ -33,9 +32,9 @@ def _formulas(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> 
     return {name.strip(): formula for name, _, formula in (text.partition("=") for text in texts)}
 
 
-def _counts(_: click.Context, __: click.Parameter, text: str | None) -> Counts | None:
+def _counts(_: click.Context, __: click.Parameter, text: str | None) -> SetCounts | None:
     try:
-        return Counts.parse(text) if text else None
+        return SetCounts.parse(text) if text else None
     except InputError as error:
         raise click.BadParameter(str(error)) from error
 
@@ -48,7 +47,7 @@ def _counts(_: click.Context, __: click.Parameter, text: str | None) -> Counts |
 @click.option("--sets-per-shard", type=click.IntRange(1), default=DEFAULTS.sets_per_shard, show_default=True,
               help="Image sets in each tar.")  # fmt: skip
 @click.option("--layout", metavar="NAME|FILE", default="auto", show_default=True,
-              help=f"How files are named: auto, {', '.join(SCHEMES)}, "
+              help=f"How files are named: auto, {', '.join(layout_names())}, "
                    "a .toml file, or a .csv that lists sets.")  # fmt: skip
 @click.option("--overlay", metavar="TEMPLATE", help="Paths of overlays, as fg_bg/{bg}/{fg}_{id}.jpg.")
 @click.option("--mask", metavar="TEMPLATE", help="Paths of masks; {name} is a number, * anything within a name.")
@@ -85,7 +84,7 @@ def main(
     shards: Path,
     layout: str,
     fields: dict[str, str],
-    counts: Counts | None,
+    counts: SetCounts | None,
     size: int | None,
     no_depth: bool,
     dry_run: bool,
@@ -109,7 +108,7 @@ def main(
         raise click.UsageError(f"--size is for --codec {PLANES}: pictures keep the size that they have")
     how = PackOptions(depth=not no_depth, size=size or DEFAULTS.size, **options)
     templates = {"overlay": overlay, "mask": mask, "depth": depth, "background": background}
-    stated = stated_layout(layout, {name: text for name, text in templates.items() if text}, fields, counts)
+    chosen = choose_layout(layout, {name: text for name, text in templates.items() if text}, fields, counts)
     with progress_bar("scanning", 1) as bar:
 
         def files_found(total: int) -> None:
@@ -121,9 +120,9 @@ def main(
 
         progress = SourceProgress(files_found, sets_found, bar.update)
         if dry_run:
-            lines = list(describe_sets(find(sources, how, progress, stated)))
+            lines = list(describe_sets(sets_to_pack(sources, how, progress, chosen)))
         else:
-            lines = list(describe(pack(sources, shards, how, progress, stated), shards))
+            lines = list(describe(pack(sources, shards, how, progress, chosen), shards))
     click.echo("\n".join(lines))
 
 
@@ -148,7 +147,7 @@ def merge_shards(sources: tuple[Path, ...], shards: Path) -> str:
 
 def describe_sets(sets: Sets) -> Iterator[str]:
     """What a dry run tells: the layout, how many sets join, examples of them, and the problems."""
-    yield f"layout: {sets.chosen.why}"
+    yield f"layout: {sets.layout.why}"
     yield f"{len(sets):,} sets join, on {len(sets.backgrounds):,} backgrounds; left out: {_counts_of(sets.left_out)}"
     for position in np.unique(np.linspace(0, len(sets) - 1, EXAMPLES).astype(int)):
         files = sets[position]
@@ -165,7 +164,7 @@ def _counts_of(kinds: Counter[str]) -> str:
     return ", ".join(f"{count:,} {kind}" for kind, count in sorted((+kinds).items())) or "nothing"
 
 
-def describe(summary: Summary, shards: Path) -> Iterator[str]:
+def describe(summary: PackSummary, shards: Path) -> Iterator[str]:
     """What a packing tells: layout and depth, and in one line what was packed, how fast, and what is wrong."""
     yield f"layout: {summary.layout}"
     if summary.depth:
@@ -179,7 +178,7 @@ def describe(summary: Summary, shards: Path) -> Iterator[str]:
     if manifest.codec == PLANES:
         depth += f", planes of {manifest.plane_size} x {manifest.plane_size} pixels"
     decoding = f" ({summary.decode_share:.0%} of the workers' time is decoding)" if summary.decode_share else ""
-    kept = f"; kept with masks that look wrong: {_counts_of(summary.findings)}" if summary.findings else ""
+    kept = f"; kept with masks that look wrong: {_counts_of(summary.remarks)}" if summary.remarks else ""
     problems = f"; {summary.problems:,} files listed in {shards / 'problems.csv'}" if summary.problems else ""
     yield (
         f"packed {manifest.sets:,} sets on {len(manifest.backgrounds):,} backgrounds into {len(manifest.shards):,} "

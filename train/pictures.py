@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.loading.batch import Batch
-from pipeline.packing.preview import contact_sheet
+from pipeline.packing.finalize import contact_sheet
 from pipeline.resume import atomic_file
 from train.metrics import iou
 from train.model import Prediction

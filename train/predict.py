@@ -19,8 +19,8 @@ from pipeline.errors import InputError
 from pipeline.format.depth import colour_map
 from pipeline.format.images import BadImage, Picture, decode_rgb, read_picture
 from pipeline.packing.encode_planes import BATCH as ENCODER_BATCH
-from pipeline.packing.encode_planes import NoPlanes, PlaneEncoder
-from pipeline.resume import atomic_file, continued
+from pipeline.packing.encode_planes import NoPlanes, PlaneRasterizer
+from pipeline.resume import atomic_file, resumable
 from pipeline.workers import available_cores
 from train.pairs import Pair
 from train.run import Run
@@ -47,11 +47,11 @@ class Predictor:
     def __init__(self, run: Run, device: torch.device) -> None:
         """The network is on `device`. Raises `InputError` where DALI is missing."""
         self._network, self._device = run.network, device
-        self._encoder = PlaneEncoder({"bg": None, "fg_bg": None}, run.config.size)
+        self._rasterizer = PlaneRasterizer({"bg": None, "fg_bg": None}, run.config.size)
 
     def __call__(self, sets: Sequence[tuple[Picture, Picture]]) -> list[Planes | NoPlanes]:
         """Planes of each pair of background and overlay, at most `MOST_PAIRS`, or why there are none."""
-        inputs = self._encoder.planes(sets)
+        inputs = self._rasterizer.rasterize(sets)
         good = [planes for planes in inputs if not isinstance(planes, NoPlanes)]
         if not good:
             return list(inputs)  # type: ignore[arg-type]
@@ -90,7 +90,7 @@ def predict(
     """
     arguments = _arguments(run, pairs)
     predictor = Predictor(run, device)
-    with continued(out, arguments) as notes, ThreadPoolExecutor(available_cores()) as pool:
+    with resumable(out, arguments) as notes, ThreadPoolExecutor(available_cores()) as pool:
         require_pictures(pairs)
         note = notes / DONE
         first = int(note.read_text()) if note.exists() else 0

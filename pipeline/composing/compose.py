@@ -23,16 +23,16 @@ from pipeline.format.sample import set_key
 from pipeline.format.tar import ShardWriter
 from pipeline.loading.sampler import Permutation
 from pipeline.packing.finalize import (
-    assemble,
     done_shards,
+    finalize,
     finished_shards,
-    note_path,
+    record_path,
     shard_path,
     tally,
-    write_bank,
+    write_backgrounds,
     write_problems,
 )
-from pipeline.resume import atomic_file, continued
+from pipeline.resume import atomic_file, resumable
 from pipeline.workers import Workers, available_cores
 
 STAGE = ".stage"  # folder of the stage, beside the progress records; hidden: it is none of them
@@ -145,7 +145,7 @@ def compose(
     progress = progress or Progress()
     identity = {"command": "fgbg-compose", **arguments, **asdict(options)}
     identity |= {"sets_per_shard": sets_per_shard, "skip_bad": skip_bad}
-    with continued(target, identity) as notes, Workers(workers or available_cores()) as pool:
+    with resumable(target, identity) as notes, Workers(workers or available_cores()) as pool:
         pictures = len(source.backgrounds) + len(source.foregrounds)
         problems = prepare(
             notes / STAGE,
@@ -179,16 +179,16 @@ def _into_shards(
                 turns = np.arange(shard * sets_per_shard, min((shard + 1) * sets_per_shard, sets))
                 numbers = template.numbers[shuffle(turns)]
                 yield template._replace(
-                    target=shard_path(shards, shard), record=note_path(notes, shard), numbers=numbers
+                    target=shard_path(shards, shard), record=record_path(notes, shard), numbers=numbers
                 )
 
     output = _work(pool, write_shard, jobs(), sum(done.values()), sets, progress)
     pictures = (Picture("jpg", stage.encoded(bg), 2 * (stage.source.size,)) for bg in range(stage.backgrounds))
-    bank = write_bank(shards, enumerate(pictures))
+    backgrounds = write_backgrounds(shards, enumerate(pictures))
     _write_tables(shards, stage, (shard.text for shard in finished_shards(shards, notes, count)))
     total = tally(shards, notes, count)
     total.problems.extend(problems)
-    assemble(shards, notes, count, total, bank, ("gray" if stage.source.has_depth else NO_DEPTH, "bright"))
+    finalize(shards, notes, count, total, backgrounds, ("gray" if stage.source.has_depth else NO_DEPTH, "bright"))
     return output
 
 

@@ -1,4 +1,4 @@
-"""The teacher: a monocular depth network in an ONNX file, and what must be known to feed and to read it."""
+"""Depth model: a monocular depth network in an ONNX file, and what must be known to feed and to read it."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ EXTERNAL_FILE = re.compile(rb"\n\x08location\x12([\x01-\x7f])")
 
 
 @dataclass(frozen=True)
-class TeacherSettings:
+class DepthModelSettings:
     """What an ONNX file does not say of its network. Raises `InputError` for a value out of range."""
 
     size: tuple[int, int] | None = None
@@ -48,7 +48,7 @@ class TeacherSettings:
             raise InputError(f"range {self.range}: expected two outputs of the network, the lower first")
 
     @classmethod
-    def load(cls, model: Path, flags: Mapping[str, Any]) -> "TeacherSettings":
+    def load(cls, model: Path, flags: Mapping[str, Any]) -> "DepthModelSettings":
         """The settings in the JSON file beside `model` (FILE.json, if there is one); those in `flags` win.
 
         Raises `InputError` for a file that is no JSON object, unknown keys and values out of range.
@@ -87,26 +87,26 @@ def _is_edge(pixels: object) -> bool:
     return isinstance(pixels, int) and pixels > 0
 
 
-class Teacher:
-    """A network that is open and has proved, on one batch of black pictures, that it takes and gives what it must."""
+class DepthModel:
+    """A loaded network, tried on a batch of black pictures: its input and output have the right shapes."""
 
-    def __init__(self, model: Path, settings: TeacherSettings, batch_size: int) -> None:
-        """Open `model` on the GPU if onnxruntime offers it, else on the CPU.
+    def __init__(self, path: Path, settings: DepthModelSettings, batch_size: int) -> None:
+        """Open the file `path` on the GPU if onnxruntime offers it, else on the CPU.
 
         Raises `InputError` if onnxruntime is missing, the file is no ONNX or no network of this kind, if the size of
         its input is nowhere stated, or if it fails.
         """
-        self.model = model
-        self._session = _open(model)
+        self.path = path
+        self._session = _open(path)
         self.device = "GPU" if GPU in self._session.get_providers() else "CPU"
         batch, *size = self._input_shape()
         self._fixed_batch = batch is not None
         self.batch_size = batch or batch_size
         """Pictures that it takes at a time: as asked for, unless the file allows one number only."""
-        self.size = _agreed_size(model, size, settings.size)
+        self.size = _agreed_size(path, size, settings.size)
         """Height and width of its input, pixels."""
         self.settings = replace(settings, size=self.size)
-        self.sha256 = _hash_model(model)
+        self.sha256 = _hash_model(path)
         self(np.zeros((self.batch_size, 3, *self.size), np.float32))
 
     def _input_shape(self) -> list[int | None]:
@@ -122,7 +122,7 @@ class Teacher:
                 f"{kind} " + ", ".join(f"{node.name} {node.type} {_as_text(node.shape)}" for node in nodes)
                 for kind, nodes in (("input", inputs), ("output", outputs))
             )
-            raise InputError(f"{self.model}: {found}; {EXPECTED}: export it so, in a module around it if need be")
+            raise InputError(f"{self.path}: {found}; {EXPECTED}: export it so, in a module around it if need be")
         self._input_name = inputs[0].name
         return [shape[0], *shape[2:]]
 
@@ -156,11 +156,11 @@ class Teacher:
         except Exception as error:  # onnxruntime's own errors have no common base
             asked = f"a batch of {_as_text(images.shape)}"
             remedy = "try a smaller --batch-size (some networks take 1 only), or another --size"
-            raise InputError(f"{self.model} fails on {asked} ({_one_line(error)}): {remedy}") from error
+            raise InputError(f"{self.path} fails on {asked} ({_one_line(error)}): {remedy}") from error
         flat = output[:, 0] if output.ndim == 4 and output.shape[1] == 1 else output
         if flat.ndim != 3 or len(flat) != len(images):
             found = f"gives {_as_text(output.shape)} for a batch of {_as_text(images.shape)}"
-            raise InputError(f"{self.model} {found}; {EXPECTED}: export it so, in a module around it if need be")
+            raise InputError(f"{self.path} {found}; {EXPECTED}: export it so, in a module around it if need be")
         result: NDArray[np.float32] = flat[:count].astype(np.float32, copy=False)
         return result
 

@@ -1,5 +1,6 @@
-"""Estimate: overlays -> depth maps by the teacher, which does not wait: pictures are decoded ahead of it, depth maps
-encoded and saved behind it, in bounded queues.
+"""Run of a depth model: overlays -> depth maps. The network is kept busy.
+
+Pictures are decoded before it asks for them, depth maps encoded and saved after it, in threads with bounded queues.
 """
 
 import threading
@@ -16,12 +17,12 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.depth_estimation.model import Teacher, TeacherSettings
+from pipeline.depth_estimation.model import DepthModel, DepthModelSettings
 from pipeline.errors import InputError, Problem
 from pipeline.format.images import BadImage, Picture, decode_rgb, encode_gray, image_format
 from pipeline.workers import available_cores
 
-AHEAD, BEHIND = 3, 3  # batches
+PREPARED_BATCHES, UNSAVED_BATCHES = 3, 3  # at most, before and after the network
 Item = TypeVar("Item")
 Size = tuple[int, int]  # height, width
 
@@ -50,11 +51,11 @@ class DepthMap(NamedTuple):
     near: float
 
 
-Result = DepthMap | Problem
+EstimateResult = DepthMap | Problem
 
 
-class Job(Protocol[Item]):
-    """Where overlays come from and depth maps go. `read` is called from many threads, `save` from one."""
+class EstimateJob(Protocol[Item]):
+    """Where overlays come from and depth maps go (`targets`). `read` is called from many threads, `save` from one."""
 
     def name(self, item: Item) -> str:
         """What a message calls an overlay."""
@@ -64,16 +65,16 @@ class Job(Protocol[Item]):
         """The encoded overlay; raise `BadImage` if that fails."""
         ...
 
-    def save(self, batch: list[tuple[Item, Result]]) -> None:
+    def save(self, batch: list[tuple[Item, EstimateResult]]) -> None:
         """Keep the depth maps of a batch; with `skip_bad`, there are problems among them."""
         ...
 
 
 class EstimateError(OSError):
-    """A picture or the network stopped a run. No `InputError`: hours of work are kept (see `files.continued`)."""
+    """A picture or the network stopped a run. No `InputError`: hours of work are kept (see `resume.resumable`)."""
 
 
-class Report(NamedTuple):
+class EstimateReport(NamedTuple):
     """What a run did: sets with new depth maps, overlays left out, and for how long the network was at work."""
 
     sets: int
@@ -85,67 +86,71 @@ class Report(NamedTuple):
 
 
 def estimate(
-    teacher: Teacher,
-    job: Job[Item],
+    model: DepthModel,
+    job: EstimateJob[Item],
     batches: Iterable[Sequence[Item]],
     options: EstimateOptions,
     tick: Callable[[int], None] = lambda more: None,
-) -> Report:
-    """Save the depth maps of `batches`, each of at most `teacher.batch_size` overlays; `tick` is told how many more.
+) -> EstimateReport:
+    """Save the depth maps of `batches`, each of at most `model.batch_size` overlays; `tick` is told how many more.
 
     Raises `EstimateError` for an overlay that does not decode, an output that is not finite and a network that fails;
     the batches before it are saved then, as before any other error.
     """
     start, model_sec, sets, problems = time.monotonic(), 0.0, 0, list[Problem]()
     failed = threading.Event()
-    saving = deque[Future[list[Result]]]()
+    unsaved = deque[Future[list[EstimateResult]]]()
 
-    def save(items: Sequence[Item], sizes: list[Size | Problem], values: NDArray[np.float32]) -> list[Result]:
+    def save(items: Sequence[Item], sizes: list[Size | Problem], values: NDArray[np.float32]) -> list[EstimateResult]:
         if failed.is_set():  # one batch was not saved, so no later one may be
             return []
         try:
             outputs = iter(values)
-            drawn = [
+            drawing = [
                 size if isinstance(size, Problem)
-                else pool.submit(draw, next(outputs), size, teacher.settings, options.quality, job.name(item))
+                else pool.submit(draw_depth_map, next(outputs), size, model.settings, options.quality, job.name(item))
                 for item, size in zip(items, sizes, strict=True)
             ]  # fmt: skip
-            results = [one.result() if isinstance(one, Future) else one for one in drawn]
+            results = [one.result() if isinstance(one, Future) else one for one in drawing]
             job.save(list(zip(items, results, strict=True)))
         except BaseException:
             failed.set()
             raise
         return results
 
-    def settle() -> None:
+    def collect_saved() -> None:
         nonlocal sets
-        results = saving.popleft().result()
+        results = unsaved.popleft().result()
         bad = [result for result in results if isinstance(result, Problem)]
         problems.extend(bad)
         sets += len(results) - len(bad)
         tick(len(results))
 
-    with _stopping(), ThreadPoolExecutor(options.workers) as pool, ThreadPoolExecutor(1) as writer:
-        for batch in _ahead(_Batch.prepare(teacher, job, items, pool) for items in batches):
+    with (
+        _input_errors_as_estimate_errors(),
+        ThreadPoolExecutor(options.workers) as pool,
+        ThreadPoolExecutor(1) as writer,
+    ):
+        for batch in _prepare_ahead(_Batch.prepare(model, job, items, pool) for items in batches):
             sizes = [decoded.result() for decoded in batch.sizes]
             good = [place for place, size in enumerate(sizes) if not isinstance(size, Problem)]
             if len(good) < len(sizes) and not options.skip_bad:
                 bad = next(size for size in sizes if isinstance(size, Problem))
-                raise InputError(f"{bad.path}: {bad.why}: mend it, or leave such sets out with --skip-bad")
+                raise InputError(f"{bad.path}: {bad.why}: repair it, or leave such sets out with --skip-bad")
             images = batch.images if len(good) == len(sizes) else batch.images[good]
             begin = time.monotonic()
-            values = teacher(images) if good else images
+            values = model(images) if good else images
             model_sec += time.monotonic() - begin
-            saving.append(writer.submit(save, batch.items, sizes, values))
-            while len(saving) > BEHIND or (saving and saving[0].done()):
-                settle()
-        while saving:
-            settle()
-    return Report(sets, problems, time.monotonic() - start, model_sec)
+            unsaved.append(writer.submit(save, batch.items, sizes, values))
+            while len(unsaved) > UNSAVED_BATCHES or (unsaved and unsaved[0].done()):
+                collect_saved()
+        while unsaved:
+            collect_saved()
+    return EstimateReport(sets, problems, time.monotonic() - start, model_sec)
 
 
 @contextmanager
-def _stopping() -> Iterator[None]:
+def _input_errors_as_estimate_errors() -> Iterator[None]:
     try:
         yield
     except InputError as error:
@@ -156,33 +161,33 @@ class _Batch(NamedTuple, Generic[Item]):
     """Overlays on their way through the decoding threads."""
 
     items: Sequence[Item]
-    images: NDArray[np.float32]  # [N, 3, H, W], as the teacher takes them, once all sizes are there
+    images: NDArray[np.float32]  # [N, 3, H, W], as the model takes them, once all sizes are there
     sizes: list[Future[Size | Problem]]
 
     @classmethod
     def prepare(
-        cls, teacher: Teacher, job: Job[Item], items: Sequence[Item], pool: ThreadPoolExecutor
+        cls, model: DepthModel, job: EstimateJob[Item], items: Sequence[Item], pool: ThreadPoolExecutor
     ) -> "_Batch[Item]":
         def prepare(item: Item, out: NDArray[np.float32]) -> Size | Problem:
             try:
                 overlay = decode_colour(job.read(item))
             except BadImage as error:
                 return Problem(job.name(item), "undecodable", str(error))
-            teacher.prepare(overlay, out)
+            model.prepare(overlay, out)
             return overlay.shape[0], overlay.shape[1]
 
-        images = np.empty((len(items), 3, *teacher.size), np.float32)
+        images = np.empty((len(items), 3, *model.size), np.float32)
         return cls(items, images, [pool.submit(prepare, item, out) for item, out in zip(items, images, strict=True)])
 
 
-def _ahead(batches: Iterable[_Batch[Item]]) -> Iterator[_Batch[Item]]:
-    """The same batches; so many are always begun before they are asked for."""
-    begun = deque[_Batch[Item]]()
+def _prepare_ahead(batches: Iterable[_Batch[Item]]) -> Iterator[_Batch[Item]]:
+    """The same batches; PREPARED_BATCHES are always begun before they are asked for."""
+    prepared = deque[_Batch[Item]]()
     for batch in batches:
-        begun.append(batch)
-        if len(begun) > AHEAD:
-            yield begun.popleft()
-    yield from begun
+        prepared.append(batch)
+        if len(prepared) > PREPARED_BATCHES:
+            yield prepared.popleft()
+    yield from prepared
 
 
 def decode_colour(content: bytes) -> NDArray[np.uint8]:
@@ -196,7 +201,9 @@ def decode_colour(content: bytes) -> NDArray[np.uint8]:
     return picture
 
 
-def draw(output: NDArray[np.float32], size: Size, settings: TeacherSettings, quality: int, name: str) -> DepthMap:
+def draw_depth_map(
+    output: NDArray[np.float32], size: Size, settings: DepthModelSettings, quality: int, name: str
+) -> DepthMap:
     """Draw what the network gave for one picture, [h, w], as a depth map of `size` (height, width), near = bright.
 
     Bilinear; 0 is the farthest and 255 the nearest value of the picture, or of `settings.range`, beyond which it

@@ -26,10 +26,10 @@ _COMPRESSIONS: dict[bytes, Callable[[Path], Any]] = {
     b"\xfd7zXZ\0": lzma.open,
 }
 MAX_INFLATED = 256 << 20  # bytes of a member: more is a bomb, or a mistake
-FULL32 = 0xFFFFFFFF  # "it stands in the extra field"
+FULL32 = 0xFFFFFFFF  # the value stands in the extra field, in 64 bits
 
 
-class Place(NamedTuple):
+class MemberPlace(NamedTuple):
     """Where a member's bytes lie in its archive; in a zip `offset` is that of the local header before them."""
 
     source: int
@@ -41,7 +41,7 @@ class Place(NamedTuple):
     crc32: int
 
 
-class Member(NamedTuple):
+class ArchiveMember(NamedTuple):
     """A file in an archive. `refused`: why it must not be read, "" if it may be."""
 
     path: str
@@ -64,17 +64,17 @@ def _refusal(path: str, *, is_link: bool) -> str:
     return "a link" if is_link else ""
 
 
-def zip_members(path: Path) -> Iterator[Member]:
+def zip_members(path: Path) -> Iterator[ArchiveMember]:
     """The files in a zip, by its central directory (PKWARE APPNOTE 6.3, 4.3); raise `InputError` if it is damaged."""
     try:
         with path.open("rb") as file:
-            yield from _zip_members(_central_directory(file.fileno(), path))
+            yield from _zip_members(*_central_directory(file.fileno(), path))
     except struct.error as error:
         raise InputError(f"{path} is damaged (its directory is cut short): copy it again") from error
 
 
 def _central_directory(file: int, path: Path) -> tuple[bytes, int]:
-    """The directory, and how many bytes stand before the archive proper, as in one that unpacks itself."""
+    """The central directory, and how many bytes stand before the archive proper, as in one that unpacks itself."""
     length = os.fstat(file).st_size
     tail_at = max(0, length - 22 - 0xFFFF)
     tail = os.pread(file, length - tail_at, tail_at)
@@ -96,15 +96,14 @@ def _central_directory(file: int, path: Path) -> tuple[bytes, int]:
     return directory, before
 
 
-def _zip_members(found: tuple[bytes, int]) -> Iterator[Member]:
-    directory, before = found
-    at, whole = 0, struct.Struct("<4s6H3I5H2I")
+def _zip_members(directory: bytes, before: int) -> Iterator[ArchiveMember]:
+    at, entry = 0, struct.Struct("<4s6H3I5H2I")
     while at < len(directory):
         (signature, by, _, flags, method, _, _, crc32, stored, size, name_length, extra_length, comment_length, _, _,
-         attributes, offset) = whole.unpack_from(directory, at)  # fmt: skip
+         attributes, offset) = entry.unpack_from(directory, at)  # fmt: skip
         if signature != ENTRY:
             raise struct.error("no entry")
-        name_at = at + whole.size
+        name_at = at + entry.size
         name = directory[name_at : name_at + name_length]
         extra = directory[name_at + name_length : name_at + name_length + extra_length]
         at = name_at + name_length + extra_length + comment_length
@@ -112,18 +111,18 @@ def _zip_members(found: tuple[bytes, int]) -> Iterator[Member]:
             continue
         path = name.decode("utf-8" if flags & 0x800 else "cp437", "surrogateescape")
         if FULL32 in (size, stored, offset):
-            size, stored, offset = _wide(extra, size, stored, offset)
+            size, stored, offset = _zip64_values(extra, size, stored, offset)
         is_link = by >> 8 == 3 and stat.S_ISLNK(attributes >> 16)  # 3: made on Unix
         refused = _refusal(path, is_link=is_link)
         if not refused and flags & 1:
             refused = "encrypted"
         if not refused and method not in (STORED, DEFLATED):
             refused = f"packed by method {method}; only stored and deflated members are read"
-        yield Member(path, crc32 << 31 | size & 0x7FFFFFFF, offset + before, stored, method, crc32, refused)
+        yield ArchiveMember(path, crc32 << 31 | size & 0x7FFFFFFF, offset + before, stored, method, crc32, refused)
 
 
-def _wide(extra: bytes, *values: int) -> list[int]:
-    """The 64-bit values of those that are full, in their order."""
+def _zip64_values(extra: bytes, *values: int) -> list[int]:
+    """The values, those that are FULL32 replaced by the 64-bit ones of the extra field (APPNOTE 4.5.3)."""
     at = 0
     while at + 4 <= len(extra):
         kind, length = struct.unpack_from("<HH", extra, at)
@@ -134,7 +133,7 @@ def _wide(extra: bytes, *values: int) -> list[int]:
     return list(values)
 
 
-def tar_members(path: Path) -> Iterator[Member]:
+def tar_members(path: Path) -> Iterator[ArchiveMember]:
     """The files in a tar, plain or compressed; offsets are those in the plain one.
 
     Raises `InputError` if it is damaged or cut short.
@@ -153,7 +152,7 @@ def tar_members(path: Path) -> Iterator[Member]:
                 if not refused and (not info.isreg() or info.issparse()):
                     refused = "neither a plain file nor a folder"
                 stamp = hash((info.size, int(info.mtime), info.offset_data))
-                yield Member(info.name.removeprefix("./"), stamp, info.offset_data, info.size, PLAIN, 0, refused)
+                yield ArchiveMember(info.name.removeprefix("./"), stamp, info.offset_data, info.size, PLAIN, 0, refused)
             if compressed:
                 while file.read(1 << 20):  # to where its own checksum is
                     pass
@@ -182,7 +181,7 @@ def is_compressed(path: Path) -> bool:
         return file.read(6).startswith(tuple(_COMPRESSIONS))
 
 
-def read_member(file: int, place: Place) -> bytes:
+def read_member(file: int, place: MemberPlace) -> bytes:
     """The content of a member of the open archive `file`; raise `BadImage` if it is not as the archive says."""
     offset = place.offset
     if place.method != PLAIN:
@@ -200,9 +199,9 @@ def read_member(file: int, place: Place) -> bytes:
         except zlib.error as error:
             raise BadImage(f"does not inflate ({error})") from error
         if not inflating.eof:
-            whole = len(content) < MAX_INFLATED
+            is_short = len(content) < MAX_INFLATED
             raise BadImage(
-                "does not inflate (it is cut short)" if whole else f"inflates to over {MAX_INFLATED >> 20} MiB"
+                "does not inflate (it is cut short)" if is_short else f"inflates to over {MAX_INFLATED >> 20} MiB"
             )
     if place.method != PLAIN and zlib.crc32(content) != place.crc32:
         raise BadImage("its CRC differs from the archive's")

@@ -1,6 +1,6 @@
-"""Set lists: a CSV file that names the files of each set, for data sets whose file names tell nothing.
+"""CSV layouts: a CSV file that names the files of each set, for data sets whose file names tell nothing.
 
-A row is a set, a column a part: `overlay`, `mask`, `depth` and `background`, or, as rajy4683 called them, `ImageName`,
+A row is a set, a column a part: `overlay`, `mask`, `depth` and `background`, or as in published data sets `ImageName`,
 `MaskName`, `Depthname` and `BGImageName`. Further columns may name the archive that each lies in (`BaseImageFName` for
 overlay and mask, `DepthImageFName`, `BGImageFName`), and give `bg`, `fg` and `id` as numbers. Without these backgrounds
 are numbered in the order of their names, foregrounds are unknown, and a set's number is its row's, from 1.
@@ -20,12 +20,10 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError, Problem
 from pipeline.format.images import BadImage
 from pipeline.format.sample import UNKNOWN
-from pipeline.packing.candidates import Claims
-from pipeline.packing.formulas import LARGEST
-from pipeline.packing.known_layouts import NOT_PACKED
+from pipeline.packing.discovery import Candidates, is_junk
+from pipeline.packing.layouts import DEFAULT_IGNORED, LARGEST
 from pipeline.packing.listing import Listing
-from pipeline.packing.recognise import is_junk
-from pipeline.packing.sources import Reader
+from pipeline.packing.sources import FileReader
 
 COLUMNS = {
     "fg_bg": ("overlay", "fg_bg", "imagename"),
@@ -33,38 +31,43 @@ COLUMNS = {
     "depth": ("depth", "depthname"),
     "bg": ("background", "bgimagename"),
 }
-ARCHIVES = {"fg_bg": "baseimagefname", "mask": "baseimagefname", "depth": "depthimagefname", "bg": "bgimagefname"}
+ARCHIVE_COLUMNS = {
+    "fg_bg": "baseimagefname",
+    "mask": "baseimagefname",
+    "depth": "depthimagefname",
+    "bg": "bgimagefname",
+}
 
 
 @dataclass(frozen=True)
-class SetList:
+class CsvLayout:
     """A CSV file that names the parts of each set."""
 
     name: str
     content: bytes
 
     @classmethod
-    def load(cls, path: Path) -> "SetList":
+    def load(cls, path: Path) -> "CsvLayout":
         """From a file; raise `InputError` if it has not the columns."""
-        found = cls(path.name, path.read_bytes())
-        if not found.columns:
+        layout = cls(path.name, path.read_bytes())
+        if not layout.columns:
             expected = ", ".join(f"{' or '.join(names)}" for names in COLUMNS.values())
             raise InputError(f"{path} names no sets: it needs a column each of {expected}")
-        return found
+        return layout
 
     @classmethod
-    def find_in(cls, listing: Listing) -> "SetList | None":
+    def find_in(cls, listing: Listing) -> "CsvLayout | None":
         """The one at the root of a source, if there is one; raise `InputError` if there are several."""
-        reader, found = Reader(listing.sources), list[SetList]()
+        reader, layouts = FileReader(listing.sources), list[CsvLayout]()
         for row in listing.root_files(".csv"):
             with contextlib.suppress(BadImage, InputError):  # what cannot be read as a CSV is no list of sets
                 candidate = cls(listing.name(row), reader.read(*listing.locate(row)))
                 if candidate.columns:
-                    found.append(candidate)
-        if len(found) > 1:
-            names = ", ".join(one.name for one in found)
-            raise InputError(f"{len(found)} files list sets: {names}: choose one with --layout FILE.csv")
-        return found[0] if found else None
+                    layouts.append(candidate)
+        if len(layouts) > 1:
+            names = ", ".join(layout.name for layout in layouts)
+            raise InputError(f"{len(layouts)} files list sets: {names}: choose one with --layout FILE.csv")
+        return layouts[0] if layouts else None
 
     @property
     def columns(self) -> dict[str, int]:
@@ -74,7 +77,7 @@ class SetList:
         columns = {part: place[name] for part, names in COLUMNS.items() for name in names if name in place}
         if not {"fg_bg", "mask", "bg"} <= columns.keys():
             return {}
-        columns |= {f"{part}@": place[name] for part, name in ARCHIVES.items() if name in place}
+        columns |= {f"{part}@": place[name] for part, name in ARCHIVE_COLUMNS.items() if name in place}
         own = set(columns.values())
         return columns | {f"#{name}": place[name] for name in ("bg", "fg", "id") if place.get(name) not in {None, *own}}
 
@@ -83,17 +86,17 @@ class SetList:
         try:
             yield from csv.reader(text)
         except csv.Error as error:
-            raise InputError(f"{self.name} is no CSV ({error}): mend it, or take it out of the source") from error
+            raise InputError(f"{self.name} is no CSV ({error}): repair it, or take it out of the source") from error
 
-    def claim(self, listing: Listing, parts: tuple[str, ...], problems: list[Problem]) -> Claims:
-        """What the list says of files that are there; what is named and missing, or not named, goes to `problems`."""
+    def candidates(self, listing: Listing, parts: tuple[str, ...], problems: list[Problem]) -> Candidates:
+        """The files that are there, as the table names them; what is named and missing, or not named, is a problem."""
         columns, files = self.columns, _Files(listing)
         if "depth" in parts and "depth" not in columns:
             raise InputError(f"{self.name} has no column of depth maps: pack without: --no-depth")
         lines = list(self._lines())[1:]
         width = max(columns.values()) + 1
         backgrounds = _numbered((_cell(line, columns, "bg@"), _cell(line, columns, "bg")) for line in lines)
-        claims, seen, overlays = list[tuple[int, int, int, int, int]](), set[int](), dict[int, int]()
+        table, seen, overlays = list[tuple[int, int, int, int, int]](), set[int](), dict[int, int]()
         for number, line in enumerate(lines, 1):
             where = f"row {number} of {self.name}"
             if len(line) < width:
@@ -117,19 +120,19 @@ class SetList:
                 if part == "fg_bg":  # the same picture in two rows is one set, claimed twice
                     set_number = overlays.setdefault(row, set_number)
                 if part != "bg" or row not in seen:
-                    claims.append((row, code, bg, fg, set_number))
+                    table.append((row, code, bg, fg, set_number))
                 seen.add(row)
         for row in range(len(listing)):
             if row not in seen and not _is_beside(listing.path(row)):
                 problems.append(Problem(listing.name(row), "unknown", f"{self.name} does not name it"))
-        table = np.array(claims, np.int64).reshape(-1, 5)
-        codes, ids = table[:, 1].astype(np.int8), table[:, 2:].astype(np.int32)
-        return Claims(table[:, 0].astype(np.int32), codes, np.zeros_like(codes), ids)
+        numbers = np.array(table, np.int64).reshape(-1, 5)
+        codes, ids = numbers[:, 1].astype(np.int8), numbers[:, 2:].astype(np.int32)
+        return Candidates(numbers[:, 0].astype(np.int32), codes, np.zeros_like(codes), ids)
 
 
 def _is_beside(path: str) -> bool:
     """Whether a file is none of a picture's, such as the list itself."""
-    return is_junk(path) or any(template.matches(path) for template in NOT_PACKED)
+    return is_junk(path) or any(template.matches(path) for template in DEFAULT_IGNORED)
 
 
 def _cell(line: list[str], columns: dict[str, int], name: str) -> str:

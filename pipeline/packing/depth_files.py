@@ -24,11 +24,11 @@ from pipeline.format.images import (
     encode_gray,
     is_deep,
 )
-from pipeline.packing.metadata import Note
+from pipeline.packing.metadata import Metadata
 
 NPY_START = b"\x93NUMPY"
 QUALITY = 90  # of the JPEG that a converted picture becomes, as of depth that this project makes
-DIM = 1 / 4  # of the 16-bit range: who uses less of it should be told
+DIM = 1 / 4  # of the 16-bit range: depth that uses less of it is worth a remark
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class DepthFiles:
         """Encoding and near end of what is stored, for the manifest."""
         return ("gray", "bright") if self.converts else (self.encoding, self.near)
 
-    def read(self, content: bytes, verify: str) -> tuple[Picture, Note]:
+    def read(self, content: bytes, verify: str) -> tuple[Picture, Metadata]:
         """Check a file, and convert it if need be; with it what the set's json shall say of it.
 
         That is `depth_range` [far, near], the file's values that became 0 and 255 (beyond them it saturates). Raises
@@ -77,7 +77,7 @@ class DepthFiles:
             table, levels = depth_table(self.encoding, self.near), decode_gray(content)
         return _encoded(table[levels]), {}
 
-    def _scaled(self, values: NDArray[np.generic]) -> tuple[Picture, Note]:
+    def _scaled(self, values: NDArray[np.generic]) -> tuple[Picture, Metadata]:
         low, high = self.limits or (float(values.min()), float(values.max()))
         if not (np.isfinite(low) and np.isfinite(high)):
             raise BadImage("depth has infinite values: state the range that counts with --depth-range LOW HIGH")
@@ -92,7 +92,7 @@ def _encoded(levels: NDArray[np.uint8]) -> Picture:
     return Picture("jpg", encode_gray(levels, QUALITY), (height, width))
 
 
-def recognise_files(
+def recognise_depth_files(
     sample: Sequence[tuple[str, bytes]],
     arrays: int,
     encoding: str,

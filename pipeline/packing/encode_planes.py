@@ -1,4 +1,4 @@
-"""Encode: pictures -> planes, at packing, decoded on the CPU by the graph that the loader would decode them with."""
+"""Encoding planes: pictures -> gray planes, decoded on the CPU by the graph that the loader would decode them with."""
 
 import functools
 import os
@@ -34,25 +34,25 @@ class NoPlanes(NamedTuple):
     why: str
 
 
-class PlaneEncoder:
-    """Makes planes of pictures."""
+class PlaneRasterizer:
+    """Makes planes of encoded pictures: decodes, resizes and grays them."""
 
     def __init__(self, tables: Mapping[str, Table], size: int) -> None:
         """`tables` names the parts; `size` is that of the planes, pixels. Raises `InputError` where DALI is missing."""
         self._tables, self._options = tables, DecodeOptions(BATCH, size, "cpu", threads=1, prefetch=1)
         self._decoder = Decoder(tables, self._options)
 
-    def planes(self, sets: Sequence[Sequence[Picture]]) -> list[NDArray[np.uint8] | NoPlanes]:
+    def rasterize(self, sets: Sequence[Sequence[Picture]]) -> list[NDArray[np.uint8] | NoPlanes]:
         """Of each of at most BATCH sets of pictures, uint8 [parts, size, size]."""
         if not sets:
             return []
         try:
             [decoded] = self._decoder.decode(iter([_by_part(sets)]))
         except Undecodable:
-            return [self._one_by_one(pictures) for pictures in sets]
+            return [self._rasterize_one(pictures) for pictures in sets]
         return list(torch.cat(list(decoded.values()), dim=1).numpy())
 
-    def _one_by_one(self, pictures: Sequence[Picture]) -> NDArray[np.uint8] | NoPlanes:
+    def _rasterize_one(self, pictures: Sequence[Picture]) -> NDArray[np.uint8] | NoPlanes:
         """The planes of a set, or which of its pictures it is: DALI does not tell."""
         planes = []
         for part, (picture, (name, table)) in enumerate(zip(pictures, self._tables.items(), strict=True)):
@@ -74,11 +74,11 @@ class BackgroundEncoder:
 
     def __init__(self, size: int) -> None:
         """`size` of the planes, pixels. Raises `InputError` where DALI is missing."""
-        self._encoder = PlaneEncoder({"bg": None}, size)
+        self._rasterizer = PlaneRasterizer({"bg": None}, size)
 
     def encode(self, picture: Picture) -> Picture:
         """One of them; raise `BadImage` if DALI cannot decode it."""
-        [planes] = self._encoder.planes([[picture]])
+        [planes] = self._rasterizer.rasterize([[picture]])
         if isinstance(planes, NoPlanes):
             raise BadImage(planes.why)
         return Picture(EXTENSION, compress_frame(planes), planes.shape[1:])
@@ -96,8 +96,8 @@ class PlanesJob(NamedTuple):
     places: Mapping[int, Background]
     """Where in it each of the sets' backgrounds is."""
 
-    def of(self, ids: Collection[int]) -> "PlanesJob":
-        """The same with the backgrounds of some sets alone, which is less to hand to a worker."""
+    def limited_to(self, ids: Collection[int]) -> "PlanesJob":
+        """The same with some of the backgrounds alone, which is less to hand to a worker."""
         return self._replace(places={bg: self.places[bg] for bg in ids})
 
     def reader(self, reader: SetReader) -> "PlanesReader":
@@ -110,7 +110,7 @@ class PlanesReader:
 
     def __init__(self, reader: SetReader, job: PlanesJob) -> None:
         self._reader, self._job = reader, job
-        self._encoder = _encoder(job.size, job.depth)
+        self._rasterizer = _rasterizer(job.size, job.depth)
         self._encode_sec = 0.0
 
     @property
@@ -126,12 +126,12 @@ class PlanesReader:
             start = time.perf_counter()
             good = [(files, read) for files, read in zip(batch, reads, strict=True) if not read.problems]
             backgrounds = self._background_planes([files.bg for files, _ in good])
-            planes = self._encoder.planes([read.pictures for _, read in good])
-            for (files, read), made, background in zip(good, planes, backgrounds, strict=True):
-                if isinstance(made, NoPlanes):
-                    read.problems.append(Problem(files.paths[made.part], "undecodable", made.why))
+            planes = self._rasterizer.rasterize([read.pictures for _, read in good])
+            for (files, read), result, background in zip(good, planes, backgrounds, strict=True):
+                if isinstance(result, NoPlanes):
+                    read.problems.append(Problem(files.paths[result.part], "undecodable", result.why))
                 else:
-                    read.pictures[:] = [Picture(EXTENSION, encode_set(made, background), background.shape)]
+                    read.pictures[:] = [Picture(EXTENSION, encode_set(result, background), background.shape)]
             self._encode_sec += time.perf_counter() - start
             yield from reads
 
@@ -146,9 +146,9 @@ class PlanesReader:
 
 
 @functools.lru_cache(1)
-def _encoder(size: int, depth: tuple[str, str]) -> PlaneEncoder:
+def _rasterizer(size: int, depth: tuple[str, str]) -> PlaneRasterizer:
     """One for all jobs of a process, which spares every shard the building of a graph."""
     tables: dict[str, Table] = dict.fromkeys(PARTS[:2])
     if depth[0] != NO_DEPTH:
         tables["depth"] = depth_table(*depth)
-    return PlaneEncoder(tables, size)
+    return PlaneRasterizer(tables, size)

@@ -1,4 +1,4 @@
-"""Assemble: finished shards -> a shard directory: index, list of problems, preview and, last of all, the manifest."""
+"""Finalize: finished shards -> a shard directory: index, list of problems, preview and, last of all, the manifest."""
 
 import csv
 import io
@@ -9,25 +9,36 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.errors import Problem
-from pipeline.format.images import Picture
-from pipeline.format.manifest import BACKGROUNDS, Background, Manifest, ShardInfo, save_index, stored_members
+from pipeline.format.depth import depth_table
+from pipeline.format.images import BadImage, Picture, decode_gray, decode_rgb
+from pipeline.format.manifest import (
+    BACKGROUNDS,
+    Background,
+    Manifest,
+    ShardInfo,
+    load_index,
+    save_index,
+    stored_members,
+)
+from pipeline.format.planes import PLANES, decode_set, decompress_frames
 from pipeline.format.sample import UNKNOWN
 from pipeline.format.tar import Shard, TarWriter, load_shard
-from pipeline.packing.preview import write_preview
+from pipeline.loading.shard_reader import Store
 from pipeline.resume import atomic_file
 
 
-class Bank(NamedTuple):
-    """backgrounds.tar, written."""
+class BackgroundsTar(NamedTuple):
+    """What a finished backgrounds.tar holds."""
 
     backgrounds: list[Background]
     sha256: str
     sizes: NDArray[np.int64]  # [backgrounds, 2]: height, width
 
 
-def write_bank(shards: Path, pictures: Iterable[tuple[int, Picture]]) -> Bank:
+def write_backgrounds(shards: Path, pictures: Iterable[tuple[int, Picture]]) -> BackgroundsTar:
     """Write backgrounds.tar from (background id, picture), in this order."""
     backgrounds, sizes = [], []
     with TarWriter(shards / BACKGROUNDS, index=False) as writer:
@@ -35,11 +46,11 @@ def write_bank(shards: Path, pictures: Iterable[tuple[int, Picture]]) -> Bank:
             member = writer.add(f"bg_{bg:03}", [(f"bg.{picture.extension}", picture.content)])[0]
             backgrounds.append(Background(bg, member.offset, member.size, member.crc32))
             sizes.append(picture.size)
-    return Bank(backgrounds, writer.sha256, np.array(sizes).reshape(-1, 2))
+    return BackgroundsTar(backgrounds, writer.sha256, np.array(sizes).reshape(-1, 2))
 
 
 class Tally(NamedTuple):
-    """What the finished shards add up to, but for their rows, which stay in the notes."""
+    """What the finished shards add up to, but for their rows, which stay in the progress records."""
 
     infos: list[ShardInfo]
     sizes: list[NDArray[np.int64]]
@@ -52,9 +63,9 @@ class Tally(NamedTuple):
         return sum(info.sets for info in self.infos)
 
 
-def note_path(notes: Path, shard: int) -> Path:
-    """Where the note on shard number `shard` is kept (see `files.continued`)."""
-    return notes / f"sets-{shard:06}.npz"
+def record_path(records: Path, shard: int) -> Path:
+    """Where the progress record of shard number `shard` is kept (see `resume.resumable`)."""
+    return records / f"sets-{shard:06}.npz"
 
 
 def shard_path(shards: Path, shard: int) -> Path:
@@ -62,24 +73,24 @@ def shard_path(shards: Path, shard: int) -> Path:
     return shards / f"sets-{shard:06}.tar"
 
 
-def done_shards(shards: Path, notes: Path, count: int) -> dict[int, int]:
+def done_shards(shards: Path, records: Path, count: int) -> dict[int, int]:
     """Which of the shards 0 .. count - 1 are finished, and how many sets each has dealt with."""
-    found = ((number, load_shard(note_path(notes, number), shards)) for number in range(count))
-    return {number: shard.info.sets + shard.left_out.total() for number, shard in found if shard}
+    loaded = ((number, load_shard(record_path(records, number), shards)) for number in range(count))
+    return {number: shard.info.sets + shard.left_out.total() for number, shard in loaded if shard}
 
 
-def finished_shards(shards: Path, notes: Path, count: int) -> Iterator[Shard]:
+def finished_shards(shards: Path, records: Path, count: int) -> Iterator[Shard]:
     """The shards 0 .. count - 1, one at a time: index rows are never all in memory."""
     for number in range(count):
-        shard = load_shard(note_path(notes, number), shards)
-        assert shard, "a note vanished while we worked"
+        shard = load_shard(record_path(records, number), shards)
+        assert shard, "a progress record vanished during the run"
         yield shard
 
 
-def tally(shards: Path, notes: Path, count: int) -> Tally:
+def tally(shards: Path, records: Path, count: int) -> Tally:
     """Add up the shards 0 .. count - 1, all of which are finished."""
     total = Tally([], [], Counter(), [])
-    for shard in finished_shards(shards, notes, count):
+    for shard in finished_shards(shards, records, count):
         total.left_out.update(shard.left_out)
         total.problems.extend(shard.problems)
         if shard.info.sets:
@@ -88,17 +99,23 @@ def tally(shards: Path, notes: Path, count: int) -> Tally:
     return total
 
 
-def assemble(
-    shards: Path, notes: Path, count: int, total: Tally, bank: Bank, depth: tuple[str, str], codec: str = "jpeg"
+def finalize(
+    shards: Path,
+    records: Path,
+    count: int,
+    total: Tally,
+    backgrounds: BackgroundsTar,
+    depth: tuple[str, str],
+    codec: str = "jpeg",
 ) -> Manifest:
-    """Write what belongs to the shards 0 .. count - 1; `depth` is (encoding, near end) of the manifest.
+    """Write all that lies beside the shards 0 .. count - 1; `depth` is (encoding, near end) of the manifest.
 
     The manifest comes last: without it a directory is no data set.
     """
     foregrounds = set[int]()
 
     def rows() -> Iterator[NDArray[np.void]]:
-        with_sets = (shard for shard in finished_shards(shards, notes, count) if shard.info.sets)
+        with_sets = (shard for shard in finished_shards(shards, records, count) if shard.info.sets)
         for place, shard in enumerate(with_sets):
             shard.rows["shard"] = place
             foregrounds.update(np.unique(shard.rows["fg"]).tolist())
@@ -110,10 +127,10 @@ def assemble(
         foregrounds=len(foregrounds - {UNKNOWN}),
         depth_encoding=depth[0],
         depth_near=depth[1],
-        sizes=_size_ranges(stored_members(codec, depth[0]), bank.sizes, total.sizes),
+        sizes=_size_ranges(stored_members(codec, depth[0]), backgrounds.sizes, total.sizes),
         shards=total.infos,
-        backgrounds=bank.backgrounds,
-        backgrounds_sha256=bank.sha256,
+        backgrounds=backgrounds.backgrounds,
+        backgrounds_sha256=backgrounds.sha256,
         index_sha256=index_sha256,
         codec=codec,
     )
@@ -150,3 +167,61 @@ def read_problems(path: Path) -> list[Problem]:
     except (OSError, ValueError, csv.Error):
         return []
     return [Problem(*row) for row in rows if len(row) == len(header)] if tuple(header) == Problem._fields else []
+
+
+TILE, GAP, TITLE, FONT = 160, 4, 16, 12  # pixels
+PREVIEW_ROWS = 8
+
+
+def contact_sheet(
+    titles: Sequence[str], rows: Sequence[tuple[str, Sequence[NDArray[np.uint8]]]], tile: int = TILE
+) -> Image.Image:
+    """Lay out rows of (label, pictures), uint8 [H, W] or [H, W, 3] of any size, under column titles.
+
+    Every picture is scaled to `tile` x `tile` pixels.
+    """
+    step = tile + GAP
+    sheet = Image.new("RGB", (GAP + len(titles) * step, TITLE + len(rows) * (step + TITLE)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT)
+    for column, title in enumerate(titles):
+        draw.text((GAP + column * step, 1), title, fill="black", font=font)
+    for number, (label, pictures) in enumerate(rows):
+        top = TITLE + number * (step + TITLE)
+        for column, picture in enumerate(pictures):
+            scaled = Image.fromarray(picture).convert("RGB").resize((tile, tile), Image.Resampling.BILINEAR)
+            sheet.paste(scaled, (GAP + column * step, top))
+        draw.text((GAP, top + tile + 1), label, fill="gray", font=font)
+    return sheet
+
+
+def _decode_planes(store: Store, row: int, bg: memoryview) -> list[NDArray[np.uint8]]:
+    """The background and the parts of a set that is stored as planes."""
+    size = store.manifest.plane_size
+    [background] = decompress_frames([bg], size * size)
+    square = background.reshape(size, size)
+    return [square, *decode_set(store.read(row)[0].data, square, len(store.parts))]
+
+
+def write_preview(shards: Path, manifest: Manifest) -> None:
+    """Write preview.jpg: the first sets as they lie in the shards, read back through the index; depth as nearness."""
+    store = Store(shards, manifest, load_index(shards, manifest))
+    titles = ["bg", "fg_bg", "mask"]
+    if "depth" in store.parts:
+        titles.append("depth (near = bright)")
+        table = depth_table(manifest.depth_encoding, manifest.depth_near)
+    rows = []
+    for row in range(min(PREVIEW_ROWS, manifest.sets)):
+        bg = store.read_background(int(store.index["bg"][row]))
+        if manifest.codec == PLANES:
+            rows.append((store.key(row), _decode_planes(store, row, bg.data)))
+            continue
+        fg_bg, mask, *depth = (bytes(part) for part in store.read(row))
+        try:
+            pictures = [decode_rgb(bytes(bg)), decode_rgb(fg_bg), decode_rgb(mask)]
+            pictures += [table[decode_gray(picture)] for picture in depth]
+        except BadImage:  # packed with only its header verified
+            continue
+        rows.append((store.key(row), pictures))
+    store.close()
+    with atomic_file(shards / "preview.jpg") as file:
+        contact_sheet(titles, rows).save(file, "JPEG", quality=90)

@@ -1,4 +1,4 @@
-"""Sets: join the files of sources by their parsed ids; whatever fits no set is a named problem.
+"""Join: the files of sources -> complete sets, by the ids in their names; whatever fits no set is a named problem.
 
 400,000 sets are 1.2 million files, so nothing here is a Python object a file: the join is a sort of integer columns.
 """
@@ -15,53 +15,53 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError, Problem
 from pipeline.format.sample import PARTS, set_key
-from pipeline.packing.archives import Place
-from pipeline.packing.candidates import Claims, claim_by_names
-from pipeline.packing.csv_layout import SetList
-from pipeline.packing.known_layouts import schemes
+from pipeline.packing.archives import MemberPlace
+from pipeline.packing.csv_layout import CsvLayout
+from pipeline.packing.discovery import Candidates, candidates_by_name, recognise_layout
+from pipeline.packing.known_layouts import known_layouts
 from pipeline.packing.layouts import Layout
 from pipeline.packing.listing import Listing
 from pipeline.packing.metadata import TABLES
-from pipeline.packing.recognise import recognise
-from pipeline.packing.sources import FOLDER, Reader, open_sources
+from pipeline.packing.sources import FOLDER, FileReader, open_sources
 
 
 class SetFiles(NamedTuple):
-    """One complete set: its ids and its parts (fg_bg, mask and, if asked for, depth).
-
-    paths: their names, below the source, or with its label where there are several. places: what `sources.Reader.read`
-    needs beside these. fg is `layouts.UNKNOWN` where it is not known.
-    """
+    """One complete set: its ids and its parts (fg_bg, mask and, if asked for, depth)."""
 
     key: str
     bg: int
     fg: int
+    """`sample.UNKNOWN` where it is not known."""
     number: int
     paths: tuple[str, ...]
-    places: tuple[Place | int, ...]
+    """The names of the files, below the source, or with its label where there are several."""
+    places: tuple[MemberPlace | int, ...]
+    """What `sources.FileReader.read` needs beside these."""
 
 
-class Chosen(NamedTuple):
-    """The layout that the sets are in: its name, what speaks for it, and of each source the folder it begins at."""
+class ChosenLayout(NamedTuple):
+    """The layout that the sets are in."""
 
-    layout: str
+    name: str
     why: str
+    """What speaks for it, in a phrase."""
     roots: tuple[str, ...]
+    """Of each source, the folder that it begins at."""
 
 
 @dataclass
 class Sets:
-    """The complete sets of sources, sorted by (bg, fg, number).
-
-    ids: int32 [sets, 3] of bg, fg, number. backgrounds: id -> path of every background, used or not.
-    left_out: how many sets were left out, by kind; problems names their files, and every file of no set.
-    """
+    """The complete sets of sources, sorted by (bg, fg, number)."""
 
     ids: NDArray[np.int32]
+    """[sets, 3]: bg, fg, number."""
     backgrounds: dict[int, str]
+    """id -> path of every background, used or not."""
     problems: list[Problem]
+    """Every file of a set that is left out, and every file of no set."""
     left_out: Counter[str]
-    chosen: Chosen
+    """How many sets are left out, by kind."""
+    layout: ChosenLayout
     listing: Listing = field(repr=False)
     _rows: NDArray[np.int32] = field(repr=False)
     _background_rows: dict[int, int] = field(repr=False)
@@ -79,22 +79,22 @@ class Sets:
         """Of which sets the file of a part (its position in PARTS) has an extension; bool [sets]."""
         return self.listing.ending(self._rows[:, part], extension)
 
-    def background_place(self, bg: int) -> Place | int:
+    def background_place(self, bg: int) -> MemberPlace | int:
         """The place of a background's file, which goes with its path."""
         return self.listing.locate(self._background_rows[bg])[1]
 
-    def tables(self) -> list[Path | tuple[str, bytes]]:
-        """Where `tables.Tables` is to look: folders, and what files of archives hold."""
-        found, reader = list[Path | tuple[str, bytes]](), Reader(self.listing.sources)
-        for number, (source, root) in enumerate(zip(self.listing.sources, self.chosen.roots, strict=True)):
+    def metadata_places(self) -> list[Path | tuple[str, bytes]]:
+        """Where `metadata.MetadataTables` is to look: folders, and what files of archives hold."""
+        places, reader = list[Path | tuple[str, bytes]](), FileReader(self.listing.sources)
+        for number, (source, root) in enumerate(zip(self.listing.sources, self.layout.roots, strict=True)):
             if source.kind == FOLDER:
-                found.append(source.path / root)
+                places.append(source.path / root)
                 continue
             for name in TABLES:
                 row = self.listing.row_of(number, root + name)
                 if row is not None:
-                    found.append((name, reader.read(*self.listing.locate(row))))
-        return found
+                    places.append((name, reader.read(*self.listing.locate(row))))
+        return places
 
     def fingerprint(self) -> str:
         """A hash of which files there are, with sizes and times (CRCs in a zip), and of which sets they make."""
@@ -107,16 +107,16 @@ class Sets:
     def drop_background(self, bg: int, kind: str, why: str) -> None:
         """Leave out a background, and every set on it."""
         self.problems.append(Problem(self.backgrounds.pop(bg), kind, why))
-        on_it = self.ids[:, 0] == bg
-        for position in np.flatnonzero(on_it):
+        affected = self.ids[:, 0] == bg
+        for position in np.flatnonzero(affected):
             self.problems += [Problem(path, kind, f"background {bg}: {why}") for path in self[position].paths]
-        self.left_out[kind] += int(on_it.sum())
-        self.ids, self._rows = self.ids[~on_it], self._rows[~on_it]
+        self.left_out[kind] += int(affected.sum())
+        self.ids, self._rows = self.ids[~affected], self._rows[~affected]
 
 
 def find_sets(
     source: Path | Sequence[Path],
-    layout: Layout | SetList | Sequence[Layout] | None = None,
+    layout: Layout | CsvLayout | Sequence[Layout] | None = None,
     tick: Callable[[int], None] = lambda files: None,
     parts: tuple[str, ...] = PARTS,
 ) -> Sets:
@@ -129,47 +129,50 @@ def find_sets(
     listing = Listing(open_sources([source] if isinstance(source, Path) else source), tick)
     problems = [Problem(path, "refused", why) for path, why in listing.refused]
     if layout is None:
-        layout = SetList.find_in(listing)
-    if isinstance(layout, SetList):
-        claims = layout.claim(listing, parts, problems)
-        why = f"list of sets {layout.name} (its columns name the parts of {len(np.unique(claims.ids, axis=0)):,} sets)"
-        return _join(claims, parts, Chosen(layout.name, why, ("",) * len(listing.sources)), listing, problems)
-    found = recognise(listing, [layout] if isinstance(layout, Layout) else layout or schemes())
-    if lacking := [part for part in parts if part not in found.layout.parts]:
+        layout = CsvLayout.find_in(listing)
+    if isinstance(layout, CsvLayout):
+        candidates = layout.candidates(listing, parts, problems)
+        sets = len(np.unique(candidates.ids, axis=0))
+        why = f"list of sets {layout.name} (its columns name the parts of {sets:,} sets)"
+        return _join(candidates, parts, ChosenLayout(layout.name, why, ("",) * len(listing.sources)), listing, problems)
+    fit = recognise_layout(listing, [layout] if isinstance(layout, Layout) else layout or known_layouts())
+    if missing := [part for part in parts if part not in fit.layout.parts]:
         remedy = "pack without (--no-depth), or tell how its files are named (--depth TEMPLATE)"
-        raise InputError(f"layout {found.layout.name} has no {lacking[0]}: {remedy}")
-    chosen = Chosen(found.layout.name, found.describe(), found.roots)
-    # The claims are in no variable here, so that the join can let them go.
-    return _join(claim_by_names(listing, found, parts, problems), parts, chosen, listing, problems)
+        raise InputError(f"layout {fit.layout.name} has no {missing[0]}: {remedy}")
+    chosen = ChosenLayout(fit.layout.name, fit.describe(), fit.roots)
+    # The candidates are in no variable here, so that the join can let them go.
+    return _join(candidates_by_name(listing, fit, parts, problems), parts, chosen, listing, problems)
 
 
-def _join(claims: Claims, parts: tuple[str, ...], chosen: Chosen, listing: Listing, problems: list[Problem]) -> Sets:
-    background_rows = _join_backgrounds(claims.take(claims.parts == 0), listing, problems)
-    claims = claims.take(claims.parts != 0)
-    claims = claims.take(np.lexsort((claims.ranks, claims.parts, *claims.ids.T[::-1])))
-    claims = claims.take(_preferred(claims))
-    starts_set = _changes(claims.ids)
-    group = np.cumsum(starts_set) - 1
-    ids = claims.ids[starts_set]
-    code = claims.parts.astype(np.intp) - 1
-    count = np.bincount(group * len(parts) + code, minlength=len(ids) * len(parts)).reshape(-1, len(parts))
+def _join(
+    candidates: Candidates, parts: tuple[str, ...], layout: ChosenLayout, listing: Listing, problems: list[Problem]
+) -> Sets:
+    background_rows = _join_backgrounds(candidates.take(candidates.parts == 0), listing, problems)
+    candidates = candidates.take(candidates.parts != 0)
+    candidates = candidates.take(np.lexsort((candidates.ranks, candidates.parts, *candidates.ids.T[::-1])))
+    candidates = candidates.take(_preferred(candidates))
+    starts_set = _changes(candidates.ids)
+    set_of = np.cumsum(starts_set) - 1
+    ids = candidates.ids[starts_set]
+    code = candidates.parts.astype(np.intp) - 1
+    count = np.bincount(set_of * len(parts) + code, minlength=len(ids) * len(parts)).reshape(-1, len(parts))
     complete = (count == 1).all(axis=1) & np.isin(ids[:, 0], list(background_rows))
-    for place in np.flatnonzero(~complete[group]):
-        set_ids, parts_found = ids[group[place]], dict(zip(parts, count[group[place]].tolist(), strict=True))
-        path = listing.name(int(claims.rows[place]))
+    for place in np.flatnonzero(~complete[set_of]):
+        set_ids, parts_found = ids[set_of[place]], dict(zip(parts, count[set_of[place]].tolist(), strict=True))
+        path = listing.name(int(candidates.rows[place]))
         problems.append(_explain(path, set_ids, parts_found, int(set_ids[0]) in background_rows))
-    rows = claims.rows[complete[group]].reshape(-1, len(parts))
-    claimed_twice = (count > 1).any(axis=1)
-    left_out = Counter(duplicate=int(claimed_twice.sum()), incomplete=int((~complete & ~claimed_twice).sum()))
+    rows = candidates.rows[complete[set_of]].reshape(-1, len(parts))
+    has_duplicate = (count > 1).any(axis=1)
+    left_out = Counter(duplicate=int(has_duplicate.sum()), incomplete=int((~complete & ~has_duplicate).sum()))
     backgrounds = {bg: listing.name(row) for bg, row in background_rows.items()}
-    return Sets(ids[complete], backgrounds, problems, left_out, chosen, listing, rows, background_rows)
+    return Sets(ids[complete], backgrounds, problems, left_out, layout, listing, rows, background_rows)
 
 
-def _preferred(claims: Claims) -> NDArray[np.bool_]:
-    """Which of the sorted claims are the first, in the order of preference, that there are to a part of a set."""
-    starts = _changes(claims.ids) | _changes(claims.parts[:, None])
-    best: NDArray[np.int8] = claims.ranks[starts][np.cumsum(starts) - 1]
-    preferred: NDArray[np.bool_] = claims.ranks == best
+def _preferred(candidates: Candidates) -> NDArray[np.bool_]:
+    """Which of the sorted candidates for a part of a set are those that the layout prefers, of all that there are."""
+    starts = _changes(candidates.ids) | _changes(candidates.parts[:, None])
+    best: NDArray[np.int8] = candidates.ranks[starts][np.cumsum(starts) - 1]
+    preferred: NDArray[np.bool_] = candidates.ranks == best
     return preferred
 
 
@@ -180,23 +183,23 @@ def _changes(columns: NDArray[Any]) -> NDArray[np.bool_]:
     return changes
 
 
-def _join_backgrounds(claims: Claims, listing: Listing, problems: list[Problem]) -> dict[int, int]:
-    """Row of each background that one file claims."""
+def _join_backgrounds(candidates: Candidates, listing: Listing, problems: list[Problem]) -> dict[int, int]:
+    """The row of each background for which there is one candidate."""
     rows: dict[int, list[int]] = {}
-    for bg, row in zip(claims.ids[:, 0].tolist(), claims.rows.tolist(), strict=True):
+    for bg, row in zip(candidates.ids[:, 0].tolist(), candidates.rows.tolist(), strict=True):
         rows.setdefault(bg, []).append(row)
-    for bg, twice in rows.items():
-        if len(twice) > 1:
-            why = f"{len(twice)} files claim background {bg}"
-            problems += [Problem(listing.name(row), "duplicate", why) for row in twice]
-    return {bg: one[0] for bg, one in sorted(rows.items()) if len(one) == 1}
+    for bg, files in rows.items():
+        if len(files) > 1:
+            why = f"{len(files)} files claim background {bg}"
+            problems += [Problem(listing.name(row), "duplicate", why) for row in files]
+    return {bg: files[0] for bg, files in sorted(rows.items()) if len(files) == 1}
 
 
 def _explain(path: str, ids: NDArray[np.int32], count: dict[str, int], has_background: bool) -> Problem:
     bg, fg, number = ids.tolist()
     key = set_key(fg, bg, number)
-    if twice := ", ".join(part for part, files in count.items() if files > 1):
-        return Problem(path, "duplicate", f"more than one file claims {twice} of set {key}")
+    if duplicates := ", ".join(part for part, files in count.items() if files > 1):
+        return Problem(path, "duplicate", f"more than one file claims {duplicates} of set {key}")
     missing = [part for part, files in count.items() if not files]
     if not has_background:
         missing.insert(0, f"background {bg}")

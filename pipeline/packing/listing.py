@@ -16,27 +16,27 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.packing.archives import Place
-from pipeline.packing.sources import FOLDER, Source, archive_members, folder_files
+from pipeline.packing.archives import MemberPlace
+from pipeline.packing.sources import FOLDER, FileSource, archive_members, folder_files
 
 CHUNK = 4096
 END = "\0"  # of a path in the buffer: no path can hold it
 
 
 class Listing:
-    """The files of sources, in a fixed order, those of each source together.
+    """The files of sources, in a fixed order, those of each source together; a file is a row."""
 
-    refused: (path with label, why) of those that must not be read.
-    """
+    refused: list[tuple[str, str]]
+    """(path with label, why) of those that must not be read."""
 
-    def __init__(self, sources: tuple[Source, ...], tick: Callable[[int], None] = lambda files: None) -> None:
+    def __init__(self, sources: tuple[FileSource, ...], tick: Callable[[int], None] = lambda files: None) -> None:
         """Find them; `tick` is told now and then how many there are."""
         self.sources = sources
-        self.refused = list[tuple[str, str]]()
+        self.refused = []
         # Paths, each with a zero after it, and where they end: an array, since an ndarray is slow to read one by one.
         self._text, self._ends, self._stamps = bytearray(), array("q"), array("q")
         self._first_rows = list[int]()
-        self._places = dict[int, NDArray[np.int64]]()  # of archives: [files, 4] as the numbers of a Place
+        self._places = dict[int, NDArray[np.int64]]()  # of archives: [files, 4] as the numbers of a MemberPlace
         for number, source in enumerate(sources):
             self._first_rows.append(len(self))
             if source.kind == FOLDER:
@@ -49,7 +49,7 @@ class Listing:
     def __len__(self) -> int:
         return len(self._stamps)
 
-    def _add_archive(self, number: int, source: Source, tick: Callable[[int], None]) -> None:
+    def _add_archive(self, number: int, source: FileSource, tick: Callable[[int], None]) -> None:
         places, members = array("q"), archive_members(source)
         while chunk := list(islice(members, CHUNK)):
             allowed = [member for member in chunk if not member.refused]
@@ -61,7 +61,7 @@ class Listing:
 
     def _add(
         self,
-        source: Source,
+        source: FileSource,
         paths: list[str],
         stamps: list[int],
         refused: list[tuple[str, str]],
@@ -129,8 +129,8 @@ class Listing:
         """The path of a file with the label of its source."""
         return self.sources[self.source_of(row)].label + self.path(row)
 
-    def locate(self, row: int) -> tuple[str, Place | int]:
-        """What `sources.Reader.read` needs: the name of a file, and its place."""
+    def locate(self, row: int) -> tuple[str, MemberPlace | int]:
+        """What `sources.FileReader.read` needs: the name of a file, and its place."""
         number = self.source_of(row) if len(self.sources) > 1 else 0
         name = self.path(row)
         if label := self.sources[number].label:
@@ -138,7 +138,7 @@ class Listing:
         if number not in self._places:
             return name, number
         offset, size, method, crc32 = self._places[number][row - self._first_rows[number]].tolist()
-        return name, Place(number, offset, size, method, crc32)
+        return name, MemberPlace(number, offset, size, method, crc32)
 
     def _start(self, row: int) -> int:
         return self._ends[row - 1] if row else 0

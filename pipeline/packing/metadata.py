@@ -1,4 +1,4 @@
-"""Tables: what is known of sets beside their pictures, from the CSV files at a source's root, by the sets' keys.
+"""Metadata: what is known of sets beside their pictures, from the CSV files at a source's root, by the sets' keys.
 
 fgbg-compose writes labels.csv (where the foreground is), fgbg-depth writes depth.csv (the scale of each depth map). A
 table has a column `key`. It stays in its file: of each line only its key and its place are in memory.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-Note = dict[str, object]
+Metadata = dict[str, object]
 
 
 def _number(text: str) -> object:
@@ -25,11 +25,11 @@ def _number(text: str) -> object:
         return text
 
 
-def _labels(line: dict[str, str]) -> Note:
+def _parse_labels(line: dict[str, str]) -> Metadata:
     return {name: _number(text) for name, text in line.items() if name not in ("key", "bg", "fg", "id")}
 
 
-def _scale(line: dict[str, str]) -> Note:
+def _parse_scale(line: dict[str, str]) -> Metadata:
     return {"depth_range": [_number(line["far"]), _number(line["near"])]}
 
 
@@ -38,17 +38,17 @@ def _mapped(path: Path) -> bytes | mmap.mmap:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.seek(0, 2) else b""
 
 
-class Table:
+class MetadataTable:
     """One CSV file."""
 
     def __init__(
-        self, content: Path | bytes, note: Callable[[dict[str, str]], Note], needed: Iterable[str] = ("key",)
+        self, content: Path | bytes, parse: Callable[[dict[str, str]], Metadata], needed: Iterable[str] = ("key",)
     ) -> None:
-        """`content` or its file; `note` makes of a line what the set's json shall say.
+        """`content` or its file; `parse` makes of a line what the set's json shall say.
 
         A file without the `needed` columns counts as empty.
         """
-        self._note = note
+        self._parse = parse
         self._text: bytes | mmap.mmap = content if isinstance(content, bytes) else _mapped(content)
         self.sha256 = hashlib.sha256(self._text).hexdigest()
         ends = np.flatnonzero(np.frombuffer(self._text, np.uint8) == ord("\n")) + 1
@@ -57,7 +57,7 @@ class Table:
         keys = list[bytes]()
         if set(needed) <= set(self._columns):
             column = self._columns.index("key")
-            keys = [self._text[a:b].split(b",")[column] for a, b in pairwise(self._bounds[1:].tolist())]
+            keys = [self._text[start:end].split(b",")[column] for start, end in pairwise(self._bounds[1:].tolist())]
         self._keys = np.array(keys, np.bytes_)
         self._order = np.argsort(self._keys, kind="stable")
 
@@ -65,7 +65,7 @@ class Table:
         start, end = self._bounds[number : number + 2].tolist()
         return next(csv.reader([self._text[start:end].decode(errors="surrogateescape")]), [])
 
-    def find(self, keys: list[str]) -> list[Note]:
+    def find(self, keys: list[str]) -> list[Metadata]:
         """What the table says of each set; nothing of one that is not in it."""
         if not len(self._keys):
             return [{} for _ in keys]
@@ -73,37 +73,37 @@ class Table:
         places = np.searchsorted(self._keys, wanted, sorter=self._order)
         rows = self._order[np.minimum(places, len(self._keys) - 1)]
         return [
-            self._note(dict(zip(self._columns, self._line(row + 1), strict=False))) if found else {}
+            self._parse(dict(zip(self._columns, self._line(row + 1), strict=False))) if found else {}
             for row, found in zip(rows.tolist(), (self._keys[rows] == wanted).tolist(), strict=True)
         ]
 
 
-TABLES: dict[str, tuple[Callable[[dict[str, str]], Note], tuple[str, ...]]] = {
-    "labels.csv": (_labels, ("key",)),
-    "depth.csv": (_scale, ("key", "far", "near")),
+TABLES: dict[str, tuple[Callable[[dict[str, str]], Metadata], tuple[str, ...]]] = {
+    "labels.csv": (_parse_labels, ("key",)),
+    "depth.csv": (_parse_scale, ("key", "far", "near")),
 }
 
 
-class Tables:
-    """The tables of sources that are there."""
+class MetadataTables:
+    """The tables that there are at the roots of sources."""
 
     def __init__(self, *places: Path | tuple[str, bytes]) -> None:
         """Of folders, and of other sources as (name, content) of a table."""
-        self._tables = list[Table]()
+        self._tables = list[MetadataTable]()
         for place in places:
-            for name, (note, needed) in TABLES.items():
+            for name, (parse, needed) in TABLES.items():
                 if isinstance(place, Path) and (place / name).is_file():
-                    self._tables.append(Table(place / name, note, needed))
+                    self._tables.append(MetadataTable(place / name, parse, needed))
                 elif isinstance(place, tuple) and place[0] == name:
-                    self._tables.append(Table(place[1], note, needed))
+                    self._tables.append(MetadataTable(place[1], parse, needed))
 
-    def find(self, keys: list[str]) -> list[Note]:
+    def find(self, keys: list[str]) -> list[Metadata]:
         """What they say of each set, together."""
-        notes: list[Note] = [{} for _ in keys]
+        metadata: list[Metadata] = [{} for _ in keys]
         for table in self._tables:
-            for note, more in zip(notes, table.find(keys), strict=True):
-                note.update(more)
-        return notes
+            for known, more in zip(metadata, table.find(keys), strict=True):
+                known.update(more)
+        return metadata
 
     def fingerprint(self) -> list[str]:
         """A hash of each."""

@@ -20,16 +20,16 @@ from pipeline.format.manifest import BACKGROUNDS, CODECS, Manifest
 from pipeline.format.planes import PLANES
 from pipeline.format.sample import PARTS, set_key
 from pipeline.loading.sampler import Permutation
-from pipeline.packing.csv_layout import SetList
-from pipeline.packing.depth_files import DepthFiles, recognise_files
-from pipeline.packing.finalize import Tally, assemble, done_shards, note_path, shard_path, tally, write_bank
+from pipeline.packing.csv_layout import CsvLayout
+from pipeline.packing.depth_files import DepthFiles, recognise_depth_files
+from pipeline.packing.finalize import Tally, done_shards, finalize, record_path, shard_path, tally, write_backgrounds
 from pipeline.packing.join import Sets, find_sets
 from pipeline.packing.layouts import Layout
-from pipeline.packing.masks import FINDINGS
-from pipeline.packing.metadata import Tables
-from pipeline.packing.sources import Reader, Source, unpack_compressed
-from pipeline.packing.worker import Clock, ShardJob, require_clean, write_shard
-from pipeline.resume import UNFINISHED, continued, require_finished
+from pipeline.packing.metadata import MetadataTables
+from pipeline.packing.set_reader import MASK_REMARKS
+from pipeline.packing.sources import FileReader, FileSource, unpack_compressed
+from pipeline.packing.worker import ShardJob, WorkTime, require_clean, write_shard
+from pipeline.resume import UNFINISHED, require_finished, resumable
 from pipeline.workers import SourceProgress, Workers, available_cores
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 DEPTH_SAMPLE = 16
 DEPTH = PARTS.index("depth")
-LISTING = ".sources.npz"  # hidden: it is no piece that is done
+LISTING = ".sources.npz"  # hidden: it is no progress record
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class PackOptions:
     depth_near: str = "bright"
     """The near end of what depth files hold: "bright" (large values) or "dark"."""
     codec: str = "jpeg"
-    """How pictures are stored: one of `index.CODECS`."""
+    """How pictures are stored: one of `manifest.CODECS`."""
     size: int = 128
     """Height and width of planes, pixels; of no effect on "jpeg"."""
     verify: str = "decode"
@@ -88,7 +88,7 @@ class PackOptions:
             raise InputError("depth is scaled by one range or each picture by itself: choose one")
 
 
-class Summary(NamedTuple):
+class PackSummary(NamedTuple):
     """What a packing did; `left_out` counts sets by kind, `problems` the rows of problems.csv."""
 
     manifest: Manifest
@@ -99,7 +99,7 @@ class Summary(NamedTuple):
     """Which it is, and why."""
     depth: str
     """How its files are read, and why; empty without depth."""
-    findings: Counter[str]
+    remarks: Counter[str]
     """Kept sets whose masks look wrong, by kind; they are rows of problems.csv, too."""
     decode_share: float
     """Part of the workers' time in which pictures were decoded, if they were; 0 if nothing was left to do."""
@@ -110,8 +110,8 @@ def pack(
     shards: Path,
     options: PackOptions,
     progress: SourceProgress | None = None,
-    layout: Layout | SetList | Sequence[Layout] | None = None,
-) -> Summary:
+    layout: Layout | CsvLayout | Sequence[Layout] | None = None,
+) -> PackSummary:
     """Write the sets of one or several sources as shards into `shards`, which is new or empty but for hidden files.
 
     `layout` as for `find_sets`. A packing that is stopped leaves its finished shards, from which the same call goes on
@@ -120,61 +120,61 @@ def pack(
     """
     start, progress = time.monotonic(), progress or SourceProgress()
     with Workers(options.workers) as workers:
-        sets = find(source, options, progress, layout)
-        tables = Tables(*sets.tables())
+        sets = sets_to_pack(source, options, progress, layout)
+        tables = MetadataTables(*sets.metadata_places())
         _require_unchanged(sets, shards)
-        with continued(shards, _arguments(options, sets, tables)) as notes:
-            if not (notes / LISTING).exists():
-                sets.listing.save(notes / LISTING)
-            sources = unpack_compressed(sets.listing.sources, notes)
-            reader = Reader(sources)
+        with resumable(shards, _arguments(options, sets, tables)) as records:
+            if not (records / LISTING).exists():
+                sets.listing.save(records / LISTING)
+            sources = unpack_compressed(sets.listing.sources, records)
+            reader = FileReader(sources)
             encoder = None
             if options.codec == PLANES:  # imported only here: torch takes a second and memory in every worker
                 from pipeline.packing.encode_planes import BackgroundEncoder, PlanesJob
 
                 encoder = BackgroundEncoder(options.size)
-            bank = write_bank(shards, _backgrounds(reader, sets, encoder))
-            _require(len(sets), sets, sets)
+            backgrounds = write_backgrounds(shards, _backgrounds(reader, sets, encoder))
+            _require_sets(len(sets), sets, sets)
             if options.strict:
                 require_clean(sets.problems)
             depth, why_depth = _depth_files(reader, sets, options) if options.depth else (None, "")
             progress.sets_found(len(sets))
             count = -(-len(sets) // options.sets_per_shard)
-            done = done_shards(shards, notes, count)
+            done = done_shards(shards, records, count)
             progress.sets_done(sum(done.values()))
-            clock = Clock(0.0, 0.0)
+            work_time = WorkTime(0.0, 0.0)
             stored, planes = depth.stored if depth else (NO_DEPTH, options.depth_near), None
             if encoder:
-                places = {background.id: background for background in bank.backgrounds}
+                places = {background.id: background for background in backgrounds.backgrounds}
                 planes = PlanesJob(options.size, stored, shards / BACKGROUNDS, places)
                 if depth:
                     stored = ("gray", "bright")  # planes hold nearness
-            jobs = _jobs(sources, shards, notes, sets, tables, options, done, depth, planes)
-            for dealt_with, took in workers.map(write_shard, jobs):
+            jobs = _jobs(sources, shards, records, sets, tables, options, done, depth, planes)
+            for dealt_with, time_taken in workers.map(write_shard, jobs):
                 progress.sets_done(dealt_with)
-                clock = clock.plus(took)
-            total = tally(shards, notes, count)
+                work_time = work_time.plus(time_taken)
+            total = tally(shards, records, count)
             total.left_out.update(sets.left_out)
             total.problems.extend(sets.problems)
-            _require(total.sets, sets, total)
-            manifest = assemble(shards, notes, count, total, bank, stored, options.codec)
-    findings = Counter(problem.kind for problem in total.problems if problem.kind in FINDINGS)
-    share = clock.decode_sec / clock.worker_sec if clock.worker_sec and options.verify == "decode" else 0.0
+            _require_sets(total.sets, sets, total)
+            manifest = finalize(shards, records, count, total, backgrounds, stored, options.codec)
+    remarks = Counter(problem.kind for problem in total.problems if problem.kind in MASK_REMARKS)
+    share = work_time.decode_sec / work_time.worker_sec if work_time.worker_sec and options.verify == "decode" else 0.0
     seconds, problems = time.monotonic() - start, len(total.problems)
-    return Summary(manifest, total.left_out, problems, seconds, sets.chosen.why, why_depth, findings, share)
+    return PackSummary(manifest, total.left_out, problems, seconds, sets.layout.why, why_depth, remarks, share)
 
 
-def find(
+def sets_to_pack(
     source: Path | Sequence[Path],
     options: PackOptions,
     progress: SourceProgress,
-    layout: Layout | SetList | Sequence[Layout] | None = None,
+    layout: Layout | CsvLayout | Sequence[Layout] | None = None,
 ) -> Sets:
     """The sets that `pack` would pack, of which no picture was opened yet; raise `InputError` if there are none."""
     for folder in [source] if isinstance(source, Path) else source:
         require_finished(folder)
     sets = find_sets(source, layout, progress.files_found, PARTS if options.depth else PARTS[:-1])
-    _require(len(sets), sets, sets)
+    _require_sets(len(sets), sets, sets)
     if options.strict:
         require_clean(sets.problems)
     return sets
@@ -189,22 +189,22 @@ def _require_unchanged(sets: Sets, shards: Path) -> None:
         )
 
 
-def _arguments(options: PackOptions, sets: Sets, tables: Tables) -> dict[str, object]:
-    """What decides the bytes of a packing, for `files.continued`."""
+def _arguments(options: PackOptions, sets: Sets, tables: MetadataTables) -> dict[str, object]:
+    """What decides the bytes of a packing, for `resume.resumable`."""
     decisive = {name: value for name, value in asdict(options).items() if name != "workers"}
     return {
         "command": "fgbg-pack",
         **decisive,
-        "layout": sets.chosen.layout,
+        "layout": sets.layout.name,
         "source": sets.fingerprint(),
         "tables": tables.fingerprint(),
     }
 
 
-def _require(count: int, sets: Sets, found: Sets | Tally) -> None:
+def _require_sets(count: int, sets: Sets, result: Sets | Tally) -> None:
     if not count:
-        kinds = ", ".join(f"{number:,} {kind}" for kind, number in (+found.left_out).items()) or "no overlay at all"
-        first = min(found.problems, default=None, key=lambda problem: (problem.kind == "incomplete", problem))
+        kinds = ", ".join(f"{number:,} {kind}" for kind, number in (+result.left_out).items()) or "no overlay at all"
+        first = min(result.problems, default=None, key=lambda problem: (problem.kind == "incomplete", problem))
         example = f"; the first problem is {first.path}: {first.why}" if first else ""
         if first and first.why.endswith("has no depth"):
             example += "; add it with fgbg-depth, or pack without: --no-depth"
@@ -212,7 +212,7 @@ def _require(count: int, sets: Sets, found: Sets | Tally) -> None:
         raise InputError(f"no usable set in {where}: {kinds}{example}")
 
 
-def _backgrounds(reader: Reader, sets: Sets, encoder: "BackgroundEncoder | None") -> Iterator[tuple[int, Picture]]:
+def _backgrounds(reader: FileReader, sets: Sets, encoder: "BackgroundEncoder | None") -> Iterator[tuple[int, Picture]]:
     """The backgrounds by id; one that is no picture is dropped from `sets`, with every set on it."""
     for bg, path in list(sets.backgrounds.items()):
         try:
@@ -222,7 +222,7 @@ def _backgrounds(reader: Reader, sets: Sets, encoder: "BackgroundEncoder | None"
             sets.drop_background(bg, "undecodable", str(error))
 
 
-def _depth_files(reader: Reader, sets: Sets, options: PackOptions) -> tuple[DepthFiles, str]:
+def _depth_files(reader: FileReader, sets: Sets, options: PackOptions) -> tuple[DepthFiles, str]:
     """How the depth files are read, and why: from a sample of the pictures among them."""
     arrays, sample = sets.ending(DEPTH, ".npy"), list[tuple[str, bytes]]()
     pictures, unreadable = np.flatnonzero(~arrays), ""
@@ -238,15 +238,15 @@ def _depth_files(reader: Reader, sets: Sets, options: PackOptions) -> tuple[Dept
     if len(pictures) and not sample:
         raise InputError(f"none of {len(pictures)} sampled depth maps can be used: {unreadable}")
     scale = options.depth_per_image, options.depth_range
-    return recognise_files(sample, int(arrays.sum()), options.depth_encoding, options.depth_near, *scale)
+    return recognise_depth_files(sample, int(arrays.sum()), options.depth_encoding, options.depth_near, *scale)
 
 
 def _jobs(
-    sources: tuple[Source, ...],
+    sources: tuple[FileSource, ...],
     shards: Path,
-    notes: Path,
+    records: Path,
     sets: Sets,
-    tables: Tables,
+    tables: MetadataTables,
     options: PackOptions,
     done: Container[int],
     depth: DepthFiles | None,
@@ -259,8 +259,10 @@ def _jobs(
     for shard, first in enumerate(range(0, len(order), options.sets_per_shard)):
         if shard not in done:
             chosen = [sets[position] for position in order[first : first + options.sets_per_shard]]
-            note = note_path(notes, shard)
-            known = tables.find([files.key for files in chosen])
+            record = record_path(records, shard)
+            metadata = tables.find([files.key for files in chosen])
             path, strict = shard_path(shards, shard), options.strict
-            made = planes.of({files.bg for files in chosen}) if planes else None
-            yield ShardJob(sources, path, note, key_length, options.verify, chosen, known, depth, strict, made)
+            shard_planes = planes.limited_to({files.bg for files in chosen}) if planes else None
+            yield ShardJob(
+                sources, path, record, key_length, options.verify, chosen, metadata, depth, strict, shard_planes
+            )

@@ -20,8 +20,8 @@ from typing import NamedTuple
 from pipeline.errors import InputError
 from pipeline.format.images import BadImage, read_file
 from pipeline.packing.archives import (
-    Member,
-    Place,
+    ArchiveMember,
+    MemberPlace,
     is_compressed,
     open_decompressed,
     read_member,
@@ -34,23 +34,25 @@ FOLDER, ZIP, TAR, COMPRESSED_TAR = "folder", "zip", "tar", "compressed tar"
 
 
 @dataclass(frozen=True)
-class Source:
-    """A folder or an archive. `label` stands before its paths where there are several sources, else it is ""."""
+class FileSource:
+    """A folder or an archive of files."""
 
     path: Path
     kind: str
+    """One of FOLDER, ZIP, TAR and COMPRESSED_TAR."""
     label: str = ""
+    """Stands before the paths of its files where there are several sources, else ""."""
     size: int = 0
     """Bytes of an archive."""
     time_ns: int = 0
     """When an archive was last changed."""
 
     def stamp(self) -> list[object]:
-        """What tells that the source itself is another one; of folders and zips their files tell."""
+        """What changes when the source itself does; of folders and zips the stamps of their files tell that."""
         return [self.kind, self.label, *((self.size, self.time_ns) if "tar" in self.kind else ())]
 
 
-def open_sources(paths: Sequence[Path]) -> tuple[Source, ...]:
+def open_sources(paths: Sequence[Path]) -> tuple[FileSource, ...]:
     """Look at what is given; raise `InputError` for what is no source, and for one that is given twice."""
     if not paths:
         raise InputError("no source: give a folder, a .zip or a .tar of image sets")
@@ -61,7 +63,7 @@ def open_sources(paths: Sequence[Path]) -> tuple[Source, ...]:
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
-    """As much of the end of each path as tells it from the others."""
+    """The shortest end of each path that tells it from the others."""
     full = [path.resolve().parts for path in paths]
     for length in range(1, max(map(len, full))):
         labels = ["/".join(parts[-length:]) for parts in full]
@@ -70,9 +72,9 @@ def _labels(paths: Sequence[Path]) -> list[str]:
     return [f"{label}/" for label in labels]
 
 
-def _open_source(path: Path, label: str) -> Source:
+def _open_source(path: Path, label: str) -> FileSource:
     if path.is_dir():
-        return Source(path, FOLDER, label)
+        return FileSource(path, FOLDER, label)
     if not path.exists():
         raise InputError(
             f"no such folder: {path}: give the folder that holds bg/, fg_bg/ and fg_bg_mask/, or an archive"
@@ -86,7 +88,7 @@ def _open_source(path: Path, label: str) -> Source:
         kind = COMPRESSED_TAR if is_compressed(path) else TAR
     else:
         raise InputError(f"{path} is neither a folder nor a zip or a tar: it starts with {start!r}")
-    return Source(path, kind, label, about.st_size, about.st_mtime_ns)
+    return FileSource(path, kind, label, about.st_size, about.st_mtime_ns)
 
 
 class FolderFiles(NamedTuple):
@@ -102,11 +104,11 @@ class FolderFiles(NamedTuple):
 
 def folder_files(folder: str) -> Iterator[FolderFiles]:
     """Every file below a folder, in a fixed order; no link leads out of it, and folders are not entered by links."""
-    waiting = [""]
+    pending = [""]
     inside = os.path.realpath(folder) + os.sep
-    while waiting:
-        below = waiting.pop()
-        found, folders = FolderFiles([], [], []), list[str]()
+    while pending:
+        below = pending.pop()
+        files, folders = FolderFiles([], [], []), list[str]()
         with os.scandir(f"{folder}/{below}") as entries:
             entries_in_order = sorted(entries, key=attrgetter("name"))
         for entry in entries_in_order:
@@ -118,17 +120,17 @@ def folder_files(folder: str) -> Iterator[FolderFiles]:
                 continue
             if kind == stat.S_IFLNK:
                 if why := _refused_link(entry, inside):
-                    found.refused.append((path, why))
+                    files.refused.append((path, why))
                     continue
                 about = entry.stat()
                 kind = stat.S_IFMT(about.st_mode)
             if kind != stat.S_IFREG:  # reading a pipe would wait for ever
-                found.refused.append((path, "neither a plain file nor a folder"))
+                files.refused.append((path, "neither a plain file nor a folder"))
                 continue
-            found.paths.append(path)
-            found.stamps.append((about.st_mtime_ns * 1000003 + about.st_size) & 0x7FFFFFFFFFFFFFFF)
-        waiting += reversed(folders)
-        yield found
+            files.paths.append(path)
+            files.stamps.append((about.st_mtime_ns * 1000003 + about.st_size) & 0x7FFFFFFFFFFFFFFF)
+        pending += reversed(folders)
+        yield files
 
 
 def _refused_link(entry: os.DirEntry[str], inside: str) -> str:
@@ -141,20 +143,20 @@ def _refused_link(entry: os.DirEntry[str], inside: str) -> str:
 
 def walk_files(source: Path) -> Iterator[str]:
     """The path below `source` of every file that may be read."""
-    return chain.from_iterable(found.paths for found in folder_files(str(source)))
+    return chain.from_iterable(files.paths for files in folder_files(str(source)))
 
 
-def archive_members(source: Source) -> Iterator[Member]:
+def archive_members(source: FileSource) -> Iterator[ArchiveMember]:
     """The members of a source that is an archive."""
     return zip_members(source.path) if source.kind == ZIP else tar_members(source.path)
 
 
-def unpack_compressed(sources: tuple[Source, ...], folder: Path) -> tuple[Source, ...]:
+def unpack_compressed(sources: tuple[FileSource, ...], folder: Path) -> tuple[FileSource, ...]:
     """The same sources, where a compressed tar is replaced by a plain copy in `folder`, made unless it is there."""
     return tuple(_unpacked(source, folder / f".source-{number}.tar") for number, source in enumerate(sources))
 
 
-def _unpacked(source: Source, copy: Path) -> Source:
+def _unpacked(source: FileSource, copy: Path) -> FileSource:
     if source.kind != COMPRESSED_TAR:
         return source
     if not copy.exists():
@@ -163,14 +165,14 @@ def _unpacked(source: Source, copy: Path) -> Source:
     return replace(source, path=copy, kind=TAR)
 
 
-class Reader:
+class FileReader:
     """Reads files of sources, in any process: archives are opened when first needed, and stay open."""
 
-    def __init__(self, sources: tuple[Source, ...]) -> None:
+    def __init__(self, sources: tuple[FileSource, ...]) -> None:
         self._sources = sources
         self._open = dict[int, int]()
 
-    def read(self, path: str, place: Place | int) -> bytes:
+    def read(self, path: str, place: MemberPlace | int) -> bytes:
         """The bytes of a file by its path, with its source's label, and its place, or its folder's number.
 
         Raises `BadImage` if it cannot be read, or is not as its archive says.

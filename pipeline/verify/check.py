@@ -1,23 +1,29 @@
 """Check: is every byte of a shard directory as it was packed, and does all of it belong together?
 
-Each tar is read once, from its beginning to its end, in worker processes; what is wrong is told by name.
+Each tar is read once, from its beginning to its end, in worker processes (`scan`), and compared with what the index,
+its .idx, the manifest and, if asked for, the stock reader of `webdataset` say of it. Each difference is one line, which
+names the file and the set.
 """
 
 import json
+import tarfile
 import time
-from collections.abc import Callable, Iterator
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.format.manifest import BACKGROUNDS, INDEX, MANIFEST, Manifest, ShardInfo, load_index
-from pipeline.verify.compare import Rows, idx_damage, rows_of_bank, rows_of_shards, stock_reader_damage, tar_damage
-from pipeline.verify.scan import Scan
-from pipeline.verify.stored import StoredPart, stored_background, stored_parts
+from pipeline.format.sample import PARTS, UNKNOWN
+from pipeline.format.tar import BLOCK
+from pipeline.verify.scan import WIDE, Rows, Scan, StoredPart, stored_background, stored_parts
 from pipeline.workers import Workers, available_cores
 
 
@@ -37,7 +43,7 @@ class CheckOptions:
             raise InputError(f"{self.workers} workers: there must be 1 or more")
 
 
-class Report(NamedTuple):
+class CheckReport(NamedTuple):
     """What a check found."""
 
     manifest: Manifest
@@ -46,7 +52,7 @@ class Report(NamedTuple):
     seconds: float
 
 
-class TarJob(NamedTuple):
+class CheckJob(NamedTuple):
     """A shard to check; it goes to a worker."""
 
     path: Path
@@ -56,8 +62,8 @@ class TarJob(NamedTuple):
     options: CheckOptions
 
 
-class Checked(NamedTuple):
-    """What came of a shard."""
+class CheckedTar(NamedTuple):
+    """The result for one tar."""
 
     damage: list[str]
     sets: int  # by the manifest
@@ -65,7 +71,7 @@ class Checked(NamedTuple):
     sizes: NDArray[np.int64] | None  # [2, parts, 2]: smallest and largest (height, width); None if sets are damaged
 
 
-def check(shards: Path, options: CheckOptions, sets_checked: Callable[[int, int], None] | None = None) -> Report:
+def check(shards: Path, options: CheckOptions, sets_checked: Callable[[int, int], None] | None = None) -> CheckReport:
     """Compare everything in the shard directory `shards`; `sets_checked` is told (more, of all).
 
     Raises `InputError` if there is no manifest that can be read, or the directory is unfinished.
@@ -80,17 +86,17 @@ def check(shards: Path, options: CheckOptions, sets_checked: Callable[[int, int]
             damage += _index_damage(manifest, index)
         except InputError as error:
             damage.append(str(error))
-        bank = _check_bank(shards, manifest, options)
-        damage += bank.damage
-        sizes, total = list[NDArray[np.int64] | None](), bank.bytes
+        backgrounds = _check_backgrounds(shards, manifest, options)
+        damage += backgrounds.damage
+        sizes, total = list[NDArray[np.int64] | None](), backgrounds.bytes
         for checked in workers.map(check_shard, _jobs(shards, manifest, index, options)):
             damage += checked.damage
             sizes.append(checked.sizes)
             total += checked.bytes
             if sets_checked:
                 sets_checked(checked.sets, manifest.sets)
-    damage += _size_damage(manifest, bank.sizes, sizes)
-    return Report(manifest, damage, total, time.monotonic() - start)
+    damage += _size_damage(manifest, backgrounds.sizes, sizes)
+    return CheckReport(manifest, damage, total, time.monotonic() - start)
 
 
 def _manifest_damage(shards: Path, manifest: Manifest) -> Iterator[str]:
@@ -117,20 +123,20 @@ def _index_damage(manifest: Manifest, index: Rows) -> Iterator[str]:
         yield f"{INDEX}: it has {found:,} foregrounds, the manifest {manifest.foregrounds:,}"
 
 
-def _jobs(shards: Path, manifest: Manifest, index: Rows | None, options: CheckOptions) -> Iterator[TarJob]:
+def _jobs(shards: Path, manifest: Manifest, index: Rows | None, options: CheckOptions) -> Iterator[CheckJob]:
     parts = stored_parts(manifest.codec, manifest.parts)
     rows = [None] * len(manifest.shards) if index is None else rows_of_shards(index, len(manifest.shards))
     for info, of_shard in zip(manifest.shards, rows, strict=True):
-        yield TarJob(shards / info.name, info, of_shard, parts, options)
+        yield CheckJob(shards / info.name, info, of_shard, parts, options)
 
 
-def check_shard(job: TarJob) -> Checked:
+def check_shard(job: CheckJob) -> CheckedTar:
     """Read one shard and compare it with its rows of the index, its .idx and the manifest."""
     name, sets = job.info.name, job.info.sets
     try:
         scan = Scan(job.path, job.parts, "decode" if job.options.decode else "header")
     except OSError as error:
-        return Checked([f"{name}: it cannot be read ({error.strerror}); it held {sets:,} sets"], sets, 0, None)
+        return CheckedTar([f"{name}: it cannot be read ({error.strerror}); it held {sets:,} sets"], sets, 0, None)
     parts = [part.name for part in job.parts]
     damage = tar_damage(scan, job.info, job.rows, parts)
     if not damage and job.options.stock_reader and job.rows is not None:
@@ -140,33 +146,179 @@ def check_shard(job: TarJob) -> Checked:
     idx = job.path.with_suffix(".idx")
     if scan.whole and (why := idx_damage(idx, scan.index)):
         damage.append(f"{idx.name}: {why}")
-    return Checked(damage, sets, scan.total_bytes, sizes)
+    return CheckedTar(damage, sets, scan.total_bytes, sizes)
 
 
-def _check_bank(shards: Path, manifest: Manifest, options: CheckOptions) -> Checked:
+def _check_backgrounds(shards: Path, manifest: Manifest, options: CheckOptions) -> CheckedTar:
     """Read backgrounds.tar and compare it with the manifest."""
     part = stored_background(manifest.codec)
     try:
-        scan = Scan(shards / BACKGROUNDS, [part], "decode" if options.decode else "header", notes=False)
+        scan = Scan(shards / BACKGROUNDS, [part], "decode" if options.decode else "header", has_json=False)
     except OSError as error:
-        return Checked([f"{BACKGROUNDS}: it cannot be read ({error.strerror}); every set needs it"], 0, 0, None)
+        return CheckedTar([f"{BACKGROUNDS}: it cannot be read ({error.strerror}); every set needs it"], 0, 0, None)
     info = ShardInfo(BACKGROUNDS, len(manifest.backgrounds), scan.total_bytes, manifest.backgrounds_sha256)
-    damage = tar_damage(scan, info, rows_of_bank(manifest), [part.name])
+    damage = tar_damage(scan, info, rows_of_backgrounds(manifest), [part.name])
     sizes = None if damage or not scan.entries else scan.size_ranges()
-    return Checked([f"{BACKGROUNDS}: {line}" for line in damage], 0, scan.total_bytes, sizes)
+    return CheckedTar([f"{BACKGROUNDS}: {line}" for line in damage], 0, scan.total_bytes, sizes)
 
 
 def _size_damage(
-    manifest: Manifest, bank: NDArray[np.int64] | None, shards: list[NDArray[np.int64] | None]
+    manifest: Manifest, backgrounds: NDArray[np.int64] | None, shards: list[NDArray[np.int64] | None]
 ) -> Iterator[str]:
     """Whether the manifest has the sizes of the pictures; nothing is said where one of them is damaged."""
-    if bank is None or not shards or any(sizes is None for sizes in shards):
+    if backgrounds is None or not shards or any(sizes is None for sizes in shards):
         return
     ranges = np.array(shards)
     found = dict(
         zip(manifest.members, zip(ranges[:, 0].min(axis=0), ranges[:, 1].max(axis=0), strict=True), strict=True)
     )
-    found["bg"] = (bank[0, 0], bank[1, 0])
+    found["bg"] = (backgrounds[0, 0], backgrounds[1, 0])
     sizes = {part: {"min": low.tolist(), "max": high.tolist()} for part, (low, high) in found.items()}
     if sizes != manifest.sizes:
         yield f"{MANIFEST}: it has the sizes {manifest.sizes}, the pictures {sizes}"
+
+
+def rows_of_shards(index: Rows, count: int) -> list[Rows]:
+    """The rows of each of `count` shards."""
+    order = np.argsort(index["shard"], kind="stable")
+    bounds = np.searchsorted(index["shard"][order], range(count + 1)).tolist()
+    return [index[order[first:end]] for first, end in pairwise(bounds)]
+
+
+def rows_of_backgrounds(manifest: Manifest) -> Rows:
+    """The backgrounds of a manifest as if they were sets of one part."""
+    none = [(0, 0, 0)] * (len(PARTS) - 1)
+    places = [(one.offset, one.size, one.crc32) for one in manifest.backgrounds]
+    rows = [
+        (f"bg_{one.id:03}", 0, 0, 0, *zip(place, *none, strict=True))
+        for one, place in zip(manifest.backgrounds, places, strict=True)
+    ]
+    return np.array(rows, WIDE)
+
+
+def in_tar_order(rows: Rows) -> Rows:
+    """Rows of one tar, in the order in which their sets lie in it."""
+    return rows[np.argsort(rows["offset"][:, 0], kind="stable")]
+
+
+def tar_damage(scan: Scan, info: ShardInfo, rows: Rows | None, parts: Sequence[str]) -> list[str]:
+    """What is wrong with a tar.
+
+    `info` is what the manifest has of it, `rows` are its rows of the index (None: the index cannot be used), `parts`
+    the names of the members that have a place in them.
+    """
+    if rows is None:
+        damage = [str(fault) for fault in scan.faults]
+        if len(scan.entries) != info.sets and not damage:
+            damage.append(f"it holds {len(scan.entries):,} sets, {info.sets:,} by the manifest")
+    else:
+        damage = _against_rows(scan, in_tar_order(rows).astype(WIDE), parts)
+    if not damage and scan.total_bytes != info.bytes:
+        damage.append(f"it has {scan.total_bytes:,} bytes, {info.bytes:,} by the manifest")
+    if not damage and scan.sha256 != info.sha256:
+        damage.append("its sha256 is not the manifest's, though no header and no CRC differs: a json, or another tar")
+    return damage
+
+
+def _against_rows(scan: Scan, wanted: Rows, parts: Sequence[str]) -> list[str]:
+    """Faults of the tar, sets that it lacks, sets that have no row, and rows that say something else."""
+    found = scan.rows(WIDE)
+    if len(found) == len(wanted):
+        found["shard"] = wanted["shard"]
+        if not scan.faults and found.tobytes() == wanted.tobytes():
+            return []
+    rows = {row["key"].decode(): row for row in wanted}
+    sets = {row["key"].decode(): row for row in found}
+    if rows and not rows.keys() & {*sets, *(fault.key for fault in scan.faults)}:
+        return [f"it holds none of its {len(rows):,} sets: it is another tar, or all of it is damaged"]
+    damage = _named_faults(scan, rows, len(parts))
+    faulty = {line.partition(":")[0] for line in damage}
+    for key, row in rows.items():
+        if key in sets:
+            damage += [f"{key}: {why}" for why in _differences(row, sets[key], parts)]
+        elif key not in faulty:
+            damage.append(f"{key}: it is in the index, and not in the tar")
+    damage += [f"{key}: it is in the tar, and has no row in the index" for key in sets if key not in rows]
+    if len(sets) < len(found):
+        damage.append(f"{len(found) - len(sets)} of its sets are in it twice")
+    return damage
+
+
+def _named_faults(scan: Scan, rows: dict[str, np.void], parts: int) -> list[str]:
+    """The faults of a tar; that of a header named after the set whose member ought to be there."""
+    owner = dict[int, str]()
+    for key, row in rows.items():
+        offsets = row["offset"][:parts].tolist()
+        end = offsets[-1] + int(row["size"][parts - 1])
+        owner |= dict.fromkeys([*(offset - BLOCK for offset in offsets), end + -end % BLOCK], key)
+    named = {fault.key for fault in scan.faults}
+    lines = []
+    for fault in scan.faults:
+        key = fault.key or owner.get(fault.offset, "")
+        if fault.key or key not in named:  # else the set is said to lack the member
+            lines.append(f"{key}: {fault.what}" if key else fault.what)
+            named.add(key)
+    return lines
+
+
+def _differences(row: np.void, found: np.void, parts: Sequence[str]) -> Iterator[str]:
+    """How a row of the index differs from the set that was found."""
+    for column, part in enumerate(parts):
+        there, here = ([int(one[name][column]) for name in ("offset", "size", "crc32")] for one in (row, found))
+        if there[:2] != here[:2]:
+            yield f"{part} is at {here[0]:,} and has {here[1]:,} bytes; the index has {there[0]:,} and {there[1]:,}"
+        elif there[2] != here[2]:
+            yield f"{part} is damaged (CRC differs)"
+    for name in ("bg", "fg"):
+        if row[name] != found[name]:
+            yield f"its json has {name} {found[name]}, the index {row[name]}"
+    for name in ("offset", "size", "crc32"):
+        if row[name][len(parts) :].any():
+            yield f"the index has {name} {row[name].tolist()} for {len(parts)} parts"
+
+
+def idx_damage(path: Path, expected: bytes) -> str:
+    """What is wrong with a .idx; empty if nothing is."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
+    wanted = expected.split(b"\n")
+    if lines == wanted:
+        return ""
+    number = next((n for n, pair in enumerate(zip(lines, wanted, strict=False)) if pair[0] != pair[1]), len(wanted))
+    return f"it is not that of its tar, from line {number + 1} on"
+
+
+def stock_reader_damage(path: Path, rows: Rows, parts: Sequence[str]) -> Iterator[str]:
+    """Read a shard through `webdataset.WebDataset`, and tell where what it sees is not what the index has."""
+    import webdataset  # brings torch, which nothing else here needs
+
+    wanted, seen = in_tar_order(rows), 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # webdataset leaves the closing of files to the collector
+        try:
+            for sample in webdataset.WebDataset([str(path)], shardshuffle=False):
+                if seen == len(wanted) or sample["__key__"].encode() != wanted["key"][seen]:
+                    yield f"{sample['__key__']}: webdataset sees it where the index has another set, or none"
+                    return
+                if why := _sample_damage(sample, wanted[seen], parts):
+                    yield f"{sample['__key__']}: webdataset sees {why}"
+                seen += 1
+        except (tarfile.TarError, ValueError, OSError, EOFError) as error:
+            yield f"webdataset cannot read it, after {seen:,} sets: {error}"
+            return
+    if seen < len(wanted):
+        yield f"webdataset sees {seen:,} sets in it, the index {len(wanted):,}"
+
+
+def _sample_damage(sample: dict[str, Any], row: np.void, parts: Sequence[str]) -> str:
+    members = {name.partition(".")[0]: content for name, content in sample.items() if not name.startswith("__")}
+    if sorted(members) != sorted((*parts, "json")):
+        return f"the members {', '.join(members)}"
+    for column, part in enumerate(parts):
+        if (len(members[part]), zlib.crc32(members[part])) != (row["size"][column], row["crc32"][column]):
+            return f"another {part}"
+    metadata = json.loads(members["json"])
+    fg = UNKNOWN if metadata["fg"] is None else metadata["fg"]
+    return "" if (metadata["bg"], fg) == (row["bg"], row["fg"]) else "another json"

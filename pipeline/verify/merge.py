@@ -22,14 +22,22 @@ from pipeline.format.manifest import Manifest, ShardInfo, row_type
 from pipeline.format.planes import PLANES
 from pipeline.format.tar import Shard
 from pipeline.loading.shard_reader import Store
-from pipeline.packing.finalize import assemble, done_shards, note_path, read_problems, shard_path, tally, write_bank
-from pipeline.resume import atomic_file, continued
-from pipeline.verify.compare import Rows, rows_of_shards
-from pipeline.verify.stored import stored_background
+from pipeline.packing.finalize import (
+    done_shards,
+    finalize,
+    read_problems,
+    record_path,
+    shard_path,
+    tally,
+    write_backgrounds,
+)
+from pipeline.resume import atomic_file, resumable
+from pipeline.verify.check import rows_of_shards
+from pipeline.verify.scan import Rows, stored_background
 
 # What merged directories may differ in; everything else in their manifests has to be the same.
-OF_THE_DATA = {"sets", "foregrounds", "sizes", "shards", "backgrounds", "backgrounds_sha256", "index_sha256", "sha256"}
-TABLES = ("labels.csv", "sources.csv")  # of fgbg-compose
+MAY_DIFFER = {"sets", "foregrounds", "sizes", "shards", "backgrounds", "backgrounds_sha256", "index_sha256", "sha256"}
+METADATA_TABLES = ("labels.csv", "sources.csv")  # of fgbg-compose
 
 
 def merge(sources: Sequence[Path], shards: Path, sets_merged: Callable[[int, int], None] | None = None) -> Manifest:
@@ -49,28 +57,30 @@ def merge(sources: Sequence[Path], shards: Path, sets_merged: Callable[[int, int
     _require_distinct_sets(stores)
     first, total = stores[0].manifest, sum(store.manifest.sets for store in stores)
     arguments = {"command": "fgbg-pack --merge", "sources": [store.manifest.sha256 for store in stores]}
-    with continued(shards, arguments) as notes:
-        bank = write_bank(shards, _pictures(backgrounds))
+    with resumable(shards, arguments) as records:
+        backgrounds_tar = write_backgrounds(shards, _pictures(backgrounds))
         count = sum(len(store.manifest.shards) for store in stores)
-        done = done_shards(shards, notes, count)
+        done = done_shards(shards, records, count)
         for number, (source, info, rows, sizes) in enumerate(_shards(stores)):
             target = shard_path(shards, number)
             if number not in done:
                 for suffix in (".tar", ".idx"):
-                    _place(source.with_suffix(suffix), target.with_suffix(suffix))
+                    _link_or_copy(source.with_suffix(suffix), target.with_suffix(suffix))
                 moved = replace(info, name=target.name)
-                Shard(moved, rows, sizes, Counter(), []).save(note_path(notes, number))
+                Shard(moved, rows, sizes, Counter(), []).save(record_path(records, number))
             if sets_merged:
                 sets_merged(info.sets, total)
-        result = tally(shards, notes, count)
+        result = tally(shards, records, count)
         for store in stores:
             result.problems.extend(
                 Problem(f"{store.shards.resolve().name}/{path}", kind, why)
                 for path, kind, why in read_problems(store.shards / "problems.csv")
             )
-        for table in TABLES:
+        for table in METADATA_TABLES:
             _join_tables([store.shards / table for store in stores], shards / table)
-        return assemble(shards, notes, count, result, bank, (first.depth_encoding, first.depth_near), first.codec)
+        return finalize(
+            shards, records, count, result, backgrounds_tar, (first.depth_encoding, first.depth_near), first.codec
+        )
 
 
 def _require_same_kind(one: Store, other: Store) -> None:
@@ -78,9 +88,7 @@ def _require_same_kind(one: Store, other: Store) -> None:
     kinds = []
     for store in (one, other):
         manifest = store.manifest
-        kind = {
-            field.name: getattr(manifest, field.name) for field in fields(manifest) if field.name not in OF_THE_DATA
-        }
+        kind = {field.name: getattr(manifest, field.name) for field in fields(manifest) if field.name not in MAY_DIFFER}
         if manifest.depth_encoding == NO_DEPTH:
             del kind["depth_near"]
         if manifest.codec == PLANES:
@@ -112,11 +120,11 @@ def _backgrounds(stores: Sequence[Store]) -> dict[int, Store]:
 
 def _require_distinct_sets(stores: Sequence[Store]) -> None:
     keys, counts = np.unique(np.concatenate([store.index["key"] for store in stores]), return_counts=True)
-    if (twice := keys[counts > 1]).size:
-        having = [str(store.shards) for store in stores if twice[0] in store.index["key"]]
+    if (duplicates := keys[counts > 1]).size:
+        holders = [str(store.shards) for store in stores if duplicates[0] in store.index["key"]]
         raise InputError(
-            f"{twice.size:,} sets are there twice, the first is {twice[0].decode()} (in {' and '.join(having)}): "
-            f"take one of these away, or pack it again under other numbers (--field)"
+            f"{duplicates.size:,} sets are there twice, the first is {duplicates[0].decode()} "
+            f"(in {' and '.join(holders)}): take one of these away, or pack it again under other numbers (--field)"
         )
 
 
@@ -141,7 +149,7 @@ def _shards(stores: Sequence[Store]) -> Iterator[tuple[Path, ShardInfo, Rows, ND
             yield path, info, of_shard.astype(key_type), sizes
 
 
-def _place(source: Path, target: Path) -> None:
+def _link_or_copy(source: Path, target: Path) -> None:
     """Let `target` be the file `source`, or a copy of it on another file system."""
     target.unlink(missing_ok=True)  # of a merge that was stopped
     try:

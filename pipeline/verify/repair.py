@@ -5,6 +5,7 @@ damaged tar stays beside it, as sets-000002.tar.damaged. A repair that is stoppe
 """
 
 import json
+import os
 import re
 import time
 from collections import Counter
@@ -20,20 +21,45 @@ from pipeline.format.depth import ENCODINGS, NEAR, NO_DEPTH
 from pipeline.format.manifest import BACKGROUNDS, MANIFEST, Background, Manifest, ShardInfo, load_index, row_type
 from pipeline.format.planes import PLANES
 from pipeline.format.sample import PARTS, UNKNOWN, set_key
-from pipeline.format.tar import Shard, load_shard
-from pipeline.packing.finalize import Bank, assemble, done_shards, finished_shards, note_path, read_problems, tally
-from pipeline.resume import ARGUMENTS, UNFINISHED, atomic_file, continued, require_finished
-from pipeline.verify.compare import WIDE, rows_of_bank, rows_of_shards
-from pipeline.verify.mend import KIND, NOTHING_KNOWN, Checksums, Mended, mend
-from pipeline.verify.scan import Entry, Scan
-from pipeline.verify.stored import StoredPart, stored_background, stored_parts
+from pipeline.format.tar import Shard, TarWriter, load_shard
+from pipeline.packing.finalize import (
+    BackgroundsTar,
+    done_shards,
+    finalize,
+    finished_shards,
+    read_problems,
+    record_path,
+    tally,
+)
+from pipeline.resume import ARGUMENTS, UNFINISHED, atomic_file, require_finished, resumable
+from pipeline.verify.check import idx_damage, rows_of_backgrounds, rows_of_shards
+from pipeline.verify.scan import WIDE, Entry, Rows, Scan, StoredPart, stored_background, stored_parts
 from pipeline.workers import Workers
 
 COMMAND = "fgbg-check --repair-index"
-ASIDE = ".damaged"  # appended to the name of a tar that was written anew
+DAMAGED_SUFFIX = ".damaged"  # appended to the name of a tar that was written anew
+KIND = "damaged"  # of problems
 
 
-class Report(NamedTuple):
+class Checksums(NamedTuple):
+    """What is known of a tar from elsewhere."""
+
+    sha256: str  # of all of it; empty if that is not known
+    rows: Rows  # of its entries, of which keys and CRCs are used; empty if they are not known
+
+
+NO_CHECKSUMS = Checksums("", np.array([], WIDE))
+
+
+class RepairedTar(NamedTuple):
+    """A tar in which all is well, and what was left out of it."""
+
+    scan: Scan | None  # None: nothing was left, there is no tar
+    problems: list[Problem]
+    verified: bool  # False: there may be damage that no checksum told, in a picture that decodes or in a json
+
+
+class RepairReport(NamedTuple):
     """What a repair did."""
 
     manifest: Manifest
@@ -42,14 +68,14 @@ class Report(NamedTuple):
     seconds: float
 
 
-class TarJob(NamedTuple):
+class RepairJob(NamedTuple):
     """A tar whose rows and .idx are to be made from what is in it; it goes to a worker."""
 
     path: Path
-    note: Path
-    aside: Path  # where its tar is put if it is damaged
+    record: Path
+    backup: Path  # where its tar is put if it is damaged
     parts: tuple[StoredPart, ...]
-    known: Checksums
+    checksums: Checksums
     backgrounds: frozenset[int] | None  # that sets may be on; None: it is backgrounds.tar itself
 
 
@@ -60,7 +86,7 @@ def repair(
     *,
     workers: int = 1,
     tars_read: Callable[[int, int], None] | None = None,
-) -> Report:
+) -> RepairReport:
     """Rebuild index.npy, the .idx files and manifest.json of `shards`; `tars_read` is told (more, of all).
 
     How depth is encoded the tars do not tell: it is taken from the old manifest, as far as it can be read, where it is
@@ -74,87 +100,88 @@ def repair(
             require_finished(shards)  # what another command has begun, that one shall end
     if not any(shards.glob("sets-*.tar")) and not (shards / UNFINISHED).exists():
         raise InputError(f"there are no sets-*.tar in {shards}: nothing can be rebuilt; copy them, or pack again")
-    with continued(shards, arguments, fresh=False) as notes, Workers(workers) as pool:
-        names = _names(shards, notes / ".names.json")  # hidden: it is no piece that is done
-        old = _Old(shards)
-        codec, parts = _stored(shards, notes, names)
+    with resumable(shards, arguments, fresh=False) as records, Workers(workers) as pool:
+        names = _names(shards, records / ".names.json")  # hidden: it is no progress record
+        old = _OldManifest(shards)
+        codec, parts = _stored(shards, records, names)
         depth = _depth(old.text, codec, parts, (depth_encoding, depth_near))
-        bank, damaged = _mend_bank(shards, notes, codec, old.known.get(BACKGROUNDS, NOTHING_KNOWN))
-        done = done_shards(shards, notes, len(names))
+        backgrounds, damaged = _repair_backgrounds(shards, records, codec, old.checksums.get(BACKGROUNDS, NO_CHECKSUMS))
+        done = done_shards(shards, records, len(names))
         unverified = 0
-        for verified in pool.map(mend_tar, _jobs(shards, notes, names, stored_parts(codec, parts), bank, old, done)):
+        jobs = _jobs(shards, records, names, stored_parts(codec, parts), backgrounds, old, done)
+        for verified in pool.map(run_job, jobs):
             unverified += not verified
             if tars_read:
                 tars_read(1, len(names) - len(done))
-        _settle_rows(shards, notes, len(names), old.key_length)
-        total = tally(shards, notes, len(names))
+        _unify_keys(shards, records, len(names), old.key_length)
+        total = tally(shards, records, len(names))
         if not total.sets:
             raise InputError(f"no set in {shards} is whole: copy its tars again, or pack again")
         damaged += total.problems
         damaged += [
             Problem(name, KIND, "it is in the manifest, and missing")
-            for name in sorted({*old.known} - {BACKGROUNDS, *names})
+            for name in sorted({*old.checksums} - {BACKGROUNDS, *names})
         ]
         for idx in shards.glob("sets-*.idx"):
             if not idx.with_suffix(".tar").exists():
                 idx.unlink()
         total.problems[:] = {*damaged, *read_problems(shards / "problems.csv")}
-        manifest = assemble(shards, notes, len(names), total, bank, depth, codec)
-        for path in notes.glob("*.tar"):
-            path.replace(shards / f"{path.name}{ASIDE}")
-    return Report(manifest, damaged, unverified, time.monotonic() - start)
+        manifest = finalize(shards, records, len(names), total, backgrounds, depth, codec)
+        for path in records.glob("*.tar"):
+            path.replace(shards / f"{path.name}{DAMAGED_SUFFIX}")
+    return RepairReport(manifest, damaged, unverified, time.monotonic() - start)
 
 
-def _names(shards: Path, note: Path) -> list[str]:
-    """The tars of sets that were there when the repair began: their positions number the notes."""
-    if not note.exists():
-        with atomic_file(note) as file:
+def _names(shards: Path, record: Path) -> list[str]:
+    """The tars of sets that were there when the repair began: their positions number the records."""
+    if not record.exists():
+        with atomic_file(record) as file:
             file.write(json.dumps(sorted(path.name for path in shards.glob("sets-*.tar"))).encode())
-    names: list[str] = json.loads(note.read_bytes())
+    names: list[str] = json.loads(record.read_bytes())
     return names
 
 
 def _jobs(
     shards: Path,
-    notes: Path,
+    records: Path,
     names: list[str],
     parts: tuple[StoredPart, ...],
-    bank: Bank,
-    old: "_Old",
+    backgrounds: BackgroundsTar,
+    old: "_OldManifest",
     done: Container[int],
-) -> Iterator[TarJob]:
-    backgrounds = frozenset(background.id for background in bank.backgrounds)
+) -> Iterator[RepairJob]:
+    ids = frozenset(background.id for background in backgrounds.backgrounds)
     for number, name in enumerate(names):
         if number not in done:
-            known = old.known.get(name, NOTHING_KNOWN)
-            yield TarJob(shards / name, note_path(notes, number), notes / name, parts, known, backgrounds)
+            checksums = old.checksums.get(name, NO_CHECKSUMS)
+            yield RepairJob(shards / name, record_path(records, number), records / name, parts, checksums, ids)
 
 
-class _Old:
+class _OldManifest:
     """What the old manifest and index still tell."""
 
     def __init__(self, shards: Path) -> None:
         path = shards / MANIFEST
         self.text = path.read_bytes().decode(errors="replace") if path.exists() else ""
-        self.known = dict[str, Checksums]()  # of each tar
+        self.checksums = dict[str, Checksums]()  # of each tar
         self.key_length = 0
         try:
             manifest = Manifest.load(shards)
         except InputError:
             return
-        none = NOTHING_KNOWN.rows
-        self.known = {info.name: Checksums(info.sha256, none) for info in manifest.shards}
-        self.known[BACKGROUNDS] = Checksums(manifest.backgrounds_sha256, rows_of_bank(manifest))
+        none = NO_CHECKSUMS.rows
+        self.checksums = {info.name: Checksums(info.sha256, none) for info in manifest.shards}
+        self.checksums[BACKGROUNDS] = Checksums(manifest.backgrounds_sha256, rows_of_backgrounds(manifest))
         with suppress(InputError):
             index = load_index(shards, manifest).view(np.ndarray)
             self.key_length = index.dtype["key"].itemsize
             for info, rows in zip(manifest.shards, rows_of_shards(index, len(manifest.shards)), strict=True):
-                self.known[info.name] = Checksums(info.sha256, rows)
+                self.checksums[info.name] = Checksums(info.sha256, rows)
 
 
-def _stored(shards: Path, notes: Path, names: list[str]) -> tuple[str, tuple[str, ...]]:
+def _stored(shards: Path, records: Path, names: list[str]) -> tuple[str, tuple[str, ...]]:
     """Codec and parts of the sets, as most of the first tar with sets has them."""
-    paths = [folder / name for name in names for folder in (shards, notes) if (folder / name).exists()]
+    paths = [folder / name for name in names for folder in (shards, records) if (folder / name).exists()]
     for path in paths:
         lines = Scan(path, (), "header").index.decode().splitlines()[1:]
         [(extensions, _)] = Counter(tuple(line.split(" ")[::4]) for line in lines).most_common(1) or [((), 0)]
@@ -183,27 +210,29 @@ def _depth(text: str, codec: str, parts: tuple[str, ...], given: Sequence[str | 
     return encoding, near
 
 
-def _mend_bank(shards: Path, notes: Path, codec: str, known: Checksums) -> tuple[Bank, list[Problem]]:
+def _repair_backgrounds(
+    shards: Path, records: Path, codec: str, checksums: Checksums
+) -> tuple[BackgroundsTar, list[Problem]]:
     """backgrounds.tar, without what is damaged in it."""
-    path, note = shards / BACKGROUNDS, notes / "backgrounds.npz"
-    if not load_shard(note, shards):
+    path, record = shards / BACKGROUNDS, records / "backgrounds.npz"
+    if not load_shard(record, shards):
         try:
-            mend_tar(TarJob(path, note, notes / BACKGROUNDS, (stored_background(codec),), known, None))
+            run_job(RepairJob(path, record, records / BACKGROUNDS, (stored_background(codec),), checksums, None))
         except OSError as error:
             raise InputError(
                 f"{path} cannot be read ({error.strerror}), and nothing replaces it: copy it again"
             ) from error
-    bank = load_shard(note, shards)
-    if not bank or not bank.info.sets:
+    shard = load_shard(record, shards)
+    if not shard or not shard.info.sets:
         raise InputError(f"no background in {path} is whole, and nothing replaces them: copy it again")
-    places = np.stack([bank.rows[name][:, 0] for name in ("offset", "size", "crc32")], axis=1).tolist()
-    ids = [int(key.removeprefix(b"bg_")) for key in bank.rows["key"].tolist()]
+    places = np.stack([shard.rows[name][:, 0] for name in ("offset", "size", "crc32")], axis=1).tolist()
+    ids = [int(key.removeprefix(b"bg_")) for key in shard.rows["key"].tolist()]
     backgrounds = [Background(bg, *place) for bg, place in zip(ids, places, strict=True)]
-    return Bank(backgrounds, bank.info.sha256, bank.sizes[:, 0]), bank.problems
+    return BackgroundsTar(backgrounds, shard.info.sha256, shard.sizes[:, 0]), shard.problems
 
 
-def mend_tar(job: TarJob) -> bool:
-    """Make a tar's .idx and the note on its rows, without what is damaged in it; tell whether it was verified."""
+def run_job(job: RepairJob) -> bool:
+    """Make a tar's .idx and the record on its rows, without what is damaged in it; tell whether it was verified."""
 
     def refuse(entry: Entry) -> str:
         bg = entry.numbers[0]
@@ -211,23 +240,23 @@ def mend_tar(job: TarJob) -> bool:
         return f"its background {bg} is not in {BACKGROUNDS}" if lacks else ""
 
     sets = job.backgrounds is not None
-    if sets and not job.path.exists() and not job.aside.exists():  # taken away since an earlier call began
-        scan, problems, verified = Mended(None, [], True)
+    if sets and not job.path.exists() and not job.backup.exists():  # taken away since an earlier call began
+        scan, problems, verified = RepairedTar(None, [], True)
     else:
-        scan, problems, verified = mend(job.path, job.aside, job.parts, job.known, refuse, sets=sets)
+        scan, problems, verified = repair_tar(job.path, job.backup, job.parts, job.checksums, refuse, sets=sets)
     if scan:
         info = ShardInfo(job.path.name, len(scan.entries), scan.total_bytes, scan.sha256)
         shard = Shard(info, scan.rows(WIDE), scan.size_ranges(), Counter(), problems)
     else:
         shard = Shard(ShardInfo(job.path.name, 0, 0, ""), np.array([], WIDE), np.array([]), Counter(), problems)
-    shard.save(job.note)
+    shard.save(job.record)
     return verified
 
 
-def _settle_rows(shards: Path, notes: Path, count: int, key_length: int) -> None:
-    """Give the rows of all notes the key length of the index; raise `InputError` if a set is in them twice."""
+def _unify_keys(shards: Path, records: Path, count: int, key_length: int) -> None:
+    """Give the rows of all records the key length of the index; raise `InputError` if a set is in them twice."""
     seen, largest = dict[bytes, str](), np.full(3, UNKNOWN)
-    for shard in finished_shards(shards, notes, count):
+    for shard in finished_shards(shards, records, count):
         for key in shard.rows["key"].tolist():
             if key in seen:
                 raise InputError(f"{key.decode()} is in {seen[key]} and in {shard.info.name}: take one of them away")
@@ -237,5 +266,63 @@ def _settle_rows(shards: Path, notes: Path, count: int, key_length: int) -> None
             largest[column] = max(largest[column], values.max(initial=UNKNOWN))
     bg, fg, number = largest.tolist()
     key_length = max(key_length or len(set_key(fg, bg, number)), max(map(len, seen), default=1))
-    for place, shard in enumerate(finished_shards(shards, notes, count)):
-        shard._replace(rows=shard.rows.astype(row_type(key_length))).save(note_path(notes, place))
+    for place, shard in enumerate(finished_shards(shards, records, count)):
+        shard._replace(rows=shard.rows.astype(row_type(key_length))).save(record_path(records, place))
+
+
+def repair_tar(
+    path: Path,
+    backup: Path,
+    parts: Sequence[StoredPart],
+    checksums: Checksums,
+    refuse: Callable[[Entry], str],
+    *,
+    sets: bool = True,
+) -> RepairedTar:
+    """Read the tar at `path`, and write it anew if sets in it are damaged or `refuse` says why one cannot stay.
+
+    It is moved to `backup` before that, from where another call takes it up. Without `sets` the entries are
+    backgrounds: they have no json, and the tar no .idx. Raises `OSError` if the tar cannot be read.
+    """
+    scan = Scan(backup if backup.exists() else path, parts, "decode", has_json=sets)
+    as_packed = scan.sha256 == checksums.sha256
+    left_out = _damaged(scan, checksums.rows[:0] if as_packed else checksums.rows, parts)
+    left_out |= {entry.key: why for entry in scan.entries if entry.key not in left_out and (why := refuse(entry))}
+    problems = [Problem(f"{path.name}/{key}" if key else path.name, KIND, why) for key, why in sorted(left_out.items())]
+    verified = as_packed or (len(checksums.rows) > 0 and len(problems) > 0)
+    if problems or scan.faults:
+        entries = [entry for entry in scan.entries if entry.key not in left_out]
+        if not backup.exists():
+            path.replace(backup)
+        if not entries:
+            path.with_suffix(".idx").unlink(missing_ok=True)
+            return RepairedTar(None, problems, verified)
+        _copy(backup, path, entries, index=sets)
+        scan = Scan(path, parts, "header", has_json=sets)
+    elif sets and idx_damage(path.with_suffix(".idx"), scan.index):
+        with atomic_file(path.with_suffix(".idx")) as file:
+            file.write(scan.index)
+    return RepairedTar(scan, problems, verified)
+
+
+def _damaged(scan: Scan, rows: Rows, parts: Sequence[StoredPart]) -> dict[str, str]:
+    """Why entries cannot stay, by their keys; what is wrong with the tar itself has none."""
+    whole = {entry.key: entry for entry in scan.entries}
+    # A fault in one that is whole lies in what fills its last block, and goes away when it is written anew.
+    why = {fault.key: fault.what for fault in scan.faults if fault.key not in whole}
+    for name, wanted in zip(rows["key"].tolist(), rows["crc32"].tolist(), strict=True):
+        key = name.decode()
+        if key in whole:
+            columns = zip(parts, whole[key].places, wanted, strict=False)
+            if bad := [part.name for part, place, crc in columns if place.crc32 != crc]:
+                why[key] = f"{', '.join(bad)} is damaged (CRC differs)"
+        elif key not in why:
+            why[key] = "it was packed, and is not in the tar"
+    return why
+
+
+def _copy(source: Path, target: Path, entries: Sequence[Entry], *, index: bool) -> None:
+    with source.open("rb") as file, TarWriter(target, index=index) as writer:
+        for entry in entries:
+            contents = [(name, os.pread(file.fileno(), size, offset)) for name, offset, size in entry.members]
+            writer.add(entry.key, contents)

@@ -8,20 +8,73 @@ import hashlib
 import io
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
+from math import isqrt
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
+import zstandard
 from numpy.typing import NDArray
 
-from pipeline.format.images import BadImage
+from pipeline.format.images import BadImage, check_image, image_format, jpeg_size
+from pipeline.format.manifest import row_type
+from pipeline.format.planes import PLANES
 from pipeline.format.sample import PARTS, UNKNOWN, set_key
 from pipeline.format.tar import BLOCK, ZEROS, Member, tar_header
-from pipeline.verify.stored import StoredPart
 
 READ_BYTES = 1 << 20
+Rows = NDArray[np.void]  # of the index: `manifest.row_type`
+WIDE = row_type(100)  # of rows that any tar may hold: no name in a tar is longer
+
+
+class StoredPart(NamedTuple):
+    """One member of each set, `KEY.NAME.EXTENSION`, which has a place in the set's row of the index."""
+
+    name: str
+    check: Callable[[bytes, str], tuple[str, int, int]]
+    """(content, verify) -> extension, height, width; raises `BadImage` (see `images.check_image`)."""
+
+
+def stored_parts(codec: str, parts: tuple[str, ...]) -> tuple[StoredPart, ...]:
+    """The members of a set but for its json, in the order in which they lie in a shard and in the index.
+
+    `codec` and `parts` are those of the manifest.
+    """
+    if codec == PLANES:
+        return (StoredPart(PLANES, partial(check_planes, len(parts))),)
+    return tuple(StoredPart(part, check_stored_picture) for part in parts)
+
+
+def stored_background(codec: str) -> StoredPart:
+    """The member of a background in backgrounds.tar."""
+    return StoredPart("bg", partial(check_planes, 1) if codec == PLANES else check_stored_picture)
+
+
+def check_stored_picture(data: bytes, verify: str) -> tuple[str, int, int]:
+    """As `images.check_image`, but "header" looks for no end mark: a CRC, which is compared anyway, tells more."""
+    if verify == "header" and image_format(data) == "jpg":
+        return "jpg", *jpeg_size(data)
+    return check_image(data, verify)
+
+
+def check_planes(planes: int, data: bytes, verify: str) -> tuple[str, int, int]:
+    """Look at a zstd frame of uint8 [planes, size, size]: its extension, height and width (see `images.check_image`).
+
+    `verify` is "decode", or "header" to trust what follows the frame's header. Raises `BadImage`.
+    """
+    try:
+        content_bytes = zstandard.get_frame_parameters(data).content_size
+        size = isqrt(content_bytes // planes)
+        if planes * size * size != content_bytes or not size:
+            raise BadImage(f"{content_bytes:,} bytes are not {planes} square planes")
+        if verify == "decode" and len(zstandard.ZstdDecompressor().decompress(data)) != content_bytes:
+            raise BadImage("it does not decompress to the size in its header")
+    except zstandard.ZstdError as error:
+        raise BadImage(f"it does not decompress: {error}") from error
+    return "zst", size, size
 
 
 class Fault(NamedTuple):
@@ -35,7 +88,7 @@ class Fault(NamedTuple):
         return f"{self.key}: {self.what}" if self.key else self.what
 
 
-class Found(NamedTuple):
+class ScannedMember(NamedTuple):
     """A member of a tar, with its bytes."""
 
     key: str
@@ -54,7 +107,7 @@ class Entry(NamedTuple):
     sizes: list[tuple[int, int]]  # of its parts: height, width
 
 
-class _Hashed(io.RawIOBase):
+class _HashedFile(io.RawIOBase):
     """A file that is read from its beginning to its end, and hashed on the way."""
 
     def __init__(self, path: Path) -> None:
@@ -90,23 +143,23 @@ class Scan:
     whole: bool
     """Whether no header is lost, nor the tar's end."""
 
-    def __init__(self, path: Path, parts: Sequence[StoredPart], verify: str, *, notes: bool = True) -> None:
-        """`parts` that every entry has, `verify` as in `images.check_image`; without `notes` no entry has a json."""
+    def __init__(self, path: Path, parts: Sequence[StoredPart], verify: str, *, has_json: bool = True) -> None:
+        """`parts` that every entry has, `verify` as in `images.check_image`; without `has_json` no entry has one."""
         self.entries, self.faults, self.whole = [], [], True
-        self._parts, self._verify, self._notes = parts, verify, notes
-        self._names = [part.name for part in parts] + ["json"] * notes
+        self._parts, self._verify, self._has_json = parts, verify, has_json
+        self._names = [part.name for part in parts] + ["json"] * has_json
         lines = list[str]()
-        hashed = _Hashed(path)
+        hashed = _HashedFile(path)
         with io.BufferedReader(hashed, READ_BYTES) as file:
             members = self._members(file, path.stat().st_size)
             for key, group in groupby(members, lambda member: member.key):
-                found = list(group)
-                lines.append(" ".join(f"{m.extension} {m.offset} {len(m.content)} {key}.{m.extension}" for m in found))
-                self._add(key, found)
+                entry = list(group)
+                lines.append(" ".join(f"{m.extension} {m.offset} {len(m.content)} {key}.{m.extension}" for m in entry))
+                self._add(key, entry)
         self.sha256, self.total_bytes = hashed.hash.hexdigest(), hashed.bytes
         self.index = "\n".join([f"v1.2 {len(lines)}", *lines, ""]).encode()
 
-    def _members(self, file: IO[bytes], total: int) -> Iterator[Found]:
+    def _members(self, file: IO[bytes], total: int) -> Iterator[ScannedMember]:
         """Every member whose header is as it was written; where one is not, go on at the next that is."""
         header, position, lost = file.read(BLOCK), 0, False
         while header and position + len(ZEROS) < total:
@@ -123,23 +176,23 @@ class Scan:
             if rest[:padding] != ZEROS[:padding]:
                 self.faults.append(Fault(position, key, f"{_part(extension)} is not followed by zeros"))
             if len(content) == size:
-                yield Found(key, extension, position + BLOCK, content)
+                yield ScannedMember(key, extension, position + BLOCK, content)
             header, position = rest[padding:], position + BLOCK + size + padding
         if header + file.read() != ZEROS:
             self.faults.append(Fault(position, "", f"the tar is cut short, or its end is damaged (at {total:,} bytes)"))
             self.whole = False
 
-    def _add(self, key: str, found: list[Found]) -> None:
+    def _add(self, key: str, members: list[ScannedMember]) -> None:
         """Look at the members of an entry, and keep it if nothing is wrong with it."""
-        start = found[0].offset - BLOCK
-        names = [_part(member.extension) for member in found]
+        start = members[0].offset - BLOCK
+        names = [_part(member.extension) for member in members]
         if names != self._names:
             missing = [name for name in self._names if name not in names]
             what = f"no {', no '.join(missing)} there" if missing else f"holds {', '.join(names)}"
             self.faults.append(Fault(start, key, f"{what}; expected {', '.join(self._names)}"))
             return
         numbers, places, sizes, faults = (0, 0, 0), list[Member](), list[tuple[int, int]](), list[Fault]()
-        for part, member in zip(self._parts, found, strict=False):
+        for part, member in zip(self._parts, members, strict=False):
             places.append(Member(member.offset, len(member.content), zlib.crc32(member.content)))
             try:
                 kind, *size = part.check(member.content, self._verify)
@@ -148,19 +201,19 @@ class Scan:
                 sizes.append((size[0], size[1]))
             except BadImage as error:
                 faults.append(Fault(start, key, f"{part.name} is damaged ({error})"))
-        if self._notes:
+        if self._has_json:
             try:
-                numbers = _numbers(key, found[-1].content)
+                numbers = _numbers(key, members[-1].content)
             except ValueError as error:
                 faults.append(Fault(start, key, f"json is damaged ({error})"))
         if faults:
             self.faults += faults
         else:
-            members = [(member.extension, member.offset, len(member.content)) for member in found]
-            self.entries.append(Entry(key, numbers, places, members, sizes))
+            extents = [(member.extension, member.offset, len(member.content)) for member in members]
+            self.entries.append(Entry(key, numbers, places, extents, sizes))
 
     def rows(self, key_type: np.dtype[np.void]) -> NDArray[np.void]:
-        """The rows of the index for its entries, [entries] of an `index.row_type`, but for the shard's place."""
+        """The rows of the index for its entries, [entries] of a `manifest.row_type`, but for the shard's place."""
         none = [Member(0, 0, 0)] * (len(PARTS) - len(self._parts))
         rows = [(e.key, *e.numbers[:2], 0, *zip(*e.places, *none, strict=True)) for e in self.entries]
         return np.array(rows, key_type)
@@ -187,10 +240,10 @@ def _part(extension: str) -> str:
 
 def _numbers(key: str, text: bytes) -> tuple[int, int, int]:
     """(bg, fg, number) of a set's json; raise ValueError unless they are those of its key."""
-    note = json.loads(text)
-    if not isinstance(note, dict):
-        raise ValueError(f"found a {type(note).__name__}")
-    bg, fg, number = (note.get(name) for name in ("bg", "fg", "id"))
+    metadata = json.loads(text)
+    if not isinstance(metadata, dict):
+        raise ValueError(f"found a {type(metadata).__name__}")
+    bg, fg, number = (metadata.get(name) for name in ("bg", "fg", "id"))
     fg = UNKNOWN if fg is None else fg
     if not (isinstance(bg, int) and isinstance(fg, int) and isinstance(number, int)):
         raise ValueError(f"bg, fg and id are {bg!r}, {fg!r} and {number!r}")

@@ -18,7 +18,7 @@ from pipeline.format.manifest import Manifest
 from pipeline.format.sample import PARTS
 from pipeline.loading.loader import Loader
 from pipeline.loading.shard_reader import Store
-from pipeline.resume import UNFINISHED, continued
+from pipeline.resume import UNFINISHED, resumable
 from tests.samples import files_below
 from tools.benchmark.reference import Reference
 from tools.peers.cache import in_format, sample
@@ -255,7 +255,7 @@ def test_a_format_that_another_process_writes_is_refused(packed: Path, tmp_path:
     (home / "sets" / "file").unlink()
     (home / "sets").rmdir()
     with (
-        continued(home, {"command": "fgbg-bench for pytest"}),
+        resumable(home, {"command": "fgbg-bench for pytest"}),
         pytest.raises(InputError, match=r"another process is at work in .*: wait for it, or stop it"),
     ):
         in_format("pytest", packed, tmp_path, Writer())

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
-from pipeline.depth_estimation.model import Teacher, TeacherSettings
+from pipeline.depth_estimation.model import DepthModel, DepthModelSettings
 from pipeline.errors import InputError
 from tests.networks import WEIGHTS, one_node, save_network, weighted_sum
 from tests.samples import smooth_picture
@@ -19,34 +19,34 @@ FLOAT = TensorProto.FLOAT
 
 
 def test_output_is_the_networks_own(tmp_path: Path) -> None:
-    settings = TeacherSettings(mean=(0.5, 0.25, 0.125), std=(0.5, 2.0, 0.25))
-    teacher = Teacher(weighted_sum(tmp_path / "net.onnx"), settings, 4)
+    settings = DepthModelSettings(mean=(0.5, 0.25, 0.125), std=(0.5, 2.0, 0.25))
+    depth_model = DepthModel(weighted_sum(tmp_path / "net.onnx"), settings, 4)
     pictures = [smooth_picture(seed) for seed in range(3)]
     images = np.empty((3, 3, 48, 48), np.float32)
     for picture, image in zip(pictures, images, strict=True):
-        teacher.prepare(picture, image)
+        depth_model.prepare(picture, image)
     expected = (np.stack(pictures) / 255.0 - settings.mean) / settings.std
     assert np.allclose(images, expected.transpose(0, 3, 1, 2), atol=1e-5)
-    output = teacher(images)
+    output = depth_model(images)
     assert output.shape == (3, 48, 48)
     assert output.dtype == np.float32
     assert np.allclose(output, expected @ WEIGHTS.astype(np.float64), atol=1e-5)
 
 
 def test_pictures_are_resized_to_the_networks_input(tmp_path: Path) -> None:
-    teacher = Teacher(weighted_sum(tmp_path / "net.onnx", (24, 32)), TeacherSettings(), 1)
+    depth_model = DepthModel(weighted_sum(tmp_path / "net.onnx", (24, 32)), DepthModelSettings(), 1)
     picture = smooth_picture(0)
     image = np.empty((3, 24, 32), np.float32)
-    teacher.prepare(picture, image)
+    depth_model.prepare(picture, image)
     box = np.asarray(Image.fromarray(picture).resize((32, 24), Image.Resampling.BOX)) / 255
     assert np.abs(image.transpose(1, 2, 0) - box).max() < 0.03
 
 
 @pytest.mark.parametrize("batch", [1, 4])
 def test_a_fixed_batch_is_kept(batch: int, tmp_path: Path) -> None:
-    teacher = Teacher(weighted_sum(tmp_path / "net.onnx", batch=batch), TeacherSettings(), 8)
-    assert teacher.batch_size == batch
-    assert teacher(np.ones((1, 3, 48, 48), np.float32)).shape == (1, 48, 48)
+    depth_model = DepthModel(weighted_sum(tmp_path / "net.onnx", batch=batch), DepthModelSettings(), 8)
+    assert depth_model.batch_size == batch
+    assert depth_model(np.ones((1, 3, 48, 48), np.float32)).shape == (1, 48, 48)
 
 
 def test_half_precision_and_a_missing_channel_are_taken(tmp_path: Path) -> None:
@@ -56,8 +56,8 @@ def test_half_precision_and_a_missing_channel_are_taken(tmp_path: Path) -> None:
     ]
     image, depth = (FLOAT, ("n", 3, "h", "w")), (TensorProto.FLOAT16, ("n", "h", "w"))
     model = save_network(tmp_path / "net.onnx", nodes, {"image": image}, {"depth": depth})
-    teacher = Teacher(model, TeacherSettings(size=(8, 16)), 2)
-    output = teacher(np.full((2, 3, 8, 16), 0.25, np.float32))
+    depth_model = DepthModel(model, DepthModelSettings(size=(8, 16)), 2)
+    output = depth_model(np.full((2, 3, 8, 16), 0.25, np.float32))
     assert output.dtype == np.float32
     assert np.array_equal(output, np.full((2, 8, 16), 0.25))
 
@@ -65,14 +65,14 @@ def test_half_precision_and_a_missing_channel_are_taken(tmp_path: Path) -> None:
 def test_the_size_is_stated_once(tmp_path: Path) -> None:
     fixed, free = weighted_sum(tmp_path / "fixed.onnx"), weighted_sum(tmp_path / "free.onnx", ("h", "w"))
     half_free = weighted_sum(tmp_path / "half.onnx", (48, "w"))
-    assert Teacher(fixed, TeacherSettings(), 1).size == (48, 48)
-    assert Teacher(fixed, TeacherSettings(size=(48, 48)), 1).size == (48, 48)
-    assert Teacher(free, TeacherSettings(size=(24, 36)), 1).size == (24, 36)
-    assert Teacher(half_free, TeacherSettings(size=(48, 36)), 1).size == (48, 36)
+    assert DepthModel(fixed, DepthModelSettings(), 1).size == (48, 48)
+    assert DepthModel(fixed, DepthModelSettings(size=(48, 48)), 1).size == (48, 48)
+    assert DepthModel(free, DepthModelSettings(size=(24, 36)), 1).size == (24, 36)
+    assert DepthModel(half_free, DepthModelSettings(size=(48, 36)), 1).size == (48, 36)
     with pytest.raises(InputError, match=r"takes pictures of any size: give the one .* --size HEIGHT WIDTH$"):
-        Teacher(free, TeacherSettings(), 1)
+        DepthModel(free, DepthModelSettings(), 1)
     with pytest.raises(InputError, match=r"takes pictures of \[48, 48\] \(height, width\), not of size \[48, 36\]$"):
-        Teacher(fixed, TeacherSettings(size=(48, 36)), 1)
+        DepthModel(fixed, DepthModelSettings(size=(48, 36)), 1)
 
 
 def two_inputs(path: Path) -> Path:
@@ -113,7 +113,7 @@ def double_input(path: Path) -> Path:
 def test_another_kind_of_network_is_one_line(make: Any, found: str, tmp_path: Path) -> None:
     expected = r"expected one input float32 \[N, 3, H, W\] \(RGB\) and one output float \[N, H, W\] or \[N, 1, H, W\]"
     with pytest.raises(InputError, match=f"{found}.*{expected}") as raised:
-        Teacher(make(tmp_path / "net.onnx"), TeacherSettings(), 2)
+        DepthModel(make(tmp_path / "net.onnx"), DepthModelSettings(), 2)
     assert "\n" not in str(raised.value)
 
 
@@ -125,51 +125,51 @@ def test_a_batch_that_is_fixed_inside_is_told(tmp_path: Path) -> None:
     image, depth = (FLOAT, ("batch", 3, 48, 48)), (FLOAT, ("batch", 1, 48, 48))
     constants = {"shape": np.array([1, 1, 48, 48])}
     model = save_network(tmp_path / "net.onnx", nodes, {"image": image}, {"depth": depth}, constants)
-    assert Teacher(model, TeacherSettings(), 1).batch_size == 1
+    assert DepthModel(model, DepthModelSettings(), 1).batch_size == 1
     with pytest.raises(InputError, match=r"fails on a batch of \[2, 3, 48, 48\] \(.*\): try a smaller --batch-size"):
-        Teacher(model, TeacherSettings(), 2)
+        DepthModel(model, DepthModelSettings(), 2)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff a picture", b'{"a": 1}'])
 def test_a_file_that_is_no_network(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(content)
     with pytest.raises(InputError, match=r"net\.onnx cannot be opened as an ONNX network: ") as raised:
-        Teacher(tmp_path / "net.onnx", TeacherSettings(), 1)
+        DepthModel(tmp_path / "net.onnx", DepthModelSettings(), 1)
     assert "\n" not in str(raised.value)
     with pytest.raises(InputError, match=r"no such file: .*other\.onnx: give a network in ONNX format"):
-        Teacher(tmp_path / "other.onnx", TeacherSettings(), 1)
+        DepthModel(tmp_path / "other.onnx", DepthModelSettings(), 1)
 
 
 def test_a_missing_onnxruntime_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match=r"^onnxruntime is missing: pip install onnxruntime \(or onnxruntime-gpu"):
-        Teacher(weighted_sum(tmp_path / "net.onnx"), TeacherSettings(), 1)
+        DepthModel(weighted_sum(tmp_path / "net.onnx"), DepthModelSettings(), 1)
 
 
 def test_the_hash_covers_weights_in_other_files(tmp_path: Path) -> None:
     path = weighted_sum(tmp_path / "net.onnx")
-    assert Teacher(path, TeacherSettings(), 1).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert DepthModel(path, DepthModelSettings(), 1).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     model = onnx.load(str(path))
     onnx.save(model, str(path), save_as_external_data=True, location="net.onnx.data", size_threshold=0)
-    before = Teacher(path, TeacherSettings(), 1).sha256
+    before = DepthModel(path, DepthModelSettings(), 1).sha256
     weights = np.frombuffer((tmp_path / "net.onnx.data").read_bytes(), np.float32)
     assert np.array_equal(weights[:3], WEIGHTS)
     (tmp_path / "net.onnx.data").write_bytes((2 * weights).tobytes())
-    assert Teacher(path, TeacherSettings(), 1).sha256 != before
+    assert DepthModel(path, DepthModelSettings(), 1).sha256 != before
     (tmp_path / "net.onnx.data").unlink()
     with pytest.raises(InputError, match="cannot be opened as an ONNX network"):
-        Teacher(path, TeacherSettings(), 1)
+        DepthModel(path, DepthModelSettings(), 1)
 
 
 def test_settings_stand_beside_the_model_and_flags_win(tmp_path: Path) -> None:
     model = tmp_path / "net.onnx"
-    assert TeacherSettings.load(model, {}) == TeacherSettings()
+    assert DepthModelSettings.load(model, {}) == DepthModelSettings()
     beside = {"size": [24, 32], "mean": [0.485, 0.456, 0.406], "near": "low", "range": [0, 80]}
     (tmp_path / "net.json").write_text(json.dumps(beside))
     mean = (0.485, 0.456, 0.406)
-    assert TeacherSettings.load(model, {}) == TeacherSettings((24, 32), mean, (1, 1, 1), "low", (0, 80))
+    assert DepthModelSettings.load(model, {}) == DepthModelSettings((24, 32), mean, (1, 1, 1), "low", (0, 80))
     flags = {"near": "high", "range": None, "std": (2.0, 2.0, 2.0)}
-    assert TeacherSettings.load(model, flags) == TeacherSettings((24, 32), mean, (2, 2, 2), "high", None)
+    assert DepthModelSettings.load(model, flags) == DepthModelSettings((24, 32), mean, (2, 2, 2), "high", None)
 
 
 @pytest.mark.parametrize(
@@ -193,4 +193,4 @@ def test_settings_stand_beside_the_model_and_flags_win(tmp_path: Path) -> None:
 def test_wrong_settings_are_one_line(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "net.json").write_text(text)
     with pytest.raises(InputError, match=message):
-        TeacherSettings.load(tmp_path / "net.onnx", {})
+        DepthModelSettings.load(tmp_path / "net.onnx", {})

@@ -8,14 +8,14 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from pipeline.depth_estimation.model import Teacher, TeacherSettings
+from pipeline.depth_estimation.model import DepthModel, DepthModelSettings
 from pipeline.depth_estimation.run import (
     DepthMap,
     EstimateError,
     EstimateOptions,
-    Result,
+    EstimateResult,
     decode_colour,
-    draw,
+    draw_depth_map,
     estimate,
 )
 from pipeline.errors import InputError, Problem
@@ -31,7 +31,7 @@ class Overlays:
 
     def __init__(self, overlays: list[bytes], fail_at: int = -1) -> None:
         self.overlays, self.fail_at = overlays, fail_at
-        self.saved = dict[int, Result]()
+        self.saved = dict[int, EstimateResult]()
         self.saving_threads = set[int]()
 
     def name(self, item: int) -> str:
@@ -40,7 +40,7 @@ class Overlays:
     def read(self, item: int) -> bytes:
         return self.overlays[item]
 
-    def save(self, batch: list[tuple[int, Result]]) -> None:
+    def save(self, batch: list[tuple[int, EstimateResult]]) -> None:
         self.saving_threads.add(threading.get_ident())
         if self.fail_at in dict(batch):
             raise OSError(28, "No space left on device")
@@ -52,8 +52,8 @@ class Overlays:
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Teacher:
-    return Teacher(weighted_sum(tmp_path_factory.mktemp("teacher") / "net.onnx"), TeacherSettings(), 4)
+def depth_model(tmp_path_factory: pytest.TempPathFactory) -> DepthModel:
+    return DepthModel(weighted_sum(tmp_path_factory.mktemp("depth_model") / "net.onnx"), DepthModelSettings(), 4)
 
 
 def nearness(overlay: bytes, sign: int = 1) -> NDArray[np.float64]:
@@ -64,10 +64,10 @@ def nearness(overlay: bytes, sign: int = 1) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("near", ["high", "low"])
-def test_depth_maps_are_what_the_network_says(near: str, teacher: Teacher, tmp_path: Path) -> None:
-    teacher = Teacher(teacher.model, TeacherSettings(near=near), 4)
+def test_depth_maps_are_what_the_network_says(near: str, depth_model: DepthModel, tmp_path: Path) -> None:
+    depth_model = DepthModel(depth_model.path, DepthModelSettings(near=near), 4)
     job, ticks = Overlays(OVERLAYS), list[int]()
-    report = estimate(teacher, job, job.batches(4), EstimateOptions(quality=100, workers=2), ticks.append)
+    report = estimate(depth_model, job, job.batches(4), EstimateOptions(quality=100, workers=2), ticks.append)
     assert (report.sets, report.problems, ticks) == (11, [], [4, 4, 3])
     assert 0 < report.model_sec < report.seconds
     assert list(job.saved) == list(range(11))
@@ -81,28 +81,28 @@ def test_depth_maps_are_what_the_network_says(near: str, teacher: Teacher, tmp_p
         assert np.allclose([depth.far, depth.near], extremes if near == "high" else extremes[::-1], atol=0.01)
 
 
-def test_the_result_does_not_depend_on_workers(teacher: Teacher) -> None:
+def test_the_result_does_not_depend_on_workers(depth_model: DepthModel) -> None:
     results = []
     for workers in (1, 4):
         job = Overlays(OVERLAYS)
-        estimate(teacher, job, job.batches(4), EstimateOptions(workers=workers))
+        estimate(depth_model, job, job.batches(4), EstimateOptions(workers=workers))
         results.append(job.saved)
     assert results[0] == results[1]
 
 
-def test_a_bad_overlay_stops_the_run_after_what_was_before_it(teacher: Teacher) -> None:
+def test_a_bad_overlay_stops_the_run_after_what_was_before_it(depth_model: DepthModel) -> None:
     job = Overlays([*OVERLAYS[:6], OVERLAYS[6][:-300], *OVERLAYS[7:]])
-    message = "^overlay-6: JPEG does not decode: .*: mend it, or leave such sets out with --skip-bad$"
+    message = "^overlay-6: JPEG does not decode: .*: repair it, or leave such sets out with --skip-bad$"
     with pytest.raises(EstimateError, match=message):
-        estimate(teacher, job, job.batches(2), EstimateOptions())
+        estimate(depth_model, job, job.batches(2), EstimateOptions())
     assert list(job.saved) == list(range(6))
 
 
-def test_bad_overlays_can_be_left_out(teacher: Teacher) -> None:
+def test_bad_overlays_can_be_left_out(depth_model: DepthModel) -> None:
     bad = {1: b"", 4: b"GIF89a", 5: OVERLAYS[5][:-300], 6: b"x", 7: b"y"}
     job, good = Overlays([bad.get(item, overlay) for item, overlay in enumerate(OVERLAYS)]), Overlays(OVERLAYS)
-    report = estimate(teacher, job, job.batches(4), EstimateOptions(skip_bad=True))
-    estimate(teacher, good, good.batches(4), EstimateOptions())
+    report = estimate(depth_model, job, job.batches(4), EstimateOptions(skip_bad=True))
+    estimate(depth_model, good, good.batches(4), EstimateOptions())
     assert report.sets == 6
     assert [problem.path for problem in report.problems] == [f"overlay-{item}" for item in bad]
     assert list(job.saved) == list(range(11))
@@ -111,27 +111,27 @@ def test_bad_overlays_can_be_left_out(teacher: Teacher) -> None:
 
 
 def test_a_network_that_fails_in_the_middle_stops_the_run(
-    teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    depth_model: DepthModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job, calls, call = Overlays(OVERLAYS), list[int](), Teacher.__call__
+    job, calls, call = Overlays(OVERLAYS), list[int](), DepthModel.__call__
 
-    def out_of_memory(self: Teacher, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def out_of_memory(self: DepthModel, images: NDArray[np.float32]) -> NDArray[np.float32]:
         calls.append(len(images))
         if len(calls) == 3:
             raise InputError("net.onnx fails on a batch of [2, 3, 48, 48] (out of memory)")
         return call(self, images)
 
-    monkeypatch.setattr(Teacher, "__call__", out_of_memory)
+    monkeypatch.setattr(DepthModel, "__call__", out_of_memory)
     with pytest.raises(EstimateError, match="out of memory"):
-        estimate(teacher, job, job.batches(2), EstimateOptions())
+        estimate(depth_model, job, job.batches(2), EstimateOptions())
     assert list(job.saved) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("fail_at", range(0, 11, 2))
-def test_a_batch_that_cannot_be_saved_is_the_last(fail_at: int, teacher: Teacher) -> None:
+def test_a_batch_that_cannot_be_saved_is_the_last(fail_at: int, depth_model: DepthModel) -> None:
     job = Overlays(OVERLAYS, fail_at)
     with pytest.raises(OSError, match="No space left on device"):
-        estimate(teacher, job, job.batches(2), EstimateOptions())
+        estimate(depth_model, job, job.batches(2), EstimateOptions())
     assert list(job.saved) == list(range(fail_at))
 
 
@@ -147,21 +147,21 @@ def test_an_output_that_is_no_number_names_its_picture(tmp_path: Path) -> None:
     white = np.full((48, 48, 3), 255, np.uint8)
     job = Overlays([*OVERLAYS[:5], jpeg(white), *OVERLAYS[6:]])
     with pytest.raises(EstimateError, match=r"^overlay-5: 2304 of the network's 2304 outputs are not finite: are size"):
-        estimate(Teacher(model, TeacherSettings(), 3), job, job.batches(3), EstimateOptions())
+        estimate(DepthModel(model, DepthModelSettings(), 3), job, job.batches(3), EstimateOptions())
     assert list(job.saved) == [0, 1, 2]
 
 
 def test_a_fixed_range_saturates() -> None:
     output = np.linspace(-1, 3, 64, dtype=np.float32).reshape(8, 8)
     for near, expected in (("high", output / 2), ("low", 1 - output / 2)):
-        depth = draw(output, (8, 8), TeacherSettings(near=near, range=(0, 2)), 100, "")
+        depth = draw_depth_map(output, (8, 8), DepthModelSettings(near=near, range=(0, 2)), 100, "")
         assert (depth.far, depth.near) == ((0, 2) if near == "high" else (2, 0))
         assert np.abs(decode_gray(depth.picture.content) - 255 * np.clip(expected, 0, 1)).max() < 3
 
 
 @pytest.mark.parametrize("value", [0.0, 7.0, -3e38])
 def test_a_picture_without_any_difference_is_0(value: float) -> None:
-    depth = draw(np.full((8, 8), value, np.float32), (16, 16), TeacherSettings(), 90, "")
+    depth = draw_depth_map(np.full((8, 8), value, np.float32), (16, 16), DepthModelSettings(), 90, "")
     assert not decode_gray(depth.picture.content).any()
     assert depth.far == depth.near == float(np.float32(value))
 
@@ -169,14 +169,14 @@ def test_a_picture_without_any_difference_is_0(value: float) -> None:
 def test_extreme_outputs_do_not_overflow() -> None:
     for low, high in ((-3e38, 3e38), (0.0, 1e-44)):
         output = np.array([[low, high]] * 2, np.float32).repeat(8, 0).repeat(8, 1)
-        levels = decode_gray(draw(output, (16, 16), TeacherSettings(), 100, "").picture.content)
+        levels = decode_gray(draw_depth_map(output, (16, 16), DepthModelSettings(), 100, "").picture.content)
         assert levels[:, :8].max() == 0
         assert levels[:, 8:].min() == 255
 
 
 def test_depth_maps_have_the_overlays_size() -> None:
     output = smooth_picture(0, 1, 24)[..., 0].astype(np.float32)
-    depth = draw(output, (36, 60), TeacherSettings(), 100, "")
+    depth = draw_depth_map(output, (36, 60), DepthModelSettings(), 100, "")
     assert (depth.picture.extension, depth.picture.size) == ("jpg", (36, 60))
     larger = torch.nn.functional.interpolate(torch.from_numpy(output)[None, None], (36, 60), mode="bilinear")[0, 0]
     expected = 255 * (larger - larger.min()) / (larger.max() - larger.min())

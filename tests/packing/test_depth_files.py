@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError
 from pipeline.format.depth import CONVERTED, ENCODINGS, depth_table
 from pipeline.format.images import BadImage, decode_gray
-from pipeline.packing.depth_files import DepthFiles, load_array, recognise_files
+from pipeline.packing.depth_files import DepthFiles, load_array, recognise_depth_files
 from tests.samples import coloured, jpeg, png, street_depth
 
 LEVELS = street_depth()
@@ -127,29 +127,29 @@ def test_bad_files_say_why() -> None:
 
 def test_how_files_are_read_is_told() -> None:
     magma = [("a.jpg", jpeg(coloured(LEVELS, "magma"))), ("b.jpg", jpeg(coloured(255 - LEVELS, "magma")))]
-    files, why = recognise_files(magma, 0, "auto", "dark")
+    files, why = recognise_depth_files(magma, 0, "auto", "dark")
     assert files == DepthFiles("magma", "dark")
     assert why.startswith("2 sampled depth maps are magma (mean distance")
-    files, why = recognise_files(magma, 0, "jet", "bright")
+    files, why = recognise_depth_files(magma, 0, "jet", "bright")
     assert files == DepthFiles("jet", "bright")
     assert why == "stated to be jet; stored as gray, near bright"
-    files, why = recognise_files(magma, 7, "auto", "bright", limits=(0.5, 80.0))
+    files, why = recognise_depth_files(magma, 7, "auto", "bright", limits=(0.5, 80.0))
     assert files == DepthFiles("magma", "bright", True, False, (0.5, 80.0))
     assert why.endswith("; 7 are numbers (.npy), scaled from 0.5 to 80; stored as gray, near bright")
-    files, why = recognise_files([], 7, "auto", "bright")
+    files, why = recognise_depth_files([], 7, "auto", "bright")
     assert files == DepthFiles("gray", "bright", True)
     assert why == "7 are numbers (.npy), scaled each by its smallest and largest value; stored as gray, near bright"
 
 
 def test_dim_pictures_of_sixteen_bits_are_told() -> None:
     dim, whole = ([("a.png", png(LEVELS.astype(np.uint16) * factor))] for factor in (10, 257))
-    files, why = recognise_files(dim, 0, "auto", "bright")
+    files, why = recognise_depth_files(dim, 0, "auto", "bright")
     assert files == DepthFiles("gray", "bright")
     assert why.endswith(
         "; their 16 bits reach only 2,510 of 65,535: scale them with --depth-range or --depth-per-image"
     )
-    assert "16 bits" not in recognise_files(whole, 0, "auto", "bright")[1]
-    files, why = recognise_files(dim, 0, "auto", "bright", per_image=True)
+    assert "16 bits" not in recognise_depth_files(whole, 0, "auto", "bright")[1]
+    files, why = recognise_depth_files(dim, 0, "auto", "bright", per_image=True)
     assert files.converts
     assert "; 16 bits are scaled each by its smallest" in why
 
@@ -159,4 +159,4 @@ def test_a_range_without_numbers_is_refused() -> None:
         with pytest.raises(
             InputError, match="all 1 sampled depth maps are pictures of 8 bits: leave out --depth-range"
         ):
-            recognise_files([("a.jpg", jpeg(LEVELS[..., None]))], 0, "auto", "bright", **scale)
+            recognise_depth_files([("a.jpg", jpeg(LEVELS[..., None]))], 0, "auto", "bright", **scale)

@@ -20,7 +20,7 @@ from pipeline.format.images import BadImage, Picture
 from pipeline.format.manifest import Manifest, load_index
 from pipeline.format.planes import encode_set
 from pipeline.loading.loader import Loader
-from pipeline.packing.encode_planes import BackgroundEncoder, NoPlanes, PlaneEncoder
+from pipeline.packing.encode_planes import BackgroundEncoder, NoPlanes, PlaneRasterizer
 from pipeline.packing.pack import PackOptions, pack
 from tests.samples import files_below, png, set_paths, smooth_picture, write, write_sets
 
@@ -185,12 +185,12 @@ def test_a_background_that_dali_cannot_decode_takes_its_sets_along(
 
 
 def test_the_encoder_names_the_picture() -> None:
-    encoder = PlaneEncoder({"fg_bg": None, "mask": None}, SIZE)
+    rasterizer = PlaneRasterizer({"fg_bg": None, "mask": None}, SIZE)
     good = [Picture("png", png(smooth_picture(seed)), (48, 48)) for seed in range(2)]
     bad = Picture("png", broken_png(1), (48, 48))
-    [expected] = encoder.planes([good])
+    [expected] = rasterizer.rasterize([good])
     assert isinstance(expected, np.ndarray)
-    [first, wrong, last] = encoder.planes([good, [good[0], bad], good])
+    [first, wrong, last] = rasterizer.rasterize([good, [good[0], bad], good])
     for planes in (first, last):
         assert isinstance(planes, np.ndarray)
         assert np.array_equal(planes, expected)

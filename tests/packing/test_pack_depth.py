@@ -13,8 +13,8 @@ from PIL import Image
 from pipeline.errors import InputError
 from pipeline.format.depth import CONVERTED, ENCODINGS
 from pipeline.loading.loader import Loader
-from pipeline.packing.pack import PackOptions, Summary, pack
-from pipeline.packing.preview import GAP, TILE, TITLE
+from pipeline.packing.finalize import GAP, TILE, TITLE
+from pipeline.packing.pack import PackOptions, PackSummary, pack
 from tests.samples import coloured, files_below, jpeg, png, set_paths, street_depth, write, write_sets
 
 SETS = 4
@@ -39,7 +39,7 @@ def load(shards: Path, size: int = 96) -> NDArray[np.int64]:
     return batch.depth[:, 0].numpy()[order].astype(np.int64)
 
 
-def pack_depth(source: Path, **options: object) -> tuple[Path, Summary]:
+def pack_depth(source: Path, **options: object) -> tuple[Path, PackSummary]:
     shards = source.with_name(f"{source.name}-shards")
     return shards, pack(source, shards, PackOptions(workers=1, **options))  # type: ignore[arg-type]
 

@@ -9,9 +9,9 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.format.images import BadImage
-from pipeline.packing.archives import Place
+from pipeline.packing.archives import MemberPlace
 from pipeline.packing.listing import Listing
-from pipeline.packing.sources import Reader, archive_members, open_sources, unpack_compressed, walk_files
+from pipeline.packing.sources import FileReader, archive_members, open_sources, unpack_compressed, walk_files
 from tests.miniatures import write_folder, write_tar, write_zip
 from tests.samples import write
 
@@ -25,7 +25,7 @@ FILES = {
 def content(listing: Listing, *, unpacked: Path | None = None) -> dict[str, bytes]:
     """Everything as a worker reads it."""
     sources = unpack_compressed(listing.sources, unpacked) if unpacked else listing.sources
-    reader = Reader(sources)
+    reader = FileReader(sources)
     return {listing.name(row): reader.read(*listing.locate(row)) for row in range(len(listing))}
 
 
@@ -114,11 +114,11 @@ def test_links_are_not_followed_out(tmp_path: Path) -> None:
 def test_a_member_that_inflates_without_end_is_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = open_sources([write_zip({"a.jpg": bytes(10_000)}, tmp_path / "bomb.zip", 8)])
     [member] = archive_members(source[0])
-    place = Place(0, member.offset, member.size, member.method, member.crc32)
-    assert Reader(source).read("a.jpg", place) == bytes(10_000)
+    place = MemberPlace(0, member.offset, member.size, member.method, member.crc32)
+    assert FileReader(source).read("a.jpg", place) == bytes(10_000)
     monkeypatch.setattr("pipeline.packing.archives.MAX_INFLATED", 9_999)
     with pytest.raises(BadImage, match="inflates to over 0 MiB"):
-        Reader(source).read("a.jpg", place)
+        FileReader(source).read("a.jpg", place)
 
 
 def test_a_damaged_member_is_no_picture(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_bad_overlays_are_named_or_left_out(tmp_path: Path) -> None:
     result = run(source, "--model", model)
     assert result.exit_code == 1
     why = "neither JPEG nor PNG: starts with b'GIF89a'"
-    assert result.output == f"Error: {overlay}: {why}: mend it, or leave such sets out with --skip-bad\n"
+    assert result.output == f"Error: {overlay}: {why}: repair it, or leave such sets out with --skip-bad\n"
     result = run(source, "--model", model, "--skip-bad")
     assert result.exit_code == 0
     assert result.stderr == f"left out: {overlay}: {why}\n"

@@ -26,9 +26,7 @@ def test_one_summary_line(tmp_path: Path) -> None:
     result = run(source, "--shards", tmp_path / "shards", "--workers", 1)
     assert result.exit_code == 0
     layout, *_, line = result.output.splitlines()
-    assert layout.startswith(
-        "layout: seed-depth-run (19 of 20 files looked at fit it: 6 fg_bg, 6 mask, 5 depth, 2 bg; "
-    )
+    assert layout.startswith("layout: fg-bg-id (19 of 20 files looked at fit it: 6 fg_bg, 6 mask, 5 depth, 2 bg; ")
     assert line.startswith("packed 4 sets on 2 backgrounds into 1 shards, 0.0 MB, ")
     assert "depth gray near bright; left out: 1 incomplete, 1 undecodable; 6 files listed in " in line
 
@@ -72,13 +70,13 @@ def test_a_dry_run_tells_what_would_be_packed_and_writes_nothing(tmp_path: Path)
     assert result.exit_code == 0
     assert files_below(tmp_path) == before
     lines = result.output.splitlines()
-    assert lines[0].startswith("layout: seed-depth-run (")
+    assert lines[0].startswith("layout: fg-bg-id (")
     assert lines[1] == "11 sets join, on 3 backgrounds; left out: 1 incomplete"
     examples = [line for line in lines if line.startswith("  fg_")]
     assert len(examples) == 10 + 2, "ten sets, and two of the problems"
     assert examples[0] == "  fg_001_bg_000_000001: " + ", ".join(["bg/bg_000.jpg", *set_paths(0, 1, 1)])
     assert lines[12] == "problems: 2 incomplete, 1 unknown; no picture was opened, nothing was written"
-    assert lines[-1] == "  notes.txt: unknown: fits no part of the layout seed-depth-run"
+    assert lines[-1] == "  notes.txt: unknown: fits no part of the layout fg-bg-id"
 
 
 def test_templates_flags_and_files_state_a_layout(tmp_path: Path) -> None:
@@ -102,9 +100,9 @@ def test_templates_flags_and_files_state_a_layout(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--layout", "hope"], 1, "no layout called 'hope': expected one of seed-depth-run, "),
+        (["--layout", "hope"], 1, "no layout called 'hope': expected one of fg-bg-id, "),
         (["--layout", "gone.toml"], 1, "No such file or directory: gone.toml"),
-        (["--overlay", "a/{bg}"], 1, "layout stated has no template for mask"),
+        (["--overlay", "a/{bg}"], 1, "layout custom has no template for mask"),
         (["--overlay", "a/{id}", "--mask", "b/{id}"], 1, "nothing in the overlay's name tells its background"),
         (["--overlay", "a/{bg", "--mask", "b/{bg}"], 1, "template 'a/{bg': expected a path"),
         (["--overlay", "a/{bg}", "--mask", "b/{bg}"], 1, "has no depth: pack without (--no-depth), or tell"),

@@ -9,9 +9,7 @@ import numpy as np
 from pipeline.format.manifest import Manifest, load_index
 from pipeline.format.sample import PARTS
 from pipeline.format.tar import TarWriter, tar_header
-from pipeline.verify.compare import WIDE
-from pipeline.verify.scan import Scan, parse_header
-from pipeline.verify.stored import stored_background, stored_parts
+from pipeline.verify.scan import WIDE, Scan, parse_header, stored_background, stored_parts
 
 PICTURES = stored_parts("jpeg", PARTS)
 
@@ -48,7 +46,7 @@ def test_its_rows_are_those_of_the_index(packed: Path) -> None:
 
 
 def test_backgrounds_have_no_json(packed: Path) -> None:
-    scan = Scan(packed / "backgrounds.tar", [stored_background("jpeg")], "decode", notes=False)
+    scan = Scan(packed / "backgrounds.tar", [stored_background("jpeg")], "decode", has_json=False)
     assert [entry.key for entry in scan.entries] == [f"bg_{bg:03}" for bg in range(10)]
     assert scan.faults == []
 

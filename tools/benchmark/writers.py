@@ -21,7 +21,7 @@ from pipeline.format.images import encode_gray, encode_rgb
 from pipeline.format.manifest import Manifest
 from pipeline.format.sample import PARTS
 from pipeline.packing.join import Sets, find_sets
-from pipeline.packing.known_layouts import SEED_DEPTH_RUN
+from pipeline.packing.known_layouts import known_layout
 from tools.benchmark.table import print_rates
 from tools.benchmark.timing import Pass, in_turn, row
 from tools.benchmark.usage import used
@@ -40,7 +40,7 @@ def bench_packing(source: Path, rounds: int, workers: int) -> dict[str, Any]:
         return Manifest.load(folder).sets
 
     def with_shard_writer(folder: Path) -> int:
-        sets = find_sets(source, SEED_DEPTH_RUN)
+        sets = find_sets(source, known_layout())
         pack_with_shard_writer(source, folder, sets)
         return len(sets)
 
@@ -48,7 +48,7 @@ def bench_packing(source: Path, rounds: int, workers: int) -> dict[str, Any]:
         subprocess.run(["tar", "cf", str(folder / "all.tar"), "-C", str(source), "."], check=True)
         return sets
 
-    sets = len(find_sets(source, SEED_DEPTH_RUN))  # a wrong source ends here, in one line
+    sets = len(find_sets(source, known_layout()))  # a wrong source ends here, in one line
     writers: dict[str, Callable[[Path], int]] = {
         "ours (verify header)": functools.partial(with_pack, "header"),
         "ours (verify decode)": functools.partial(with_pack, "decode"),

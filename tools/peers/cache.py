@@ -13,7 +13,7 @@ from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest
 from pipeline.format.sample import PARTS
 from pipeline.loading.shard_reader import Damaged, Store
-from pipeline.resume import UNFINISHED, continued
+from pipeline.resume import UNFINISHED, resumable
 from tools.peers.pillow import GrayPlanes, Planes
 
 
@@ -38,7 +38,7 @@ def in_format(package: str, shards: Path, cache: Path, write: Callable[[Path, Pa
     home = cache.expanduser() / f"{package}-{version(package)}-{Manifest.load(shards).sha256[:16]}"
     folder = home / "sets"
     if not folder.exists() or (home / UNFINISHED).exists():
-        with continued(home, {"command": f"fgbg-bench for {package}"}) as notes:
+        with resumable(home, {"command": f"fgbg-bench for {package}"}) as notes:
             shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
             scratch = notes / ".scratch"
             shutil.rmtree(scratch, ignore_errors=True)

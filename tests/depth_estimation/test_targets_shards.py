@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.depth_estimation.depth_shards import rewrite_with_depth
-from pipeline.depth_estimation.model import Teacher, TeacherSettings
+from pipeline.depth_estimation.model import DepthModel, DepthModelSettings
 from pipeline.depth_estimation.run import EstimateError, EstimateOptions
+from pipeline.depth_estimation.targets import rewrite_with_depth
 from pipeline.errors import InputError
 from pipeline.format.images import decode_gray, decode_rgb
 from pipeline.loading.loader import Loader
@@ -25,8 +25,8 @@ OPTIONS = EstimateOptions(workers=2)
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Teacher:
-    return Teacher(weighted_sum(tmp_path_factory.mktemp("teacher") / "net.onnx"), TeacherSettings(), 4)
+def depth_model(tmp_path_factory: pytest.TempPathFactory) -> DepthModel:
+    return DepthModel(weighted_sum(tmp_path_factory.mktemp("depth_model") / "net.onnx"), DepthModelSettings(), 4)
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +38,10 @@ def bare(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def rewritten(bare: Path, teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def rewritten(bare: Path, depth_model: DepthModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What an undisturbed run makes of them; read only."""
     shards = tmp_path_factory.mktemp("rewritten") / "shards"
-    rewrite_with_depth(bare, shards, teacher, OPTIONS)
+    rewrite_with_depth(bare, shards, depth_model, OPTIONS)
     return shards
 
 
@@ -70,8 +70,8 @@ def test_the_same_sets_with_depth(bare: Path, rewritten: Path) -> None:
     assert batch.depth.shape == (8, 1, 32, 32)
 
 
-def test_depth_that_is_there_is_replaced(packed: Path, teacher: Teacher, tmp_path: Path) -> None:
-    rewrite_with_depth(packed, tmp_path / "shards", teacher, OPTIONS)
+def test_depth_that_is_there_is_replaced(packed: Path, depth_model: DepthModel, tmp_path: Path) -> None:
+    rewrite_with_depth(packed, tmp_path / "shards", depth_model, OPTIONS)
     old, new = Store.open(packed), Store.open(tmp_path / "shards")
     for row in range(0, 100, 9):
         assert old.key(row) == new.key(row)
@@ -82,7 +82,7 @@ def test_depth_that_is_there_is_replaced(packed: Path, teacher: Teacher, tmp_pat
 
 
 def test_a_full_disk_leaves_whole_shards_from_which_it_goes_on(
-    bare: Path, rewritten: Path, teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bare: Path, rewritten: Path, depth_model: DepthModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fsync, before, at = os.fsync, set[int](), 3
     while True:
@@ -97,18 +97,18 @@ def test_a_full_disk_leaves_whole_shards_from_which_it_goes_on(
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", full)
             try:
-                rewrite_with_depth(bare, shards, teacher, OPTIONS)
+                rewrite_with_depth(bare, shards, depth_model, OPTIONS)
             except OSError:
                 pass
             else:
                 break
         for path, content in files_below(shards).items():
             assert UNFINISHED in path or content == files_below(rewritten)[path]
-        other = Teacher(teacher.model, TeacherSettings(near="low"), 4)
+        other = DepthModel(depth_model.path, DepthModelSettings(near="low"), 4)
         if (shards / UNFINISHED).exists():
             with pytest.raises(InputError, match=r'holds an unfinished fgbg-depth with near "high", now it is "low"'):
                 rewrite_with_depth(bare, shards, other, OPTIONS)
-        report = rewrite_with_depth(bare, shards, teacher, OPTIONS)
+        report = rewrite_with_depth(bare, shards, depth_model, OPTIONS)
         before.add(report.sets_before)
         assert report.sets + report.sets_before == 100
         assert files_below(shards) == files_below(rewritten)
@@ -116,10 +116,12 @@ def test_a_full_disk_leaves_whole_shards_from_which_it_goes_on(
     assert {0, 30, 60, 90, 100} >= before >= {0, 30, 60, 90}
 
 
-def test_batches_do_not_depend_on_what_is_done(bare: Path, rewritten: Path, tmp_path: Path, teacher: Teacher) -> None:
+def test_batches_do_not_depend_on_what_is_done(
+    bare: Path, rewritten: Path, tmp_path: Path, depth_model: DepthModel
+) -> None:
     found, done = list[int](), list[int]()
     progress = SourceProgress(sets_found=found.append, sets_done=done.append)
-    rewrite_with_depth(bare, tmp_path / "shards", teacher, EstimateOptions(workers=1), progress)
+    rewrite_with_depth(bare, tmp_path / "shards", depth_model, EstimateOptions(workers=1), progress)
     assert files_below(tmp_path / "shards") == files_below(rewritten)
     assert found == [100]
     assert done == [*[4] * 7, 2] * 3 + [4, 4, 2]
@@ -134,7 +136,7 @@ def test_batches_do_not_depend_on_what_is_done(bare: Path, rewritten: Path, tmp_
     ],
 )
 def test_a_damaged_set_is_left_out_by_name(
-    part: int, what: str, source: Path, teacher: Teacher, tmp_path: Path
+    part: int, what: str, source: Path, depth_model: DepthModel, tmp_path: Path
 ) -> None:
     pack(source, tmp_path / "bare", PackOptions(sets_per_shard=30, workers=1, depth=False))
     store = Store.open(tmp_path / "bare")
@@ -143,12 +145,12 @@ def test_a_damaged_set_is_left_out_by_name(
         tar.seek(int(store.index["offset"][33, part]) if part < 2 else -(-mask_end // 512) * 512)
         tar.write(b"damage")
     key = store.key(33)
-    found = rf"^sets-000001\.tar/{key}: {what}: mend it, .* --skip-bad"
+    found = rf"^sets-000001\.tar/{key}: {what}: repair it, .* --skip-bad"
     new = tmp_path / "new"
     with pytest.raises(EstimateError, match=found):
-        rewrite_with_depth(tmp_path / "bare", new, teacher, OPTIONS)
+        rewrite_with_depth(tmp_path / "bare", new, depth_model, OPTIONS)
     assert (new / "sets-000000.tar").exists()
-    report = rewrite_with_depth(tmp_path / "bare", new, teacher, EstimateOptions(skip_bad=True))
+    report = rewrite_with_depth(tmp_path / "bare", new, depth_model, EstimateOptions(skip_bad=True))
     assert (report.sets, report.sets_before) == (69, 30)
     store = Store.open(new)
     assert [shard.sets for shard in store.manifest.shards] == [30, 29, 30, 10]
@@ -157,11 +159,13 @@ def test_a_damaged_set_is_left_out_by_name(
     assert line.startswith(f"sets-000001.tar/{key},undecodable,")
 
 
-def test_a_target_in_use_and_a_source_that_is_none(bare: Path, source: Path, teacher: Teacher, tmp_path: Path) -> None:
+def test_a_target_in_use_and_a_source_that_is_none(
+    bare: Path, source: Path, depth_model: DepthModel, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match="is not empty"):
-        rewrite_with_depth(bare, bare, teacher, OPTIONS)
+        rewrite_with_depth(bare, bare, depth_model, OPTIONS)
     with pytest.raises(InputError, match=r"no shards in .*: manifest\.json is missing"):
-        rewrite_with_depth(source, tmp_path / "shards", teacher, OPTIONS)
+        rewrite_with_depth(source, tmp_path / "shards", depth_model, OPTIONS)
     assert not (tmp_path / "shards").exists()
 
 

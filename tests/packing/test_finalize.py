@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.packing.preview import GAP, TILE, TITLE, contact_sheet
+from pipeline.packing.finalize import GAP, TILE, TITLE, contact_sheet
 from tests.samples import smooth_picture, without_depth
 
 

@@ -1,0 +1,301 @@
+"""Targets of depth estimation: a folder of image sets, or a shard directory, which is rewritten to a new one.
+
+In a folder, depth maps are written beside the overlays. A run that is killed leaves whole files, and a journal that
+tells which of them are its own: each batch is recorded there before its files get their names, and a later run counts a
+file as done if it is as it was recorded. A shard directory is rewritten shard by shard.
+"""
+
+import csv
+import json
+import os
+import zlib
+from collections import Counter
+from collections.abc import Container, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.depth_estimation.model import DepthModel
+from pipeline.depth_estimation.run import DepthMap, EstimateOptions, EstimateReport, EstimateResult, estimate
+from pipeline.errors import InputError, Problem
+from pipeline.format.images import BadImage, Picture, check_image, read_picture
+from pipeline.format.planes import PLANES
+from pipeline.format.tar import ShardWriter
+from pipeline.loading.shard_reader import Damaged, Store
+from pipeline.packing.finalize import done_shards, finalize, record_path, shard_path, tally, write_backgrounds
+from pipeline.packing.join import SetFiles, Sets, find_sets
+from pipeline.packing.known_layouts import known_layout
+from pipeline.resume import atomic_file, resumable
+from pipeline.workers import SourceProgress
+
+TABLE, SETTINGS, JOURNAL = "depth.csv", "depth.json", "journal.csv"
+ENDINGS = ("_disp.jpeg", "_disp.jpg", "_disp.png", "_disp.npy")  # of depth maps; the first is ours
+PARTIAL = "_disp.jpeg.partial"
+
+
+class DepthScale(NamedTuple):
+    """The scale of a depth map, and what its file must hash to; None once a whole run is finished and on disk."""
+
+    far: float
+    near: float
+    crc32: int | None
+
+
+def add_depth(
+    source: Path,
+    model: DepthModel,
+    options: EstimateOptions,
+    *,
+    overwrite: bool = False,
+    progress: SourceProgress | None = None,
+) -> EstimateReport:
+    """Write a depth map for each set below `source`, and depth.csv (key, far, near) and depth.json (how) at its root.
+
+    Raises `InputError` if there are no sets, or depth maps of another making, unless told to `overwrite` them, and what
+    `estimate` raises.
+    """
+    progress = progress or SourceProgress()
+    sets = find_sets(source, known_layout(), progress.files_found, ("fg_bg", "mask"))
+    if not len(sets):
+        first = min(sets.problems, default=None)
+        why = f"{first.path}: {first.why}" if first else "there are backgrounds only"
+        raise InputError(f"no set in {source} has an overlay, a mask and a background: {why}")
+    arguments = {"command": "fgbg-depth", **model.arguments(), "quality": options.quality}
+    with resumable(source, arguments, fresh=False) as records:
+        scales = _finished_scales(source, arguments, overwrite) | _read_journal(records / JOURNAL)
+        done = _done(source, sets, scales, overwrite)
+        batches = [slice(first, first + model.batch_size) for first in range(0, len(sets), model.batch_size)]
+        # Whole batches, and always the same: the last bit of an output may depend on the pictures beside it.
+        batches = [batch for batch in batches if not done[batch].all()]
+        before = len(sets) - sum(len(done[batch]) for batch in batches)
+        progress.sets_found(len(sets) - before)
+        chosen = ([sets[place] for place in range(*batch.indices(len(sets)))] for batch in batches)
+        report = estimate(model, _FolderTarget(source, scales, records / JOURNAL), chosen, options, progress.sets_done)
+        os.sync()  # once: a sync of each of 400,000 files would take longer than the network
+        with atomic_file(source / SETTINGS) as file:
+            file.write(json.dumps(arguments, indent=1).encode() + b"\n")
+        with atomic_file(source / TABLE) as table:
+            table.writelines(_lines(sets, scales))
+    return report._replace(sets_before=before)
+
+
+def _finished_scales(source: Path, arguments: dict[str, Any], overwrite: bool) -> dict[str, DepthScale]:
+    """The scales of a finished run; raise `InputError` if its arguments were others, unless told to `overwrite`."""
+    if not (source / TABLE).exists():
+        return {}
+    try:
+        made_with = dict(json.loads((source / SETTINGS).read_bytes()))
+        with (source / TABLE).open(newline="") as table:
+            scales = {key: DepthScale(float(far), float(near), None) for key, far, near in list(csv.reader(table))[1:]}
+    except (FileNotFoundError, ValueError, TypeError) as error:
+        why = f"{source / TABLE} and {SETTINGS} were not made by fgbg-depth, or are damaged ({error})"
+        raise InputError(f"{why}: remove or rename them") from error
+    changed = [name for name in arguments if made_with.get(name) != arguments[name]]
+    if not changed:
+        return scales
+    if not overwrite:
+        was, now = made_with.get(changed[0]), arguments[changed[0]]
+        made = f"{source} has depth maps made with {changed[0]} {json.dumps(was)}, now it is {json.dumps(now)}"
+        raise InputError(f"{made}: use the same, or give --overwrite to replace them")
+    (source / TABLE).unlink()
+    return {}
+
+
+def _read_journal(path: Path) -> dict[str, DepthScale]:
+    """The scales of an unfinished run; a line that a kill cut short is cut off."""
+    if not path.exists():
+        return {}
+    text = path.read_bytes()
+    whole = text[: text.rfind(b"\n") + 1]
+    os.truncate(path, len(whole))
+    table = csv.reader(whole.decode().splitlines())
+    return {key: DepthScale(float(far), float(near), int(crc32)) for key, far, near, crc32 in table}
+
+
+def _done(source: Path, sets: Sets, scales: dict[str, DepthScale], overwrite: bool) -> NDArray[np.bool_]:
+    """Which sets have their depth map already, bool [sets]; raise `InputError` if there are others."""
+    done, others = np.zeros(len(sets), bool), list[str]()
+    for place in range(len(sets)):
+        files = sets[place]
+        if scale := scales.get(files.key):
+            done[place] = _is_as_recorded(source / depth_path(files), scale)
+        else:
+            paths = [depth_path(files, ending) for ending in ENDINGS]
+            others += [path for path in paths if (source / path).exists()]
+    if others and not overwrite:
+        found = f"{source} has {len(others):,} depth maps that were not made by this run (such as {others[0]})"
+        raise InputError(f"{found}: remove them, or give --overwrite to replace them")
+    return done
+
+
+def _is_as_recorded(path: Path, scale: DepthScale) -> bool:
+    if scale.crc32 is None:
+        return path.exists()
+    try:
+        return zlib.crc32(path.read_bytes()) == scale.crc32
+    except FileNotFoundError:
+        return False
+
+
+def depth_path(files: SetFiles, ending: str = ENDINGS[0]) -> str:
+    """The path of a set's depth map below the source."""
+    return files.paths[0].rpartition(".")[0] + ending
+
+
+def _lines(sets: Sets, scales: dict[str, DepthScale]) -> Iterator[bytes]:
+    yield b"key,far,near\n"
+    for place in range(len(sets)):
+        key = sets[place].key
+        if scale := scales.get(key):
+            yield f"{key},{scale.far!r},{scale.near!r}\n".encode()
+
+
+class _FolderTarget:
+    """A source as a job of `estimate`; `scales` grow with every batch that is saved."""
+
+    def __init__(self, source: Path, scales: dict[str, DepthScale], journal: Path) -> None:
+        self._source, self._scales, self._journal = source, scales, journal
+
+    def name(self, item: SetFiles) -> str:
+        return item.paths[0]
+
+    def read(self, item: SetFiles) -> bytes:
+        return read_picture(f"{self._source}/{item.paths[0]}", "header").content
+
+    def save(self, batch: list[tuple[SetFiles, EstimateResult]]) -> None:
+        made = [(files, depth) for files, depth in batch if isinstance(depth, DepthMap)]
+        scales = {
+            files.key: DepthScale(depth.far, depth.near, zlib.crc32(depth.picture.content)) for files, depth in made
+        }
+        partial = [self._source / depth_path(files, PARTIAL) for files, _ in made]
+        try:
+            for path, (_, depth) in zip(partial, made, strict=True):
+                path.write_bytes(depth.picture.content)
+            with self._journal.open("a") as journal:
+                journal.writelines(
+                    f"{key},{scale.far!r},{scale.near!r},{scale.crc32}\n" for key, scale in scales.items()
+                )
+                journal.flush()
+                os.fsync(journal.fileno())
+            for files, result in batch:  # no depth map of another making may stay, least of all beside ours
+                for ending in ENDINGS if isinstance(result, Problem) else ENDINGS[1:]:
+                    (self._source / depth_path(files, ending)).unlink(missing_ok=True)
+                self._scales.pop(files.key, None)
+            for path, (files, _) in zip(partial, made, strict=True):
+                path.replace(self._source / depth_path(files))
+        except BaseException:
+            for path in partial:
+                path.unlink(missing_ok=True)
+            raise
+        self._scales.update(scales)
+
+
+class StoredSet(NamedTuple):
+    """A set of the source by its place in the index, and the shard it lies in by its place in the manifest."""
+
+    row: int
+    shard: int
+
+
+def rewrite_with_depth(
+    source: Path, shards: Path, model: DepthModel, options: EstimateOptions, progress: SourceProgress | None = None
+) -> EstimateReport:
+    """Write the sets of the shard directory `source` to `shards` (new or empty) with depth maps by `model`.
+
+    Depth maps that are there are replaced; the json of each set gets "depth_range": [far, near]. Raises `InputError` if
+    `source` is no shard directory or `shards` is in use, and what `estimate` raises.
+    """
+    progress = progress or SourceProgress()
+    store = Store.open(source, depth=False)
+    manifest = store.manifest
+    if manifest.codec == PLANES:
+        raise InputError(f"{source} holds planes, which lack the pictures' colours: add depth before they are made")
+    arguments = {"command": "fgbg-depth", **model.arguments(), "quality": options.quality, "source": manifest.sha256}
+    with resumable(shards, arguments) as records:
+        backgrounds = write_backgrounds(shards, _backgrounds(store))
+        count = len(manifest.shards)
+        done = done_shards(shards, records, count)
+        before = sum(done.values())
+        progress.sets_found(manifest.sets - before)
+        with _ShardsTarget(store, shards, records) as job:
+            report = estimate(model, job, job.batches(done, model.batch_size), options, progress.sets_done)
+        total = tally(shards, records, count)
+        if not total.sets:
+            raise InputError(f"no overlay in {source} can be used; the first is {total.problems[0].path}")
+        finalize(shards, records, count, total, backgrounds, ("gray", "bright"))
+    return report._replace(sets_before=before)
+
+
+def _backgrounds(store: Store) -> Iterator[tuple[int, Picture]]:
+    for background in store.manifest.backgrounds:
+        yield background.id, _picture(store.read_background(background.id))
+
+
+class _ShardsTarget:
+    """A shard directory as a job of `estimate`. One shard is open at a time; leaving the context drops it."""
+
+    def __init__(self, store: Store, shards: Path, records: Path) -> None:
+        self._store, self._shards, self._notes = store, shards, records
+        self._key_length = store.index.dtype["key"].itemsize
+        self._sets_left = [shard.sets for shard in store.manifest.shards]
+        self._open: ShardWriter | None = None
+
+    def __enter__(self) -> "_ShardsTarget":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._open:
+            self._open.__exit__(kind, error, trace)
+        self._store.close()
+
+    def batches(self, done: Container[int], size: int) -> Iterator[list[StoredSet]]:
+        """The sets of the shards that are not `done`, in batches that never reach from one shard into the next.
+
+        So a shard's batches, on which the last bit of an output may depend, are the same in a run that is continued.
+        """
+        for shard in range(len(self._sets_left)):
+            rows = [] if shard in done else np.flatnonzero(self._store.index["shard"] == shard).tolist()
+            for first in range(0, len(rows), size):
+                yield [StoredSet(row, shard) for row in rows[first : first + size]]
+
+    def name(self, item: StoredSet) -> str:
+        return f"{self._store.shard_name(item.row)}/{self._store.key(item.row)}"
+
+    def read(self, item: StoredSet) -> bytes:
+        try:
+            self._store.read_note(item.row)  # what cannot be copied shall show before the network is asked
+            return self._store.read(item.row)[0].tobytes()
+        except Damaged as error:
+            raise BadImage(str(error).removeprefix(f"{self._store.key(item.row)}: ")) from error
+
+    def save(self, batch: list[tuple[StoredSet, EstimateResult]]) -> None:
+        shard = batch[0][0].shard
+        if not self._open:
+            self._open = ShardWriter(shard_path(self._shards, shard), self._key_length)
+            self._open.__enter__()
+            self._problems = list[Problem]()
+        for item, result in batch:
+            if isinstance(result, Problem):
+                self._problems.append(result)
+                continue
+            metadata = self._store.read_note(item.row)
+            ids = (metadata.pop("bg"), metadata.pop("fg"), metadata.pop("id"))
+            pictures = [_picture(part) for part in self._store.read(item.row)]
+            scale = {"depth_range": [result.far, result.near]}
+            self._open.add(ids, [*pictures, result.picture], metadata | scale)
+        self._sets_left[shard] -= len(batch)
+        if not self._sets_left[shard]:
+            self._open.__exit__(None, None, None)
+            left_out = Counter(problem.kind for problem in self._problems)
+            self._open.shard(left_out, self._problems).save(record_path(self._notes, shard))
+            self._open = None
+
+
+def _picture(content: NDArray[np.uint8]) -> Picture:
+    extension, height, width = check_image(content.tobytes(), "header")
+    return Picture(extension, content.tobytes(), (height, width))

@@ -1,0 +1,222 @@
+"""Discovery: which of the known layouts some files are in, and which file may be which part of which set.
+
+Both are told from the files' names alone. `join` makes sets of the candidates.
+"""
+
+import random
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError, Problem
+from pipeline.format.sample import PARTS, UNKNOWN
+from pipeline.packing.layouts import IDS, Layout
+from pipeline.packing.listing import Listing
+
+SAMPLE = 1000  # files of each source that are looked at
+STRAY = 0.01  # of the files in the best layout: below this share those in another are strays, not a second candidate
+DEFAULT_NUMBER = 0  # of a set whose layout tells none
+JUNK = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")  # names that systems leave in folders and archives
+
+
+def is_junk(path: str) -> bool:
+    """Whether a file is none of the user's own, but some system's."""
+    first, _, _ = path.partition("/")
+    last = path.rpartition("/")[2]
+    return first == JUNK[0] or last in JUNK or last.startswith("._")
+
+
+class LayoutFit(NamedTuple):
+    """How well the files that were looked at fit a layout."""
+
+    layout: Layout
+    roots: tuple[str, ...]
+    """Of each source, the folder within it that the templates begin at: "" or ending in "/"."""
+    files: Counter[str]
+    """By part, those that fit; "": files of the layout that are not packed."""
+    looked_at: int
+    example: str
+    """The path of an overlay that fits, "" if none does."""
+
+    @property
+    def size(self) -> int:
+        """How many files of sets fit; backgrounds do not tell, they are named alike in all layouts."""
+        return sum(self.files[part] for part in PARTS)
+
+    def describe(self) -> str:
+        """One phrase: which layout, and why."""
+        counts = ", ".join(f"{self.files[part]:,} {part}" for part in (*PARTS, "bg") if self.files[part])
+        fits = f"{self.files.total():,} of {self.looked_at:,} files looked at fit it: {counts}"
+        return f"{self.layout.name} ({fits}; such as {self.example})"
+
+
+def recognise_layout(listing: Listing, layouts: Sequence[Layout]) -> LayoutFit:
+    """Find the one layout that the files are in; raise `InputError` if it is none of `layouts`, or not clear which."""
+    for count in (SAMPLE, len(listing)):
+        samples = [_sample(listing, number, count) for number in range(len(listing.sources))]
+        all_fits = [_fit(layout, samples) for layout in layouts]
+        # Backgrounds alone are enough where no layout is to be told from another.
+        fits = [fit for fit in all_fits if fit.size or (len(layouts) == 1 and fit.files["bg"])]
+        if fits or len(listing) <= SAMPLE:
+            break
+    if not fits:
+        where = ", ".join(str(source.path) for source in listing.sources)
+        expected = " or ".join(f"{_overlay_template(layout)}.jpg ({layout.name})" for layout in layouts[:2])
+        empty = "the folder is empty" if listing.sources[0].kind == "folder" else "it is empty"
+        why = f"none of its {len(listing):,} files is an overlay, a mask or a depth map" if len(listing) else empty
+        raise InputError(
+            f"no image sets in {where}: {why}; expected files such as {expected}; "
+            "other names can be told by --overlay, --mask and --depth"
+        )
+    best, *others = sorted(fits, key=lambda fit: -fit.size)
+    if rivals := [other for other in others if other.size > STRAY * best.size]:
+        listed = "; ".join(fit.describe() for fit in (best, *rivals))
+        raise InputError(f"the files fit {1 + len(rivals)} layouts: {listed}: choose one with --layout NAME")
+    return best
+
+
+def _overlay_template(layout: Layout) -> str:
+    return next(template.text for part, _, template in layout.templates if part == "fg_bg")
+
+
+def _sample(listing: Listing, source: int, count: int) -> list[str]:
+    """Up to `count` paths of a source, in their order. At random: evenly spaced ones might all be of one part."""
+    rows = listing.rows(source)
+    if len(rows) > count:
+        return [listing.path(row) for row in sorted(random.Random(0).sample(rows, count))]
+    return list(listing.paths(rows))
+
+
+def _fit(layout: Layout, samples: list[list[str]]) -> LayoutFit:
+    best = [max((_fit_below(root, layout, paths) for root in _roots(paths)), key=_file_count) for paths in samples]
+    files = sum((fit.files for fit in best), Counter[str]())
+    example = next((fit.example for fit in best if fit.example), "")
+    return LayoutFit(layout, tuple(fit.roots[0] for fit in best), files, sum(map(len, samples)), example)
+
+
+def _file_count(fit: LayoutFit) -> int:
+    return fit.files.total()
+
+
+def _roots(paths: list[str]) -> list[str]:
+    """The folders that hold all of the files, from the source itself downwards."""
+    folders = [path.split("/")[:-1] for path in paths if not is_junk(path)]
+    low, high = min(folders, default=[]), max(folders, default=[])
+    shared = next(
+        (place for place, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high))
+    )
+    return ["".join(f"{name}/" for name in low[:length]) for length in range(shared + 1)]
+
+
+def _fit_below(root: str, layout: Layout, paths: list[str]) -> LayoutFit:
+    files, example = Counter[str](), ""
+    for path in paths:
+        try:
+            match = layout.match(path[len(root) :]) if path.startswith(root) else None
+        except ValueError:  # of this layout, but for a contradiction in its name
+            continue
+        if match:
+            files[match[0]] += 1
+            if match[0] == "fg_bg":
+                example = example or path
+    return LayoutFit(layout, (root,), files, len(paths), example)
+
+
+class Candidates(NamedTuple):
+    """Files that may be parts of sets: columns of equal length, a row for each pair of a file and a set."""
+
+    rows: NDArray[np.int32]
+    """Of the listing: which file."""
+    parts: NDArray[np.int8]
+    """0 for a background, else 1 + place in the parts."""
+    ranks: NDArray[np.int8]
+    """Place in the layout's order of preference."""
+    ids: NDArray[np.int32]
+    """[rows, 3]: bg, fg, number."""
+
+    def take(self, chosen: NDArray[np.bool_] | NDArray[np.intp]) -> "Candidates":
+        """Some of them."""
+        return Candidates(self.rows[chosen], self.parts[chosen], self.ranks[chosen], self.ids[chosen])
+
+
+def candidates_by_name(listing: Listing, fit: LayoutFit, parts: tuple[str, ...], problems: list[Problem]) -> Candidates:
+    """Which file is a candidate for which part of which set, by the names of a layout.
+
+    A name that fits nothing, or contradicts itself, is added to `problems`. Raises `InputError` if the layout assumes a
+    number of sets that the files do not bear out.
+    """
+    layout, numbers = fit.layout, array("i")  # of each file that fits: row, template, bg, fg, number
+    find, extend = layout.find, numbers.extend
+    for source, root in enumerate(fit.roots):
+        rows = listing.rows(source)
+        for row, path in zip(rows, listing.paths(rows), strict=True):
+            try:
+                match = find(path) if not root else find(path[len(root) :]) if path.startswith(root) else None
+            except ValueError as contradiction:
+                why = f"the name contradicts itself: {contradiction}"
+                problems.append(Problem(listing.name(row), "contradiction", why))
+                continue
+            if match is None:
+                if not is_junk(path):
+                    problems.append(Problem(listing.name(row), "unknown", f"fits no part of the layout {layout.name}"))
+            elif match[0] >= 0:
+                template, fields = match
+                bg, fg = fields.get("bg", UNKNOWN), fields.get("fg", UNKNOWN)
+                extend((row, template, bg, fg, fields.get("id", DEFAULT_NUMBER)))
+    table = np.frombuffer(numbers, np.int32).reshape(-1, 5)
+    codes = {part: code for code, part in enumerate(("bg", *parts))}
+    part_of = np.array([codes.get(part, -1) for part, _, _ in layout.templates], np.int8)[table[:, 1]]
+    rank_of = np.array([rank for _, rank, _ in layout.templates], np.int8)[table[:, 1]]
+    candidates = Candidates(table[:, 0], part_of, rank_of, table[:, 2:]).take(part_of >= 0)
+    _require_assumed_sets(layout, candidates)
+    for code, part in enumerate(parts[1:], 2):
+        if layout.ids(part) != layout.ids("fg_bg"):
+            candidates = _repeat_for_overlays(candidates, code, layout.ids(part), listing, problems)
+    return candidates
+
+
+def _require_assumed_sets(layout: Layout, candidates: Candidates) -> None:
+    """Numbers alone tell no background: unless all sets are there, what the numbers mean has to be stated."""
+    numbers, backgrounds = candidates.ids[candidates.parts == 1, 2], candidates.ids[candidates.parts == 0, 0]
+    if layout.assumed_sets and (largest := int(numbers.max(initial=0))) != layout.assumed_sets:
+        raise InputError(
+            f"layout {layout.name} only numbers its sets, originally from 1 to {layout.assumed_sets:,}; here the "
+            f"largest number is {largest:,}, with {len(set(backgrounds.tolist())):,} backgrounds: state what went into "
+            "them with --counts BACKGROUNDSxFOREGROUNDSxPLACEMENTSxMIRRORED"
+        )
+
+
+def _repeat_for_overlays(
+    candidates: Candidates, code: int, names: tuple[str, ...], listing: Listing, problems: list[Problem]
+) -> Candidates:
+    """The candidates, where those of the part `code`, which tell only the ids `names`, are repeated for every set.
+
+    Every set, that is, of an overlay with the same values of these ids; where there is none, the file is a problem.
+    """
+    columns = [IDS.index(name) for name in names]
+    is_part, is_overlay = candidates.parts == code, candidates.parts == 1
+    shared = candidates.take(is_part)
+    sets = np.unique(candidates.ids[is_overlay], axis=0)
+    _, labels = np.unique(np.concatenate([sets[:, columns], shared.ids[:, columns]]), axis=0, return_inverse=True)
+    labels = labels.ravel()
+    order = np.argsort(labels[: len(sets)], kind="stable")
+    sets, labels, wanted = sets[order], labels[: len(sets)][order], labels[len(sets) :]
+    first, last = (np.searchsorted(labels, wanted, side=side) for side in ("left", "right"))
+    for row, ids in zip(shared.rows[first == last], shared.ids[first == last][:, columns].tolist(), strict=True):
+        what = ", ".join(f"{name} {number}" for name, number in zip(names, ids, strict=True))
+        problems.append(Problem(listing.name(int(row)), "incomplete", f"no overlay has {what}"))
+    count = last - first
+    repeated = shared.take(np.repeat(np.arange(len(count)), count))
+    places = np.arange(count.sum()) + np.repeat(first - (np.cumsum(count) - count), count)
+    repeated = repeated._replace(ids=sets[places])
+    rest = candidates.take(~is_part)
+    return Candidates(
+        np.concatenate([rest.rows, repeated.rows]),
+        np.concatenate([rest.parts, repeated.parts]),
+        np.concatenate([rest.ranks, repeated.ranks]),
+        np.concatenate([rest.ids, repeated.ids]),
+    )
