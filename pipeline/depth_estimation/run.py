@@ -58,7 +58,7 @@ class EstimateJob(Protocol[Item]):
     """Where overlays come from and depth maps go (`targets`). `read` is called from many threads, `save` from one."""
 
     def name(self, item: Item) -> str:
-        """What a message calls an overlay."""
+        """The name of an overlay in messages."""
         ...
 
     def read(self, item: Item) -> bytes:

@@ -37,7 +37,10 @@ PARTIAL = "_disp.jpeg.partial"
 
 
 class DepthScale(NamedTuple):
-    """The scale of a depth map, and what its file must hash to; None once a whole run is finished and on disk."""
+    """The outputs of the network at the far and the near end of a depth map, and the CRC of its file.
+
+    The CRC is None once the whole run is finished, and all files are on disk.
+    """
 
     far: float
     near: float
@@ -116,7 +119,7 @@ def _read_journal(path: Path) -> dict[str, DepthScale]:
 
 
 def _done(source: Path, sets: Sets, scales: dict[str, DepthScale], overwrite: bool) -> NDArray[np.bool_]:
-    """Which sets have their depth map already, bool [sets]; raise `InputError` if there are others."""
+    """Which sets have their depth map already, bool [sets]; raise `InputError` for depth maps of another making."""
     done, others = np.zeros(len(sets), bool), list[str]()
     for place in range(len(sets)):
         files = sets[place]

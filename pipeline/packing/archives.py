@@ -19,7 +19,7 @@ from pipeline.errors import InputError
 from pipeline.format.images import BadImage
 
 END, END64, END64_AT, ENTRY, LOCAL = b"PK\5\6", b"PK\6\6", b"PK\6\7", b"PK\1\2", b"PK\3\4"
-STORED, DEFLATED, PLAIN = 0, 8, -1  # ways of storing a member: two of a zip's, and a tar's
+STORED, DEFLATED, PLAIN = 0, 8, -1  # compression of a member: two methods of zips; members of a tar have none
 _COMPRESSIONS: dict[bytes, Callable[[Path], Any]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
@@ -42,7 +42,7 @@ class MemberPlace(NamedTuple):
 
 
 class ArchiveMember(NamedTuple):
-    """A file in an archive. `refused`: why it must not be read, "" if it may be."""
+    """A file in an archive, as its directory or its header describes it."""
 
     path: str
     stamp: int
@@ -52,6 +52,7 @@ class ArchiveMember(NamedTuple):
     method: int
     crc32: int
     refused: str = ""
+    """Why it must not be read, "" if it may be."""
 
 
 def _refusal(path: str, *, is_link: bool) -> str:
@@ -74,7 +75,7 @@ def zip_members(path: Path) -> Iterator[ArchiveMember]:
 
 
 def _central_directory(file: int, path: Path) -> tuple[bytes, int]:
-    """The central directory, and how many bytes stand before the archive proper, as in one that unpacks itself."""
+    """The central directory, and the number of bytes before the archive (a self-extracting one begins with code)."""
     length = os.fstat(file).st_size
     tail_at = max(0, length - 22 - 0xFFFF)
     tail = os.pread(file, length - tail_at, tail_at)
@@ -154,7 +155,7 @@ def tar_members(path: Path) -> Iterator[ArchiveMember]:
                 stamp = hash((info.size, int(info.mtime), info.offset_data))
                 yield ArchiveMember(info.name.removeprefix("./"), stamp, info.offset_data, info.size, PLAIN, 0, refused)
             if compressed:
-                while file.read(1 << 20):  # to where its own checksum is
+                while file.read(1 << 20):  # to its end, where the compressed stream has its checksum
                     pass
             elif os.pread(file.fileno(), 512, tar.offset) != bytes(512):
                 raise InputError(f"{path} is cut short or damaged (no end mark): copy it again")
@@ -165,7 +166,7 @@ def tar_members(path: Path) -> Iterator[ArchiveMember]:
 
 
 def open_decompressed(path: Path) -> IO[bytes]:
-    """A compressed file, to be read as what it holds; raise `InputError` if it is compressed in no known way."""
+    """Open a compressed file to read what it holds; raise `InputError` if it is compressed in no known way."""
     with path.open("rb") as file:
         start = file.read(6)
     for magic, opener in _COMPRESSIONS.items():

@@ -48,7 +48,7 @@ class CsvLayout:
 
     @classmethod
     def load(cls, path: Path) -> "CsvLayout":
-        """From a file; raise `InputError` if it has not the columns."""
+        """Read a file; raise `InputError` if it lacks the columns."""
         layout = cls(path.name, path.read_bytes())
         if not layout.columns:
             expected = ", ".join(f"{' or '.join(names)}" for names in COLUMNS.values())
@@ -57,7 +57,7 @@ class CsvLayout:
 
     @classmethod
     def find_in(cls, listing: Listing) -> "CsvLayout | None":
-        """The one at the root of a source, if there is one; raise `InputError` if there are several."""
+        """The CSV layout at the root of a source, if there is one; raise `InputError` if there are several."""
         reader, layouts = FileReader(listing.sources), list[CsvLayout]()
         for row in listing.root_files(".csv"):
             with contextlib.suppress(BadImage, InputError):  # what cannot be read as a CSV is no list of sets
@@ -131,7 +131,7 @@ class CsvLayout:
 
 
 def _is_beside(path: str) -> bool:
-    """Whether a file is none of a picture's, such as the list itself."""
+    """Whether a file may lie beside the pictures without being named, such as the table itself."""
     return is_junk(path) or any(template.matches(path) for template in DEFAULT_IGNORED)
 
 
@@ -150,7 +150,7 @@ def _number(line: list[str], columns: dict[str, int], name: str, default: int) -
 
 
 def _numbered(names: Iterable[tuple[str, str]]) -> dict[tuple[str, str], int]:
-    """Numbers from 0 for names, in their order, with numbers in them compared as numbers."""
+    """Number names from 0 in natural order: digits within them are compared as numbers."""
 
     def natural(name: tuple[str, str]) -> list[tuple[int, str]]:
         pieces = re.split(r"(\d+)", "/".join(name))
@@ -160,7 +160,7 @@ def _numbered(names: Iterable[tuple[str, str]]) -> dict[tuple[str, str], int]:
 
 
 class _Files:
-    """Finds files of a listing by their path, or by the end of it where only one has that."""
+    """Finds files of a listing by their path, or by the end of a path where that is unique."""
 
     def __init__(self, listing: Listing) -> None:
         self._listing = listing

@@ -1,4 +1,4 @@
-"""Depth files: what a source has as depth -> the picture that is stored.
+"""Depth files: the depth maps of a source, in any encoding -> the pictures that are stored.
 
 Gray pictures, and those of maps that one table on gray inverts, are stored as they came. Everything else is converted
 once, at packing, to gray of 8 bits with near = bright: arrays (.npy), maps whose luma is ambiguous, and 16 bits with a
@@ -36,7 +36,7 @@ class DepthFiles:
     """How the depth files of one source are read."""
 
     encoding: str
-    """Of its pictures: one of `depth.ENCODINGS` or `depth.CONVERTED`."""
+    """The encoding of its pictures: one of `depth.ENCODINGS` or `depth.CONVERTED`."""
     near: str
     """The near end of what the files hold, whether pictures or numbers: "bright" (large) or "dark" (small)."""
     arrays: bool = False
@@ -57,10 +57,10 @@ class DepthFiles:
         return ("gray", "bright") if self.converts else (self.encoding, self.near)
 
     def read(self, content: bytes, verify: str) -> tuple[Picture, Metadata]:
-        """Check a file, and convert it if need be; with it what the set's json shall say of it.
+        """Check a file, and convert it if need be; return it with the metadata of its scale.
 
-        That is `depth_range` [far, near], the file's values that became 0 and 255 (beyond them it saturates). Raises
-        `BadImage` for what is no depth.
+        That is empty, or `depth_range` [far, near], the file's values that became 0 and 255 (beyond them it saturates).
+        Raises `BadImage` for what is no depth.
         """
         if not self.converts:
             return check_picture(content, verify), {}

@@ -43,7 +43,7 @@ class PlaneRasterizer:
         self._decoder = Decoder(tables, self._options)
 
     def rasterize(self, sets: Sequence[Sequence[Picture]]) -> list[NDArray[np.uint8] | NoPlanes]:
-        """Of each of at most BATCH sets of pictures, uint8 [parts, size, size]."""
+        """The planes of at most BATCH sets of pictures, uint8 [parts, size, size] each, or why a set has none."""
         if not sets:
             return []
         try:
@@ -53,7 +53,7 @@ class PlaneRasterizer:
         return list(torch.cat(list(decoded.values()), dim=1).numpy())
 
     def _rasterize_one(self, pictures: Sequence[Picture]) -> NDArray[np.uint8] | NoPlanes:
-        """The planes of a set, or which of its pictures it is: DALI does not tell."""
+        """The planes of a set, or which of its pictures does not decode: of a batch, DALI does not tell."""
         planes = []
         for part, (picture, (name, table)) in enumerate(zip(pictures, self._tables.items(), strict=True)):
             decoder = Decoder({name: table}, replace(self._options, batch_size=1))
@@ -70,14 +70,14 @@ def _by_part(sets: Sequence[Sequence[Picture]]) -> Encoded:
 
 
 class BackgroundEncoder:
-    """Makes of backgrounds the files with their planes."""
+    """Encodes backgrounds as files of one plane."""
 
     def __init__(self, size: int) -> None:
         """`size` of the planes, pixels. Raises `InputError` where DALI is missing."""
         self._rasterizer = PlaneRasterizer({"bg": None}, size)
 
     def encode(self, picture: Picture) -> Picture:
-        """One of them; raise `BadImage` if DALI cannot decode it."""
+        """Encode a background; raise `BadImage` if DALI cannot decode it."""
         [planes] = self._rasterizer.rasterize([[picture]])
         if isinstance(planes, NoPlanes):
             raise BadImage(planes.why)
@@ -85,23 +85,23 @@ class BackgroundEncoder:
 
 
 class PlanesJob(NamedTuple):
-    """What a worker needs to make planes of sets."""
+    """What a worker needs to encode sets as planes."""
 
     size: int
-    """Of the planes, pixels."""
+    """Height and width of the planes, pixels."""
     depth: tuple[str, str]
     """Encoding and near end of the depth pictures, as in the manifest."""
     backgrounds: Path
-    """backgrounds.tar, written."""
+    """The path of backgrounds.tar, which is complete."""
     places: Mapping[int, Background]
-    """Where in it each of the sets' backgrounds is."""
+    """By id, where in it each background of the sets is."""
 
     def limited_to(self, ids: Collection[int]) -> "PlanesJob":
         """The same with some of the backgrounds alone, which is less to hand to a worker."""
         return self._replace(places={bg: self.places[bg] for bg in ids})
 
     def reader(self, reader: SetReader) -> "PlanesReader":
-        """What reads sets as planes."""
+        """A reader of sets that encodes as planes what `reader` reads."""
         return PlanesReader(reader, self)
 
 
@@ -115,7 +115,7 @@ class PlanesReader:
 
     @property
     def decode_sec(self) -> float:
-        """What checking, converting and making planes took so far, without reading."""
+        """Seconds spent so far on checking, converting and encoding, without reading."""
         return self._reader.decode_sec + self._encode_sec
 
     def read_all(self, sets: Iterable[SetFiles]) -> Iterator[ReadSet]:
@@ -147,7 +147,7 @@ class PlanesReader:
 
 @functools.lru_cache(1)
 def _rasterizer(size: int, depth: tuple[str, str]) -> PlaneRasterizer:
-    """One for all jobs of a process, which spares every shard the building of a graph."""
+    """One rasterizer for all jobs of a process: to build a DALI graph for every shard would take time."""
     tables: dict[str, Table] = dict.fromkeys(PARTS[:2])
     if depth[0] != NO_DEPTH:
         tables["depth"] = depth_table(*depth)

@@ -50,7 +50,7 @@ def write_backgrounds(shards: Path, pictures: Iterable[tuple[int, Picture]]) -> 
 
 
 class Tally(NamedTuple):
-    """What the finished shards add up to, but for their rows, which stay in the progress records."""
+    """Totals over the finished shards; their index rows stay in the progress records."""
 
     infos: list[ShardInfo]
     sizes: list[NDArray[np.int64]]
@@ -160,7 +160,7 @@ def write_problems(path: Path, problems: list[Problem]) -> None:
 
 
 def read_problems(path: Path) -> list[Problem]:
-    """The rows of problems.csv; none if it is not there, or is none of ours."""
+    """The rows of problems.csv; none if it is missing, or was not written by this project."""
     try:
         with path.open(newline="", errors="surrogateescape") as file:
             header, *rows = csv.reader(file)
@@ -195,7 +195,7 @@ def contact_sheet(
 
 
 def _decode_planes(store: Store, row: int, bg: memoryview) -> list[NDArray[np.uint8]]:
-    """The background and the parts of a set that is stored as planes."""
+    """The background and the parts of a set that is stored as planes, uint8 [size, size] each."""
     size = store.manifest.plane_size
     [background] = decompress_frames([bg], size * size)
     square = background.reshape(size, size)

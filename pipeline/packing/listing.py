@@ -1,4 +1,4 @@
-"""Listing: all files of some sources, before it is known what they are.
+"""Listing: all files of some sources, in columns, before it is known what they are.
 
 400,000 sets are 1.2 million files, so a file is no Python object here: paths lie end to end in one buffer, and what
 else is known of them in columns.
@@ -30,13 +30,13 @@ class Listing:
     """(path with label, why) of those that must not be read."""
 
     def __init__(self, sources: tuple[FileSource, ...], tick: Callable[[int], None] = lambda files: None) -> None:
-        """Find them; `tick` is told now and then how many there are."""
+        """List the files of `sources`; `tick` is told now and then how many there are."""
         self.sources = sources
         self.refused = []
         # Paths, each with a zero after it, and where they end: an array, since an ndarray is slow to read one by one.
         self._text, self._ends, self._stamps = bytearray(), array("q"), array("q")
         self._first_rows = list[int]()
-        self._places = dict[int, NDArray[np.int64]]()  # of archives: [files, 4] as the numbers of a MemberPlace
+        self._places = dict[int, NDArray[np.int64]]()  # of archives: [files, 4], offset, size, method, crc32
         for number, source in enumerate(sources):
             self._first_rows.append(len(self))
             if source.kind == FOLDER:
@@ -86,7 +86,7 @@ class Listing:
         return bisect_right(self._first_rows, row) - 1
 
     def paths(self, rows: range) -> Iterator[str]:
-        """Paths below their sources of a run of files."""
+        """The paths, below their sources, of consecutive rows."""
         for first in range(rows.start, rows.stop, CHUNK):
             text = self._text[self._start(first) : self._ends[min(first + CHUNK, rows.stop) - 1]]
             yield from text[:-1].decode(errors="surrogateescape").split(END)
@@ -152,14 +152,14 @@ class Listing:
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:
-        """Keep which files there are, for `difference`."""
+        """Write the paths and stamps to an .npz file, which `difference` compares with a later listing."""
         temporary = path.with_name(f"{path.name}.partial")
         with temporary.open("wb") as file:
             np.savez(file, text=np.frombuffer(self._text, np.uint8), stamps=np.array(self._stamps))
         temporary.replace(path)
 
     def difference(self, path: Path) -> str:
-        """One file that is not as it was when a listing was saved, and how it differs; "" if none is known."""
+        """Compare with a saved listing: one file that differs, and how; "" if none does, or nothing was saved."""
         try:
             with np.load(path) as saved:
                 text, stamps = saved["text"].tobytes(), saved["stamps"].tolist()

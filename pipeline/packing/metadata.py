@@ -39,12 +39,12 @@ def _mapped(path: Path) -> bytes | mmap.mmap:
 
 
 class MetadataTable:
-    """One CSV file."""
+    """A CSV file with a line for each set, found by the set's key."""
 
     def __init__(
         self, content: Path | bytes, parse: Callable[[dict[str, str]], Metadata], needed: Iterable[str] = ("key",)
     ) -> None:
-        """`content` or its file; `parse` makes of a line what the set's json shall say.
+        """`content` of the file, or its path; `parse` makes of a line, by column, the metadata for the set's json.
 
         A file without the `needed` columns counts as empty.
         """
@@ -66,7 +66,7 @@ class MetadataTable:
         return next(csv.reader([self._text[start:end].decode(errors="surrogateescape")]), [])
 
     def find(self, keys: list[str]) -> list[Metadata]:
-        """What the table says of each set; nothing of one that is not in it."""
+        """The metadata of each set; empty for one that is not in the table."""
         if not len(self._keys):
             return [{} for _ in keys]
         wanted = np.array([key.encode() for key in keys])
@@ -85,10 +85,10 @@ TABLES: dict[str, tuple[Callable[[dict[str, str]], Metadata], tuple[str, ...]]] 
 
 
 class MetadataTables:
-    """The tables that there are at the roots of sources."""
+    """All metadata tables that lie at the roots of the sources."""
 
     def __init__(self, *places: Path | tuple[str, bytes]) -> None:
-        """Of folders, and of other sources as (name, content) of a table."""
+        """`places`: folders to look in, and tables from archives as (name, content)."""
         self._tables = list[MetadataTable]()
         for place in places:
             for name, (parse, needed) in TABLES.items():
@@ -98,7 +98,7 @@ class MetadataTables:
                     self._tables.append(MetadataTable(place[1], parse, needed))
 
     def find(self, keys: list[str]) -> list[Metadata]:
-        """What they say of each set, together."""
+        """The metadata of each set from all tables together."""
         metadata: list[Metadata] = [{} for _ in keys]
         for table in self._tables:
             for known, more in zip(metadata, table.find(keys), strict=True):
@@ -106,5 +106,5 @@ class MetadataTables:
         return metadata
 
     def fingerprint(self) -> list[str]:
-        """A hash of each."""
+        """The sha256 of each table."""
         return [table.sha256 for table in self._tables]

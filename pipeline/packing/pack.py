@@ -102,7 +102,7 @@ class PackSummary(NamedTuple):
     remarks: Counter[str]
     """Kept sets whose masks look wrong, by kind; they are rows of problems.csv, too."""
     decode_share: float
-    """Part of the workers' time in which pictures were decoded, if they were; 0 if nothing was left to do."""
+    """Share of the workers' time that was spent on decoding; 0 if they decoded nothing."""
 
 
 def pack(

@@ -33,7 +33,7 @@ DARK, BRIGHT = 64, 192  # below DARK lies background, from BRIGHT on foreground,
 EDGE = 4  # pixels: how far an edge may reach from what is dark and from what is bright
 EDGE_STEPS = (1, 1, 2)  # the same in steps of a dilation, which add up to it
 MAX_GRAY_SHARE = 0.1  # of what is not dark
-# Gray blocks of 8 x 8 pixels that a glance takes for the edge of a shape: a disc has 4 by the root of its bright ones.
+# Gray blocks of 8 x 8 pixels that may be the edge of a shape: a disc has 4 times the root of its bright blocks.
 EDGE_BLOCKS, MORE_BLOCKS = 5.0, 6.0
 
 
@@ -58,7 +58,7 @@ class SetReader:
         self._reader, self._verify = reader, verify
         self._depth = depth if depth and depth.converts else None  # what is stored as it came is a picture like others
         self.decode_sec = 0.0
-        """What checking and converting took so far, without reading."""
+        """Seconds spent so far on checking and converting, without reading."""
 
     def read_all(self, sets: Iterable[SetFiles]) -> Iterator[ReadSet]:
         """Read one set after the other."""

@@ -48,12 +48,12 @@ class FileSource:
     """When an archive was last changed."""
 
     def stamp(self) -> list[object]:
-        """What changes when the source itself does; of folders and zips the stamps of their files tell that."""
+        """What changes when the source does; for folders and zips, the stamps of their files tell of changes."""
         return [self.kind, self.label, *((self.size, self.time_ns) if "tar" in self.kind else ())]
 
 
 def open_sources(paths: Sequence[Path]) -> tuple[FileSource, ...]:
-    """Look at what is given; raise `InputError` for what is no source, and for one that is given twice."""
+    """Open what a user gave; raise `InputError` for what is no source, and for one that is given twice."""
     if not paths:
         raise InputError("no source: give a folder, a .zip or a .tar of image sets")
     if twice := [path for path, count in Counter(path.resolve() for path in paths).items() if count > 1]:
@@ -97,13 +97,13 @@ class FolderFiles(NamedTuple):
     paths: list[str]
     """Below the source."""
     stamps: list[int]
-    """Of each, a number that changes with its size and its time of change."""
+    """A number for each file that changes with its size and its modification time."""
     refused: list[tuple[str, str]]
     """(path, why) of those that must not be read."""
 
 
 def folder_files(folder: str) -> Iterator[FolderFiles]:
-    """Every file below a folder, in a fixed order; no link leads out of it, and folders are not entered by links."""
+    """All files below a folder, in a fixed order; links that lead out of it, or to a folder, are refused."""
     pending = [""]
     inside = os.path.realpath(folder) + os.sep
     while pending:
@@ -152,7 +152,7 @@ def archive_members(source: FileSource) -> Iterator[ArchiveMember]:
 
 
 def unpack_compressed(sources: tuple[FileSource, ...], folder: Path) -> tuple[FileSource, ...]:
-    """The same sources, where a compressed tar is replaced by a plain copy in `folder`, made unless it is there."""
+    """Unpack compressed tars as plain ones in `folder`, unless they are there; return the sources to read instead."""
     return tuple(_unpacked(source, folder / f".source-{number}.tar") for number, source in enumerate(sources))
 
 
@@ -173,9 +173,10 @@ class FileReader:
         self._open = dict[int, int]()
 
     def read(self, path: str, place: MemberPlace | int) -> bytes:
-        """The bytes of a file by its path, with its source's label, and its place, or its folder's number.
+        """The bytes of a file, whose `path` begins with its source's label; `place` is as `Listing.locate` gives it.
 
-        Raises `BadImage` if it cannot be read, or is not as its archive says.
+        That is the number of its source, a folder, or its place in an archive. Raises `BadImage` if it cannot be read,
+        or is not as its archive says.
         """
         if isinstance(place, int):
             source = self._sources[place]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class ShardJob(NamedTuple):
-    """The sets of one shard; they go to a worker as paths and places."""
+    """The sets of one shard, as paths and places, and how they are to be written; it is sent to a worker."""
 
     sources: tuple[FileSource, ...]
     path: Path
@@ -29,10 +29,10 @@ class ShardJob(NamedTuple):
     key_length: int
     verify: str
     sets: list[SetFiles]
-    metadata: list[Metadata]  # of each
+    metadata: list[Metadata]  # of each set
     depth: DepthFiles | None
     strict: bool
-    planes: "PlanesJob | None"  # if they are to be stored as such
+    planes: "PlanesJob | None"  # how to encode the sets as planes; None: pictures are stored as they came
 
 
 class WorkTime(NamedTuple):
@@ -42,7 +42,7 @@ class WorkTime(NamedTuple):
     decode_sec: float
 
     def plus(self, other: "WorkTime") -> "WorkTime":
-        """Both together."""
+        """The sum of two."""
         return WorkTime(self.worker_sec + other.worker_sec, self.decode_sec + other.decode_sec)
 
 

@@ -53,7 +53,7 @@ class CheckReport(NamedTuple):
 
 
 class CheckJob(NamedTuple):
-    """A shard to check; it goes to a worker."""
+    """A shard to check; it is sent to a worker."""
 
     path: Path
     info: ShardInfo
@@ -100,7 +100,7 @@ def check(shards: Path, options: CheckOptions, sets_checked: Callable[[int, int]
 
 
 def _manifest_damage(shards: Path, manifest: Manifest) -> Iterator[str]:
-    """What is wrong with the manifest by itself, and what lies beside it that it does not know."""
+    """Damage of the manifest itself, and shard files that it does not name."""
     text = (shards / MANIFEST).read_text()
     if json.dumps(json.loads(text), indent=1, sort_keys=True) + "\n" != text:
         yield f"{MANIFEST}: it is not as it was written (other blanks, order or spelling)"
@@ -115,7 +115,7 @@ def _manifest_damage(shards: Path, manifest: Manifest) -> Iterator[str]:
 
 
 def _index_damage(manifest: Manifest, index: Rows) -> Iterator[str]:
-    """What `load_index` has not compared: whether a set is there twice, and how many foregrounds there are."""
+    """Damage of the index that `load_index` does not see: a set that is in it twice, the number of foregrounds."""
     keys, counts = np.unique(index["key"], return_counts=True)
     for key, count in zip(keys[counts > 1], counts[counts > 1], strict=True):
         yield f"{INDEX}: {key.decode()} is in it {count} times"

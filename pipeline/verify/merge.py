@@ -136,7 +136,7 @@ def _pictures(backgrounds: dict[int, Store]) -> Iterator[tuple[int, Picture]]:
 
 
 def _shards(stores: Sequence[Store]) -> Iterator[tuple[Path, ShardInfo, Rows, NDArray[np.int64]]]:
-    """Each shard: its tar, what its manifest has of it, its rows, and the smallest and largest pictures beside it."""
+    """Each shard: tar, entry in the manifest, index rows, smallest and largest picture sizes [2, parts, 2]."""
     key_type = row_type(max(store.index.dtype["key"].itemsize for store in stores))
     for store in stores:
         manifest = store.manifest
@@ -150,7 +150,7 @@ def _shards(stores: Sequence[Store]) -> Iterator[tuple[Path, ShardInfo, Rows, ND
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    """Let `target` be the file `source`, or a copy of it on another file system."""
+    """Make `target` a hard link to `source`, or a copy of it on another file system."""
     target.unlink(missing_ok=True)  # of a merge that was stopped
     try:
         os.link(source.resolve(), target)

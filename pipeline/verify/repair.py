@@ -1,4 +1,4 @@
-"""Repair: rebuild what belongs to the tars of a shard directory, the index, the .idx files and the manifest, from them.
+"""Repair: rebuild the index, the .idx files and the manifest of a shard directory from its tars.
 
 Of undamaged tars that gives the same bytes again. A shard with damaged sets is written anew without these, by name; the
 damaged tar stays beside it, as sets-000002.tar.damaged. A repair that is stopped is continued by the same call.
@@ -42,7 +42,7 @@ KIND = "damaged"  # of problems
 
 
 class Checksums(NamedTuple):
-    """What is known of a tar from elsewhere."""
+    """What the old manifest and the old index know of a tar."""
 
     sha256: str  # of all of it; empty if that is not known
     rows: Rows  # of its entries, of which keys and CRCs are used; empty if they are not known
@@ -52,7 +52,7 @@ NO_CHECKSUMS = Checksums("", np.array([], WIDE))
 
 
 class RepairedTar(NamedTuple):
-    """A tar in which all is well, and what was left out of it."""
+    """A tar without damage, and what was left out of it."""
 
     scan: Scan | None  # None: nothing was left, there is no tar
     problems: list[Problem]
@@ -69,7 +69,7 @@ class RepairReport(NamedTuple):
 
 
 class RepairJob(NamedTuple):
-    """A tar whose rows and .idx are to be made from what is in it; it goes to a worker."""
+    """A tar whose rows and .idx are to be rebuilt from its contents; it is sent to a worker."""
 
     path: Path
     record: Path
@@ -97,7 +97,7 @@ def repair(
     arguments = {"command": COMMAND, "depth": [depth_encoding, depth_near]}
     with suppress(OSError):
         if json.loads((shards / UNFINISHED / ARGUMENTS).read_text())["command"] != COMMAND:
-            require_finished(shards)  # what another command has begun, that one shall end
+            require_finished(shards)  # a run of another command must be finished by that command
     if not any(shards.glob("sets-*.tar")) and not (shards / UNFINISHED).exists():
         raise InputError(f"there are no sets-*.tar in {shards}: nothing can be rebuilt; copy them, or pack again")
     with resumable(shards, arguments, fresh=False) as records, Workers(workers) as pool:
@@ -158,7 +158,7 @@ def _jobs(
 
 
 class _OldManifest:
-    """What the old manifest and index still tell."""
+    """What can still be read of the old manifest and index."""
 
     def __init__(self, shards: Path) -> None:
         path = shards / MANIFEST
@@ -213,7 +213,7 @@ def _depth(text: str, codec: str, parts: tuple[str, ...], given: Sequence[str | 
 def _repair_backgrounds(
     shards: Path, records: Path, codec: str, checksums: Checksums
 ) -> tuple[BackgroundsTar, list[Problem]]:
-    """backgrounds.tar, without what is damaged in it."""
+    """Repair backgrounds.tar: what it holds now, and what was left out."""
     path, record = shards / BACKGROUNDS, records / "backgrounds.npz"
     if not load_shard(record, shards):
         try:
@@ -232,7 +232,7 @@ def _repair_backgrounds(
 
 
 def run_job(job: RepairJob) -> bool:
-    """Make a tar's .idx and the record on its rows, without what is damaged in it; tell whether it was verified."""
+    """Repair a tar and write its .idx and its progress record; return whether it was verified (see `RepairedTar`)."""
 
     def refuse(entry: Entry) -> str:
         bg = entry.numbers[0]
@@ -306,7 +306,7 @@ def repair_tar(
 
 
 def _damaged(scan: Scan, rows: Rows, parts: Sequence[StoredPart]) -> dict[str, str]:
-    """Why entries cannot stay, by their keys; what is wrong with the tar itself has none."""
+    """Why entries cannot stay, by their keys; the key "" stands for faults that belong to no entry."""
     whole = {entry.key: entry for entry in scan.entries}
     # A fault in one that is whole lies in what fills its last block, and goes away when it is written anew.
     why = {fault.key: fault.what for fault in scan.faults if fault.key not in whole}

@@ -78,9 +78,9 @@ def check_planes(planes: int, data: bytes, verify: str) -> tuple[str, int, int]:
 
 
 class Fault(NamedTuple):
-    """Something that is not as it was written."""
+    """Something in a tar that is not as it was written."""
 
-    offset: int  # of the header where it begins
+    offset: int  # of the header where the fault begins, bytes
     key: str  # of the set or background; empty for what belongs to none
     what: str  # which part, and what is wrong with it
 
@@ -98,7 +98,7 @@ class ScannedMember(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A set, or a background, whose members are there."""
+    """A set, or a background, all of whose members are there and whole."""
 
     key: str
     numbers: tuple[int, int, int]  # bg, fg, number, as its json has them; zeros for a background
@@ -130,12 +130,12 @@ class _HashedFile(io.RawIOBase):
 
 
 class Scan:
-    """What one tar holds. It is read as this is made, which raises `OSError` if that fails."""
+    """The contents of one tar. The constructor reads it, and raises `OSError` if that fails."""
 
     entries: list[Entry]
-    """Sets in which nothing is wrong that the tar alone can tell, in their order."""
+    """The sets in which the tar alone shows no fault, in their order."""
     faults: list[Fault]
-    """What is wrong with the others, and between them."""
+    """The faults of the other sets, and between sets."""
     sha256: str
     total_bytes: int
     index: bytes
@@ -160,7 +160,7 @@ class Scan:
         self.index = "\n".join([f"v1.2 {len(lines)}", *lines, ""]).encode()
 
     def _members(self, file: IO[bytes], total: int) -> Iterator[ScannedMember]:
-        """Every member whose header is as it was written; where one is not, go on at the next that is."""
+        """Every member whose header is whole; a damaged header is skipped, block by block, up to the next whole one."""
         header, position, lost = file.read(BLOCK), 0, False
         while header and position + len(ZEROS) < total:
             name, size = parse_header(header)
