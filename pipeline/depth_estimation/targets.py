@@ -73,8 +73,8 @@ def add_depth(
         batches = [slice(first, first + model.batch_size) for first in range(0, len(sets), model.batch_size)]
         # Whole batches, and always the same: the last bit of an output may depend on the pictures beside it.
         batches = [batch for batch in batches if not done[batch].all()]
-        before = len(sets) - sum(len(done[batch]) for batch in batches)
-        progress.sets_found(len(sets) - before)
+        finished_sets = len(sets) - sum(len(done[batch]) for batch in batches)
+        progress.sets_found(len(sets) - finished_sets)
         chosen = ([sets[place] for place in range(*batch.indices(len(sets)))] for batch in batches)
         report = estimate(model, _FolderTarget(source, scales, records / JOURNAL), chosen, options, progress.sets_done)
         os.sync()  # once: a sync of each of 400,000 files would take longer than the network
@@ -82,7 +82,7 @@ def add_depth(
             file.write(json.dumps(arguments, indent=1).encode() + b"\n")
         with atomic_file(source / TABLE) as table:
             table.writelines(_lines(sets, scales))
-    return report._replace(sets_before=before)
+    return report._replace(sets_before=finished_sets)
 
 
 def _finished_scales(source: Path, arguments: dict[str, Any], overwrite: bool) -> dict[str, DepthScale]:
@@ -221,15 +221,15 @@ def rewrite_with_depth(
         backgrounds = write_backgrounds(shards, _backgrounds(store))
         count = len(manifest.shards)
         done = done_shards(shards, records, count)
-        before = sum(done.values())
-        progress.sets_found(manifest.sets - before)
+        finished_sets = sum(done.values())
+        progress.sets_found(manifest.sets - finished_sets)
         with _ShardsTarget(store, shards, records) as job:
             report = estimate(model, job, job.batches(done, model.batch_size), options, progress.sets_done)
         total = tally(shards, records, count)
         if not total.sets:
             raise InputError(f"no overlay in {source} can be used; the first is {total.problems[0].path}")
         finalize(shards, records, count, total, backgrounds, ("gray", "bright"))
-    return report._replace(sets_before=before)
+    return report._replace(sets_before=finished_sets)
 
 
 def _backgrounds(store: Store) -> Iterator[tuple[int, Picture]]:

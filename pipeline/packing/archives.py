@@ -77,49 +77,51 @@ def zip_members(path: Path) -> Iterator[ArchiveMember]:
 def _central_directory(file: int, path: Path) -> tuple[bytes, int]:
     """The central directory, and the number of bytes before the archive (a self-extracting one begins with code)."""
     length = os.fstat(file).st_size
-    tail_at = max(0, length - 22 - 0xFFFF)
-    tail = os.pread(file, length - tail_at, tail_at)
-    at = tail.rfind(END)
-    if at < 0 or at + 22 + int.from_bytes(tail[at + 20 : at + 22], "little") > len(tail):
+    tail_start = max(0, length - 22 - 0xFFFF)
+    tail = os.pread(file, length - tail_start, tail_start)
+    position = tail.rfind(END)
+    if position < 0 or position + 22 + int.from_bytes(tail[position + 20 : position + 22], "little") > len(tail):
         raise InputError(f"{path} is no whole zip (its directory at the end is missing): copy it again")
-    size, offset = struct.unpack_from("<II", tail, at + 12)
-    end = tail_at + at
-    if tail[max(0, at - 20) :].startswith(END64_AT):
+    size, offset = struct.unpack_from("<II", tail, position + 12)
+    end = tail_start + position
+    if tail[max(0, position - 20) :].startswith(END64_AT):
         record_at = end - 20 - 56
         record = os.pread(file, 56, record_at)
         if record[:4] == END64:
             size, offset = struct.unpack_from("<QQ", record, 40)
             end = record_at
-    before = end - size - offset
-    directory = os.pread(file, size, offset + before) if before >= 0 else b""
-    if before < 0 or len(directory) != size or (size and directory[:4] != ENTRY):
+    prefix_bytes = end - size - offset
+    directory = os.pread(file, size, offset + prefix_bytes) if prefix_bytes >= 0 else b""
+    if prefix_bytes < 0 or len(directory) != size or (size and directory[:4] != ENTRY):
         raise InputError(f"{path} is damaged (its directory is not where it should be): copy it again")
-    return directory, before
+    return directory, prefix_bytes
 
 
-def _zip_members(directory: bytes, before: int) -> Iterator[ArchiveMember]:
-    at, entry = 0, struct.Struct("<4s6H3I5H2I")
-    while at < len(directory):
-        (signature, by, _, flags, method, _, _, crc32, stored, size, name_length, extra_length, comment_length, _, _,
-         attributes, offset) = entry.unpack_from(directory, at)  # fmt: skip
+def _zip_members(directory: bytes, prefix_bytes: int) -> Iterator[ArchiveMember]:
+    position, entry = 0, struct.Struct("<4s6H3I5H2I")
+    while position < len(directory):
+        (signature, maker, _, flags, method, _, _, crc32, stored, size, name_length, extra_length, comment_length, _, _,
+         attributes, offset) = entry.unpack_from(directory, position)  # fmt: skip
         if signature != ENTRY:
             raise struct.error("no entry")
-        name_at = at + entry.size
-        name = directory[name_at : name_at + name_length]
-        extra = directory[name_at + name_length : name_at + name_length + extra_length]
-        at = name_at + name_length + extra_length + comment_length
+        name_start = position + entry.size
+        name = directory[name_start : name_start + name_length]
+        extra = directory[name_start + name_length : name_start + name_length + extra_length]
+        position = name_start + name_length + extra_length + comment_length
         if name.endswith(b"/"):
             continue
         path = name.decode("utf-8" if flags & 0x800 else "cp437", "surrogateescape")
         if FULL32 in (size, stored, offset):
             size, stored, offset = _zip64_values(extra, size, stored, offset)
-        is_link = by >> 8 == 3 and stat.S_ISLNK(attributes >> 16)  # 3: made on Unix
+        is_link = maker >> 8 == 3 and stat.S_ISLNK(attributes >> 16)  # 3: made on Unix
         refused = _refusal(path, is_link=is_link)
         if not refused and flags & 1:
             refused = "encrypted"
         if not refused and method not in (STORED, DEFLATED):
             refused = f"packed by method {method}; only stored and deflated members are read"
-        yield ArchiveMember(path, crc32 << 31 | size & 0x7FFFFFFF, offset + before, stored, method, crc32, refused)
+        yield ArchiveMember(
+            path, crc32 << 31 | size & 0x7FFFFFFF, offset + prefix_bytes, stored, method, crc32, refused
+        )
 
 
 def _zip64_values(extra: bytes, *values: int) -> list[int]:

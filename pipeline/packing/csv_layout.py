@@ -78,8 +78,10 @@ class CsvLayout:
         if not {"fg_bg", "mask", "bg"} <= columns.keys():
             return {}
         columns |= {f"{part}@": place[name] for part, name in ARCHIVE_COLUMNS.items() if name in place}
-        own = set(columns.values())
-        return columns | {f"#{name}": place[name] for name in ("bg", "fg", "id") if place.get(name) not in {None, *own}}
+        used = set(columns.values())
+        return columns | {
+            f"#{name}": place[name] for name in ("bg", "fg", "id") if place.get(name) not in {None, *used}
+        }
 
     def _lines(self) -> Iterator[list[str]]:
         text = io.TextIOWrapper(io.BytesIO(self.content), "utf-8-sig", "surrogateescape", newline="")
@@ -171,8 +173,8 @@ class _Files:
 
     def find(self, path: str, archive: str) -> tuple[int | None, str]:
         """The row of a file, or None and why there is none."""
-        wanted = hash(path.rpartition("/")[2])
-        first, last = (int(np.searchsorted(self._hashes, wanted, side=side)) for side in ("left", "right"))
+        name_hash = hash(path.rpartition("/")[2])
+        first, last = (int(np.searchsorted(self._hashes, name_hash, side=side)) for side in ("left", "right"))
         rows = [int(row) for row in self._order[first:last]]
         rows = [row for row in rows if f"/{self._listing.path(row)}".endswith(f"/{path}")] if path else []
         if archive and len(rows) > 1:

@@ -204,8 +204,8 @@ def _repeat_for_overlays(
     _, labels = np.unique(np.concatenate([sets[:, columns], shared.ids[:, columns]]), axis=0, return_inverse=True)
     labels = labels.ravel()
     order = np.argsort(labels[: len(sets)], kind="stable")
-    sets, labels, wanted = sets[order], labels[: len(sets)][order], labels[len(sets) :]
-    first, last = (np.searchsorted(labels, wanted, side=side) for side in ("left", "right"))
+    sets, labels, shared_labels = sets[order], labels[: len(sets)][order], labels[len(sets) :]
+    first, last = (np.searchsorted(labels, shared_labels, side=side) for side in ("left", "right"))
     for row, ids in zip(shared.rows[first == last], shared.ids[first == last][:, columns].tolist(), strict=True):
         what = ", ".join(f"{name} {number}" for name, number in zip(names, ids, strict=True))
         problems.append(Problem(listing.name(int(row)), "incomplete", f"no overlay has {what}"))

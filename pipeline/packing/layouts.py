@@ -207,11 +207,11 @@ class Layout:
         None: not in this layout. Raises `ValueError` if a field contradicts itself, or a computed one has no value.
         """
         fullmatch, templates = self._matcher
-        found = fullmatch(path)
-        if found is None:
+        match = fullmatch(path)
+        if match is None:
             return None
-        number, places, repeats = templates[found.lastindex or 0]
-        groups = found.groups()
+        number, places, repeats = templates[match.lastindex or 0]
+        groups = match.groups()
         fields = {name: int(groups[place]) for name, place in places.items()}
         for name, place in repeats:
             _require_equal(name, fields[name], int(groups[place]))
@@ -223,8 +223,8 @@ class Layout:
 
     def match(self, path: str) -> tuple[str, dict[str, int]] | None:
         """As `find`, with the part's name, which is "" for a known file that is not packed."""
-        found = self.find(path)
-        return found and (self.templates[found[0]][0] if found[0] >= 0 else "", found[1])
+        match = self.find(path)
+        return match and (self.templates[match[0]][0] if match[0] >= 0 else "", match[1])
 
 
 def _require_equal(name: str, one: int, other: int) -> None:

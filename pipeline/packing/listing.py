@@ -67,14 +67,14 @@ class Listing:
         refused: list[tuple[str, str]],
         tick: Callable[[int], None],
     ) -> None:
-        before = len(self)
+        rows_before = len(self)
         text = "".join(f"{path}{END}" for path in paths).encode(errors="surrogateescape")
         ends = np.flatnonzero(np.frombuffer(text, np.uint8) == 0) + len(self._text) + 1
         self._text += text
         self._ends.frombytes(ends.astype(np.int64).tobytes())
         self._stamps.extend(stamps)
         self.refused += [(source.label + path, why) for path, why in refused]
-        if before // CHUNK != len(self) // CHUNK:
+        if rows_before // CHUNK != len(self) // CHUNK:
             tick(len(self))
 
     def rows(self, source: int) -> range:
@@ -101,29 +101,29 @@ class Listing:
         rows = self.rows(source)
         if not rows:
             return None
-        start, wanted = self._start(rows.start), os.fsencode(path) + b"\0"
-        if self._text.startswith(wanted, start):
+        start, name = self._start(rows.start), os.fsencode(path) + b"\0"
+        if self._text.startswith(name, start):
             return rows.start
-        at = self._text.find(b"\0" + wanted, start, self._ends[rows.stop - 1])
-        return bisect_right(self._ends, at + 1) if at >= 0 else None
+        position = self._text.find(b"\0" + name, start, self._ends[rows.stop - 1])
+        return bisect_right(self._ends, position + 1) if position >= 0 else None
 
     def ending(self, rows: NDArray[np.int32], extension: str) -> NDArray[np.bool_]:
         """Which of some files have an extension, such as ".npy", in letters of any case; [rows]."""
-        wanted = np.frombuffer(extension.lower().encode(), np.uint8)
+        letters = np.frombuffer(extension.lower().encode(), np.uint8)
         text, ends = np.frombuffer(self._text, np.uint8), np.frombuffer(self._ends, np.int64)[rows] - 1
-        found = np.ones(len(rows), bool)
-        for place, letter in enumerate(wanted.tolist(), -len(wanted)):
-            found &= np.isin(text[np.maximum(ends + place, 0)], [letter, ord(chr(letter).upper())])
-        return found
+        matches = np.ones(len(rows), bool)
+        for place, letter in enumerate(letters.tolist(), -len(letters)):
+            matches &= np.isin(text[np.maximum(ends + place, 0)], [letter, ord(chr(letter).upper())])
+        return matches
 
     def root_files(self, extension: str) -> list[int]:
         """The rows of the files with an extension, such as ".csv", that lie directly in a source."""
-        end, found, at = os.fsencode(extension) + b"\0", list[int](), -1
-        while (at := self._text.find(end, at + 1)) >= 0:
-            row = bisect_right(self._ends, at)
+        end, rows, position = os.fsencode(extension) + b"\0", list[int](), -1
+        while (position := self._text.find(end, position + 1)) >= 0:
+            row = bisect_right(self._ends, position)
             if "/" not in self.path(row):
-                found.append(row)
-        return found
+                rows.append(row)
+        return rows
 
     def name(self, row: int) -> str:
         """The path of a file with the label of its source."""
@@ -168,11 +168,9 @@ class Listing:
         if text == self._text and stamps == self._stamps.tolist():
             return ""
         paths = text[:-1].decode(errors="surrogateescape").split(END)
-        before, now = (
-            set(zip(paths, stamps, strict=True)),
-            set(zip(self.paths(range(len(self))), self._stamps, strict=True)),
-        )
-        path_changed = min((path for path, _ in before ^ now), default="")
-        was, there = ({path for path, _ in files} for files in (before, now))
-        how = "was changed" if path_changed in was & there else "is new" if path_changed in there else "is gone"
+        saved_files = set(zip(paths, stamps, strict=True))
+        files = set(zip(self.paths(range(len(self))), self._stamps, strict=True))
+        path_changed = min((path for path, _ in saved_files ^ files), default="")
+        was_there, is_there = (any(name == path_changed for name, _ in pairs) for pairs in (saved_files, files))
+        how = "was changed" if was_there and is_there else "is new" if is_there else "is gone"
         return f"{path_changed} {how}" if path_changed else ""

@@ -105,21 +105,21 @@ class FolderFiles(NamedTuple):
 def folder_files(folder: str) -> Iterator[FolderFiles]:
     """All files below a folder, in a fixed order; links that lead out of it, or to a folder, are refused."""
     pending = [""]
-    inside = os.path.realpath(folder) + os.sep
+    root = os.path.realpath(folder) + os.sep
     while pending:
-        below = pending.pop()
+        parent = pending.pop()
         files, folders = FolderFiles([], [], []), list[str]()
-        with os.scandir(f"{folder}/{below}") as entries:
+        with os.scandir(f"{folder}/{parent}") as entries:
             entries_in_order = sorted(entries, key=attrgetter("name"))
         for entry in entries_in_order:
-            path, about = below + entry.name, entry.stat(follow_symlinks=False)
+            path, about = parent + entry.name, entry.stat(follow_symlinks=False)
             kind = stat.S_IFMT(about.st_mode)
             if kind == stat.S_IFDIR:
                 if entry.name != UNFINISHED:
                     folders.append(f"{path}/")
                 continue
             if kind == stat.S_IFLNK:
-                if why := _refused_link(entry, inside):
+                if why := _refused_link(entry, root):
                     files.refused.append((path, why))
                     continue
                 about = entry.stat()
@@ -133,12 +133,12 @@ def folder_files(folder: str) -> Iterator[FolderFiles]:
         yield files
 
 
-def _refused_link(entry: os.DirEntry[str], inside: str) -> str:
+def _refused_link(entry: os.DirEntry[str], root: str) -> str:
     if entry.is_dir():
         return "a link to a folder, which is not followed"
     if not Path(entry.path).exists():
         return "a link to nothing"
-    return "" if os.path.realpath(entry.path).startswith(inside) else "a link out of the source, which is not followed"
+    return "" if os.path.realpath(entry.path).startswith(root) else "a link out of the source, which is not followed"
 
 
 def walk_files(source: Path) -> Iterator[str]:

@@ -169,11 +169,11 @@ def _size_damage(
     if backgrounds is None or not shards or any(sizes is None for sizes in shards):
         return
     ranges = np.array(shards)
-    found = dict(
+    ranges_found = dict(
         zip(manifest.members, zip(ranges[:, 0].min(axis=0), ranges[:, 1].max(axis=0), strict=True), strict=True)
     )
-    found["bg"] = (backgrounds[0, 0], backgrounds[1, 0])
-    sizes = {part: {"min": low.tolist(), "max": high.tolist()} for part, (low, high) in found.items()}
+    ranges_found["bg"] = (backgrounds[0, 0], backgrounds[1, 0])
+    sizes = {part: {"min": low.tolist(), "max": high.tolist()} for part, (low, high) in ranges_found.items()}
     if sizes != manifest.sizes:
         yield f"{MANIFEST}: it has the sizes {manifest.sizes}, the pictures {sizes}"
 
@@ -220,15 +220,15 @@ def tar_damage(scan: Scan, info: ShardInfo, rows: Rows | None, parts: Sequence[s
     return damage
 
 
-def _against_rows(scan: Scan, wanted: Rows, parts: Sequence[str]) -> list[str]:
+def _against_rows(scan: Scan, indexed: Rows, parts: Sequence[str]) -> list[str]:
     """Faults of the tar, sets that it lacks, sets that have no row, and rows that say something else."""
-    found = scan.rows(WIDE)
-    if len(found) == len(wanted):
-        found["shard"] = wanted["shard"]
-        if not scan.faults and found.tobytes() == wanted.tobytes():
+    scanned = scan.rows(WIDE)
+    if len(scanned) == len(indexed):
+        scanned["shard"] = indexed["shard"]
+        if not scan.faults and scanned.tobytes() == indexed.tobytes():
             return []
-    rows = {row["key"].decode(): row for row in wanted}
-    sets = {row["key"].decode(): row for row in found}
+    rows = {row["key"].decode(): row for row in indexed}
+    sets = {row["key"].decode(): row for row in scanned}
     if rows and not rows.keys() & {*sets, *(fault.key for fault in scan.faults)}:
         return [f"it holds none of its {len(rows):,} sets: it is another tar, or all of it is damaged"]
     damage = _named_faults(scan, rows, len(parts))
@@ -239,8 +239,8 @@ def _against_rows(scan: Scan, wanted: Rows, parts: Sequence[str]) -> list[str]:
         elif key not in faulty:
             damage.append(f"{key}: it is in the index, and not in the tar")
     damage += [f"{key}: it is in the tar, and has no row in the index" for key in sets if key not in rows]
-    if len(sets) < len(found):
-        damage.append(f"{len(found) - len(sets)} of its sets are in it twice")
+    if len(sets) < len(scanned):
+        damage.append(f"{len(scanned) - len(sets)} of its sets are in it twice")
     return damage
 
 
@@ -283,10 +283,13 @@ def idx_damage(path: Path, expected: bytes) -> str:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
         return f"it cannot be read ({error.strerror})"
-    wanted = expected.split(b"\n")
-    if lines == wanted:
+    expected_lines = expected.split(b"\n")
+    if lines == expected_lines:
         return ""
-    number = next((n for n, pair in enumerate(zip(lines, wanted, strict=False)) if pair[0] != pair[1]), len(wanted))
+    number = next(
+        (n for n, pair in enumerate(zip(lines, expected_lines, strict=False)) if pair[0] != pair[1]),
+        len(expected_lines),
+    )
     return f"it is not that of its tar, from line {number + 1} on"
 
 
@@ -294,22 +297,22 @@ def stock_reader_damage(path: Path, rows: Rows, parts: Sequence[str]) -> Iterato
     """Read a shard through `webdataset.WebDataset`, and tell where what it sees is not what the index has."""
     import webdataset  # brings torch, which nothing else here needs
 
-    wanted, seen = in_tar_order(rows), 0
+    expected, count = in_tar_order(rows), 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # webdataset leaves the closing of files to the collector
         try:
             for sample in webdataset.WebDataset([str(path)], shardshuffle=False):
-                if seen == len(wanted) or sample["__key__"].encode() != wanted["key"][seen]:
+                if count == len(expected) or sample["__key__"].encode() != expected["key"][count]:
                     yield f"{sample['__key__']}: webdataset sees it where the index has another set, or none"
                     return
-                if why := _sample_damage(sample, wanted[seen], parts):
+                if why := _sample_damage(sample, expected[count], parts):
                     yield f"{sample['__key__']}: webdataset sees {why}"
-                seen += 1
+                count += 1
         except (tarfile.TarError, ValueError, OSError, EOFError) as error:
-            yield f"webdataset cannot read it, after {seen:,} sets: {error}"
+            yield f"webdataset cannot read it, after {count:,} sets: {error}"
             return
-    if seen < len(wanted):
-        yield f"webdataset sees {seen:,} sets in it, the index {len(wanted):,}"
+    if count < len(expected):
+        yield f"webdataset sees {count:,} sets in it, the index {len(expected):,}"
 
 
 def _sample_damage(sample: dict[str, Any], row: np.void, parts: Sequence[str]) -> str:

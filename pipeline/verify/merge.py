@@ -105,17 +105,17 @@ def _require_same_kind(one: Store, other: Store) -> None:
 
 def _backgrounds(stores: Sequence[Store]) -> dict[int, Store]:
     """Where to take each background from; raise `InputError` if one id means two pictures."""
-    found = dict[int, tuple[Store, tuple[int, int]]]()
+    origins = dict[int, tuple[Store, tuple[int, int]]]()
     for store in stores:
         for one in store.manifest.backgrounds:
-            first, picture = found.setdefault(one.id, (store, (one.size, one.crc32)))
+            first, picture = origins.setdefault(one.id, (store, (one.size, one.crc32)))
             if picture != (one.size, one.crc32):
                 raise InputError(
                     f"background {one.id} of {store.shards} is another picture than background {one.id} of "
                     f"{first.shards}: ids have to differ where pictures do; "
                     f"pack one of them again under other numbers (--field)"
                 )
-    return {bg: store for bg, (store, _) in sorted(found.items())}
+    return {bg: store for bg, (store, _) in sorted(origins.items())}
 
 
 def _require_distinct_sets(stores: Sequence[Store]) -> None:

@@ -185,12 +185,12 @@ def _stored(shards: Path, records: Path, names: list[str]) -> tuple[str, tuple[s
     for path in paths:
         lines = Scan(path, (), "header").index.decode().splitlines()[1:]
         [(extensions, _)] = Counter(tuple(line.split(" ")[::4]) for line in lines).most_common(1) or [((), 0)]
-        found = tuple(extension.partition(".")[0] for extension in extensions[:-1])
-        if found == (PLANES,):
+        names_found = tuple(extension.partition(".")[0] for extension in extensions[:-1])
+        if names_found == (PLANES,):
             # Three planes and two never are the same number of bytes, whatever their size.
             return PLANES, PARTS if Scan(path, stored_parts(PLANES, PARTS), "header").entries else PARTS[:-1]
-        if found in (PARTS, PARTS[:-1]):
-            return "jpeg", found
+        if names_found in (PARTS, PARTS[:-1]):
+            return "jpeg", names_found
     raise InputError(f"no set in {shards} is whole: copy its tars again, or pack again")
 
 
