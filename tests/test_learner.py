@@ -1,3 +1,4 @@
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,69 @@ def test_the_average_follows_the_weights_by_its_formula() -> None:
     for name, buffer in learner.averaged.named_buffers():
         assert torch.equal(buffer, learner.network.get_buffer(name))
     assert not learner.averaged.training
+
+
+def fail_at(call: int, function: Any) -> Any:
+    """`function`, which finds no memory when it is called for the `call`th time, from 1."""
+    calls = itertools.count(1)
+
+    def failing(*arguments: Any, **options: Any) -> Any:
+        if next(calls) == call:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return function(*arguments, **options)
+
+    return failing
+
+
+FAILURES = {  # what a step calls, and at which call it finds no memory
+    "in the forward pass": (torch.nn.functional, "batch_norm", 5),
+    "after the backward pass": (torch.nn.utils, "clip_grad_norm_", 1),
+    "for the optimiser's first moments": (torch, "zeros_like", 3),
+}
+
+
+@pytest.mark.parametrize("ema", [0.9, 0.0])
+@pytest.mark.parametrize("done", [0, 2])
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_failed_step_that_is_undone_and_repeated_is_as_if_it_had_not_failed(
+    failure: str, done: int, ema: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner, undisturbed = a_learner(ema=ema), a_learner(ema=ema)
+    for number in range(done):
+        learner.learn(a_batch(4, number), 0.5, 4)
+    module, name, call = FAILURES[failure]
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, fail_at(call, getattr(module, name)))
+        if done and name == "zeros_like":  # it has its memory
+            learner.learn(a_batch(4, done), 0.5, 4)
+        else:
+            with pytest.raises(torch.OutOfMemoryError):
+                learner.learn(a_batch(4, done), 0.5, 4)
+            assert learner.undo(done)
+            learner.learn(a_batch(4, done), 0.5, 4)
+    for number in range(done + 1):
+        undisturbed.learn(a_batch(4, number), 0.5, 4)
+    averages = {name for name, _ in learner.network.named_buffers()}
+    for name, tensor in undisturbed.network.state_dict().items():
+        if ema or name not in averages:
+            assert torch.equal(tensor, learner.network.state_dict()[name]), name
+    for moments, expected in zip(learner.optimizer.state.values(), undisturbed.optimizer.state.values(), strict=True):
+        assert all(torch.equal(moments[name], expected[name]) for name in expected)
+    assert learner.step == done + 1
+
+
+def test_a_step_that_has_changed_weights_cannot_be_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = a_learner()
+    decayed = len(learner.optimizer.param_groups[0]["params"])  # their weights change before the others get moments
+    monkeypatch.setattr(torch, "zeros_like", fail_at(2 * decayed + 1, torch.zeros_like))
+    before = weights(learner.network)
+    with pytest.raises(torch.OutOfMemoryError):
+        learner.learn(a_batch(4), 0.5, 4)
+    assert not torch.equal(before["stem.0.0.weight"], learner.network.state_dict()["stem.0.0.weight"])
+    assert not learner.undo(0)
+    learner = a_learner()
+    learner.learn(a_batch(4), 0.5, 4)
+    assert not learner.undo(0)
 
 
 def test_without_average_the_weights_themselves_are_used() -> None:

@@ -73,6 +73,22 @@ class Learner:
             self.ema.update(self.step)
         return Step({**losses, "loss": losses["loss"].detach()}, grad_norm.detach())
 
+    def undo(self, step: int) -> bool:
+        """Take back what a failed `learn` after `step` steps has left, so that it can be called again; whether it is.
+
+        It is not where weights have changed. Batch norm's buffers are those before, where weights are averaged; else
+        the layers that the failed pass has reached count the batch twice in their averages, which no step reads.
+        """
+        moments = self.optimizer.state
+        if self.step > step or any("step" in of and of["step"] > step for of in moments.values()):
+            return False
+        self.optimizer.zero_grad()
+        if not step:  # the optimiser takes its memory in the first step: it may have got some of it
+            moments.clear()
+        if self.ema:
+            self.ema.restore_buffers()
+        return True
+
     def _sums(self, bg: Tensor, fg_bg: Tensor, mask: Tensor, depth: Tensor | None) -> dict[str, Tensor]:
         """The sum of each loss over the batch; that of "loss" alone has a gradient."""
         with autocast(self.config.precision, self.device):

@@ -1,5 +1,6 @@
 """Training: sets in, steps of the optimiser, and after each epoch numbers, pictures and a checkpoint."""
 
+import gc
 import math
 import shlex
 import signal
@@ -8,10 +9,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 
 from pipeline.batch import Batch
 from pipeline.errors import InputError
+from pipeline.memory import brief, ran_out
 from train.checkpoint import BEST, LAST, Checkpoint, load_last, refuse_other, save, save_last
 from train.config import Config, choose_device, describe_device
 from train.interruption import Interrupted, Interruption
-from train.learner import Learner
+from train.learner import Learner, Step
 from train.log import Log, Meter, read_lines
 from train.pictures import draw_curves, grid, save_picture
 from train.ranks import ALONE, Ranks
@@ -92,8 +94,7 @@ class Trainer:
             stop, sets = self._agree(interruption, len(batch.bg))
             if not sets:  # all of them were damaged
                 continue
-            with self.ranks.collective():
-                step = self.learner.learn(batch, self.share, sets)
+            step = self._learn(batch, sets)
             self.meter.add(step, len(batch.bg), wait_sec)
             self.sets_seen += sets
             more = self.loader.epoch < epoch and not self.over  # or else `_end_epoch` has a checkpoint of its own
@@ -108,6 +109,31 @@ class Trainer:
             show(self._status)
             if self.over:
                 break
+
+    def _learn(self, batch: Batch, sets: int) -> Step:
+        """One step. Where there is no memory for it, resident sets are given up, and it is done again.
+
+        Raises `InputError` where there are none, where weights have changed, and where other ranks wait in this step.
+        """
+        before = self.step
+        while True:
+            try:
+                with self.ranks.collective():
+                    return self.learner.learn(batch, self.share, sets)
+            except Exception as error:
+                if not ran_out(error):
+                    raise
+                again = self.ranks.world == 1 and self.learner.undo(before)
+                told = (self.loader.release() or self.validator.release()) if again else None
+                if told is None:
+                    raise InputError(self._too_large(before + 1, error)) from error
+                self._tell(f"step {before + 1:,}: {brief(error)}: {told}")
+            gc.collect()  # only now that its traceback is gone: what the failed step had taken
+
+    def _too_large(self, step: int, error: Exception) -> str:
+        size, what = self.config.size, f"--model {self.config.model} --batch-size {self.config.batch_size}"
+        remedy = "try a smaller --batch-size or --size, or --resident host or off"
+        return f"no memory for step {step:,} with {what} --size {size} ({brief(error)}): {remedy}"
 
     def _end_epoch(self, epoch: int) -> None:
         """Log, validate, draw, keep. All of it waits for the device."""
