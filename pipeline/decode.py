@@ -149,8 +149,7 @@ class Decoder:
         # A graph that was left before its end still holds batches of that run: it is not used again.
         graph, self._graph = self._graph or build_graph(self._feed, self._tables, self._options), None
         self._feed.batches = batches
-        # Given a stream, DALI orders its results before later work on it, and the host does not wait.
-        stream = torch.cuda.current_stream() if self._options.device == "gpu" else None
+        stream = results_stream(self._options.device)
         try:
             while True:
                 try:
@@ -172,6 +171,14 @@ class Decoder:
 
     def _copy(self, pictures: torch.Tensor) -> torch.Tensor:
         return pictures.clone() if pictures.is_cuda else self._memory.empty(pictures.shape).copy_(pictures)
+
+
+def results_stream(device: str) -> torch.cuda.Stream | None:
+    """What to run a graph on "gpu" or "cpu" with: the current CUDA stream, before whose later work DALI orders results.
+
+    The host then does not wait for them; nor does DALI write into them again before that stream has read them.
+    """
+    return torch.cuda.current_stream() if device == "gpu" else None
 
 
 def _reason(error: RuntimeError) -> str:
