@@ -3,6 +3,7 @@
 The same graph runs on "gpu" (mixed decode: hardware JPEG engine and CUDA) and on "cpu"; only the device differs.
 """
 
+import re
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ Encoded = list[list[NDArray[np.uint8]]]
 """A batch of encoded pictures: for each part, uint8 [bytes] for each sample."""
 Table = NDArray[np.uint8] | None
 """256 values that gray levels are looked up in; None leaves them as they are."""
+# What DALI says of a picture: that it failed to decode it, or nvImageCodec's status of a code stream that is bad (3,
+# 13), unsupported (4, 14) or incomplete (19), or with which a parser failed (17: half a PNG). Others are no picture's.
+DECODE_ERROR = re.compile(r"Failed to decode sample #\d|nvImageCodec failure: '#(3|4|13|14|17|19)'")
 
 
 def torch_device(device: str) -> torch.device:
@@ -36,7 +40,7 @@ def torch_device(device: str) -> torch.device:
 
 
 class Undecodable(Exception):  # noqa: N818 - a finding about the data, not a fault of the program
-    """DALI gave up on a batch, and the graph with it; the message is DALI's."""
+    """DALI cannot decode a picture of a batch, and gave up the graph with it; the message is DALI's."""
 
 
 @dataclass(frozen=True)
@@ -143,8 +147,8 @@ class Decoder:
     def decode(self, batches: Iterator[Encoded]) -> Generator[dict[str, torch.Tensor], None, None]:
         """Yield each batch decoded: for each part a tensor of its own, uint8 [N, 1, size, size] on the device.
 
-        What `batches` raises comes through. Raises `Undecodable` if DALI cannot decode a picture; it does not tell
-        which.
+        What `batches` raises comes through, and so do faults of the machine (CUDA, memory). Raises `Undecodable` if
+        DALI cannot decode a picture; it does not tell which.
         """
         # A graph that was left before its end still holds batches of that run: it is not used again.
         graph, self._graph = self._graph or build_graph(self._feed, self._tables, self._options), None
@@ -157,6 +161,8 @@ class Decoder:
                 except StopIteration:
                     break
                 except RuntimeError as error:
+                    if not DECODE_ERROR.search(str(error)):
+                        raise
                     raise Undecodable(_reason(error)) from error
                 pictures = [from_dlpack(output.as_tensor()) for output in outputs]
                 # DALI writes into its buffers again at the next run, so the batch gets memory of its own. [N, H, W, 1]
@@ -185,4 +191,4 @@ def _reason(error: RuntimeError) -> str:
     """What DALI says of an error, without the lines that retell the graph."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     first = lines.index("encountered:") + 1 if "encountered:" in lines[:-1] else 0
-    return " ".join(lines[first : first + 2])
+    return lines[first].rstrip(" :") if lines else ""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.decode import DecodeOptions, Decoder, Encoded, torch_device
+from pipeline.decode import DecodeOptions, Decoder, Encoded, Undecodable, torch_device
 from pipeline.depth import colour_map, depth_table
 from pipeline.errors import InputError
 from tests.samples import jpeg, png, smooth_picture
@@ -124,3 +124,69 @@ def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="no usable GPU"):
         torch_device("gpu")
+
+
+CUDA_FAULT = "CUDA runtime API error cudaErrorIllegalAddress (700):\nan illegal memory access was encountered"
+
+
+def of_dali(reason: str) -> str:
+    """As DALI words an error of an operator."""
+    return (
+        "Critical error in pipeline:\nError in MIXED operator `nvidia.dali.fn.decoders.image`,\nwhich was used in:\n\n"
+        f'  File "decode.py", line 66, in decode_part\n    picture = fn.decoders.image(\n\nencountered:\n\n{reason}\n'
+        "Current pipeline object is no longer valid."
+    )
+
+
+class FailingGraph:
+    """Stands in for a graph."""
+
+    def __init__(self, *errors: RuntimeError) -> None:
+        self._errors = iter(errors)
+
+    def run(self, stream: None) -> None:
+        raise next(self._errors)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    {
+        "half a JPEG": jpeg(smooth_picture(0))[:700],
+        "the begin of a JPEG": jpeg(smooth_picture(0))[:30],
+        "half a PNG": png(smooth_picture(0))[:700],
+        "a PNG with a hole": png(smooth_picture(0))[:60] + bytes(99) + png(smooth_picture(0))[159:],
+        "no picture": b"<!DOCTYPE html>",
+        "nothing": b"",
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_damaged_pictures_are_undecodable(damage: tuple[str, bytes]) -> None:
+    with pytest.raises(Undecodable, match=r"^(Failed to decode sample #1|nvImageCodec failure: '#\d+')$"):
+        decode(jpeg(smooth_picture(0)), damage[1])
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        CUDA_FAULT,
+        "CUDA allocation failed\nCan't allocate 9999 bytes on device 0.",
+        "nvml error (9): A nvml internal driver error occurred",
+        "nvImageCodec failure: '#5'",  # its allocator's
+        "nvImageCodec failure: '#21'",  # of a CUDA call
+        "std::bad_alloc",
+        "",
+    ],
+)
+def test_a_fault_of_the_machine_comes_through_as_what_it_is(reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (RuntimeError(of_dali(reason)), RuntimeError(reason)):
+        monkeypatch.setattr("pipeline.decode.build_graph", lambda *_, fault=error: FailingGraph(fault))
+        with pytest.raises(RuntimeError) as caught:
+            list(Decoder({"x": None}, OPTIONS).decode(iter([])))
+        assert caught.value is error
+
+
+def test_what_dali_says_of_a_picture_is_told_in_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = RuntimeError(of_dali("Failed to decode sample #3 : "))
+    monkeypatch.setattr("pipeline.decode.build_graph", lambda *_: FailingGraph(error))
+    with pytest.raises(Undecodable, match=r"^Failed to decode sample #3$"):
+        list(Decoder({"x": None}, OPTIONS).decode(iter([])))
