@@ -25,6 +25,8 @@ Encoded = list[list[NDArray[np.uint8]]]
 """A batch of encoded pictures: for each part, uint8 [bytes] for each sample."""
 Table = NDArray[np.uint8] | None
 """256 values that gray levels are looked up in; None leaves them as they are."""
+DALI_LOAD = 0.65  # DALI's own default of `hw_decoder_load`
+HOPPER = 9  # compute capability 9.x
 # What DALI says of a picture: that it failed to decode it, or nvImageCodec's status of a code stream that is bad (3,
 # 13), unsupported (4, 14) or incomplete (19), or with which a parser failed (17: half a PNG). Others are no picture's.
 DECODE_ERROR = re.compile(r"Failed to decode sample #\d|nvImageCodec failure: '#(3|4|13|14|17|19)'")
@@ -37,6 +39,18 @@ def torch_device(device: str) -> torch.device:
     if device == "gpu" and not torch.cuda.is_available():
         raise InputError("no usable GPU (torch finds no CUDA device): use --device cpu, or check driver and torch")
     return torch.device("cuda", torch.cuda.current_device()) if device == "gpu" else torch.device("cpu")
+
+
+def hardware_load(asked: float | None, device: str) -> float:
+    """The share of the JPEGs for the hardware engine of "gpu" (the current CUDA device), where `asked` leaves it open.
+
+    None on Hopper: nvJPEG's batched hardware decoder writes there before the stream's earlier work is done (torchcodec
+    #1634, on an H100), into memory that may still be read. `python -m tools.gpu_check` tells what is safe on a card.
+    """
+    if asked is not None:
+        return asked
+    hopper = device == "gpu" and torch.cuda.get_device_capability()[0] == HOPPER
+    return 0.0 if hopper else DALI_LOAD
 
 
 class Undecodable(Exception):  # noqa: N818 - a finding about the data, not a fault of the program
@@ -57,8 +71,17 @@ class DecodeOptions:
     """CPU threads of DALI: decoding on "cpu", parsing and Huffman decoding on "gpu"."""
     prefetch: int
     """Batches under way at once."""
-    hw_decoder_load: float = 0.65
-    """Share of the JPEGs that the hardware engine of a GPU decodes, if it has one; CUDA decodes the others."""
+    hw_decoder_load: float | None = None
+    """Share of the JPEGs that the hardware engine of a GPU decodes, if it has one; CUDA decodes the others.
+
+    0 to 1; None: that of `hardware_load`.
+    """
+
+    def __post_init__(self) -> None:
+        if self.hw_decoder_load is not None and not 0 <= self.hw_decoder_load <= 1:
+            raise InputError(
+                f"hw_decoder_load {self.hw_decoder_load}: expected 0 to 1, or None for the device's default"
+            )
 
 
 def decode_part(encoded: Any, table: Table, options: DecodeOptions) -> Any:
@@ -72,7 +95,7 @@ def decode_part(encoded: Any, table: Table, options: DecodeOptions) -> Any:
         device=device,
         output_type=types.GRAY,
         adjust_orientation=False,
-        hw_decoder_load=options.hw_decoder_load,
+        hw_decoder_load=hardware_load(options.hw_decoder_load, options.device),
     )
     if table is not None and (table != np.arange(256)).any():
         # Before any resizing: a mean of codes is not the code of the mean.

@@ -62,7 +62,7 @@ class Loader:
         threads: int | None = None,
         readers: int = 16,
         prefetch: int = 2,
-        hw_decoder_load: float = 0.65,
+        hw_decoder_load: float | None = None,
         max_bad_share: float = 0.01,
     ) -> None:
         """Open shards for reading; `size` in pixels, `device` "gpu" or "cpu".
@@ -75,6 +75,7 @@ class Loader:
 
         `threads` are those that decode (default: one a core), `readers` the most that read, as many as the storage is
         slow. `prefetch` batches wait for the consumer, as many are being decoded, and `reader.AHEAD` are being read.
+        `hw_decoder_load` is the share of the JPEGs for a GPU's hardware engine (None: `decode.hardware_load`).
         When more than `max_bad_share` of the split's sets are damaged the run stops.
 
         Raises `InputError` for a directory that is no shard directory or does not belong together, data without the

@@ -1,12 +1,13 @@
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from pipeline.decode import DecodeOptions, Decoder, Encoded, Undecodable, torch_device
+from pipeline.decode import DecodeOptions, Decoder, Encoded, Undecodable, hardware_load, torch_device
 from pipeline.depth import colour_map, depth_table
 from pipeline.errors import InputError
 from tests.samples import jpeg, png, smooth_picture
@@ -190,3 +191,23 @@ def test_what_dali_says_of_a_picture_is_told_in_short(monkeypatch: pytest.Monkey
     monkeypatch.setattr("pipeline.decode.build_graph", lambda *_: FailingGraph(error))
     with pytest.raises(Undecodable, match=r"^Failed to decode sample #3$"):
         list(Decoder({"x": None}, OPTIONS).decode(iter([])))
+
+
+@pytest.mark.parametrize(
+    ("asked", "capability", "load"),
+    [(None, (9, 0), 0.0), (None, (8, 0), 0.65), (None, (10, 0), 0.65), (0.65, (9, 0), 0.65), (0.0, (8, 0), 0.0)],
+)
+def test_no_picture_is_left_to_hoppers_jpeg_engine_unless_it_is_asked_for(
+    asked: float | None, capability: tuple[int, int], load: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert hardware_load(asked, "gpu") == load
+    assert hardware_load(None, "cpu") == 0.65  # no device is asked about
+
+
+@pytest.mark.parametrize("load", [-0.1, 1.1, float("nan")])
+def test_a_share_that_is_none_is_refused(load: float) -> None:
+    with pytest.raises(
+        InputError, match=rf"^hw_decoder_load {load}: expected 0 to 1, or None for the device's default$"
+    ):
+        replace(OPTIONS, hw_decoder_load=load)

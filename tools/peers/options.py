@@ -23,8 +23,8 @@ class LoadOptions:
     """Batches that loaders with DALI keep under way."""
     resident: str = "off"
     """Where ours keeps decoded sets: see `pipeline.loader.Loader`."""
-    hw_decoder_load: float = 0.65
-    """Share of the pictures that ours gives to the GPU's JPEG engine."""
+    hw_decoder_load: float | None = None
+    """Share of the pictures that ours and DALI's reader give to the GPU's JPEG engine; None: the device's default."""
     cache: Path = Path("~/.cache/fgbg")
     """Where sets are written for loaders that read a format of their own; ~ is the home directory."""
 
