@@ -27,6 +27,10 @@ Table = NDArray[np.uint8] | None
 """256 values that gray levels are looked up in; None leaves them as they are."""
 DALI_LOAD = 0.65  # DALI's own default of `hw_decoder_load`
 HOPPER = 9  # compute capability 9.x
+# A decoder's threads take memory in multiples of so many bytes, once on the device and twice on the host. DALI's own 16
+# and 8 MiB come to 1.5 GiB for three parts and 16 threads. Half of this is enough for 300 x 300 pixels in color; for a
+# larger picture the memory grows, once.
+PADDING_BYTES = 1 << 20
 # What DALI says of a picture: that it failed to decode it, or nvImageCodec's status of a code stream that is bad (3,
 # 13), unsupported (4, 14) or incomplete (19), or with which a parser failed (17: half a PNG). Others are no picture's.
 DECODE_ERROR = re.compile(r"Failed to decode sample #\d|nvImageCodec failure: '#(3|4|13|14|17|19)'")
@@ -96,6 +100,10 @@ def decode_part(encoded: Any, table: Table, options: DecodeOptions) -> Any:
         output_type=types.GRAY,
         adjust_orientation=False,
         hw_decoder_load=hardware_load(options.hw_decoder_load, options.device),
+        # Not one thread to each core from the first on, where the threads of all ranks and parts would meet.
+        affine=False,
+        device_memory_padding=PADDING_BYTES,
+        host_memory_padding=PADDING_BYTES,
     )
     if table is not None and (table != np.arange(256)).any():
         # Before any resizing: a mean of codes is not the code of the mean.

@@ -1,6 +1,7 @@
 import io
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -211,3 +212,22 @@ def test_a_share_that_is_none_is_refused(load: float) -> None:
         InputError, match=rf"^hw_decoder_load {load}: expected 0 to 1, or None for the device's default$"
     ):
         replace(OPTIONS, hw_decoder_load=load)
+
+
+def test_the_decoders_memory_is_small_and_its_threads_are_bound_to_no_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nvidia.dali import fn
+
+    asked, image = list[dict[str, Any]](), fn.decoders.image
+
+    def recorded(encoded: Any, **how: Any) -> Any:
+        asked.append(how)
+        return image(encoded, **how)
+
+    monkeypatch.setattr(fn.decoders, "image", recorded)
+    picture = jpeg(smooth_picture(0))
+    assert torch.equal(decode(picture), decode(picture))
+    for how in asked:
+        assert how["affine"] is False
+        assert how["device_memory_padding"] == how["host_memory_padding"] == 1 << 20
+        assert how["hw_decoder_load"] == 0.65
+    assert len(asked) == 2
