@@ -14,7 +14,6 @@ from pipeline.batch import Batch
 from pipeline.decode import Encoded, Undecodable
 from pipeline.exchange import exchange
 from pipeline.gather import Gatherer
-from pipeline.memory import ran_out
 from pipeline.reader import Reader, Share
 from pipeline.resident import Resident
 from pipeline.set_decoder import Pictures, SetDecoder
@@ -106,8 +105,6 @@ class Stream:
                     count = len(share.encoded[0])
                     yield share, {part: picture[:count] for part, picture in pictures.items()}
         except Undecodable as error:
-            if ran_out(error):
-                raise
             rows = np.concatenate([share.missing for share in under_way])
             raise self._sets.name_undecodable(rows, error) from error
 

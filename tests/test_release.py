@@ -11,7 +11,6 @@ import torch
 
 import pipeline.loader
 from pipeline.batch import Batch
-from pipeline.decode import Undecodable
 from pipeline.errors import InputError
 from pipeline.loader import Loader
 from pipeline.resident import Resident
@@ -168,7 +167,7 @@ def fail(loader: Loader, errors: list[Exception], monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(loader._decoder, "batch", batch)
 
 
-OF_DALI = Undecodable("CUDA allocation failed Can't allocate 1048576 bytes on device 0.")
+OF_DALI = RuntimeError("CUDA allocation failed Can't allocate 1048576 bytes on device 0.")
 
 
 @pytest.mark.parametrize("error", [no_memory(), OF_DALI, MemoryError("std::bad_alloc")])
