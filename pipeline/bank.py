@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.decode import DecodeOptions, Decoder, Encoded, Undecodable, torch_device
+from pipeline.decode import DecodeOptions, Decoder, Encoded, Undecodable
+from pipeline.devices import torch_device
 from pipeline.errors import InputError
 from pipeline.planes import PLANES, BadFrame, decompress_frames
 from pipeline.store import Store

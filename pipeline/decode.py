@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.dlpack import from_dlpack
 
+from pipeline.devices import torch_device
 from pipeline.errors import InputError
 from pipeline.gather import BufferPool
 
 if TYPE_CHECKING:
     from nvidia.dali import Pipeline
 
-DEVICES = ("gpu", "cpu")
 Encoded = list[list[NDArray[np.uint8]]]
 """A batch of encoded pictures: for each part, uint8 [bytes] for each sample."""
 Table = NDArray[np.uint8] | None
@@ -34,15 +34,6 @@ PADDING_BYTES = 1 << 20
 # What DALI says of a picture: that it failed to decode it, or nvImageCodec's status of a code stream that is bad (3,
 # 13), unsupported (4, 14) or incomplete (19), or with which a parser failed (17: half a PNG). Others are no picture's.
 DECODE_ERROR = re.compile(r"Failed to decode sample #\d|nvImageCodec failure: '#(3|4|13|14|17|19)'")
-
-
-def torch_device(device: str) -> torch.device:
-    """The torch device behind "gpu" (the current CUDA device) or "cpu"; raise `InputError` if it is not there."""
-    if device not in DEVICES:
-        raise InputError(f"no device called {device!r}: expected one of {', '.join(DEVICES)}")
-    if device == "gpu" and not torch.cuda.is_available():
-        raise InputError("no usable GPU (torch finds no CUDA device): use --device cpu, or check driver and torch")
-    return torch.device("cuda", torch.cuda.current_device()) if device == "gpu" else torch.device("cpu")
 
 
 def hardware_load(asked: float | None, device: str) -> float:

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.decode import DecodeOptions, Encoded, Undecodable, torch_device
+from pipeline.decode import DecodeOptions, Encoded, Undecodable
+from pipeline.devices import torch_device
 from pipeline.gather import BufferPool
 from pipeline.planes import DEPTH, BadFrame, decode_sets, undo_rows
 

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from pipeline.bank import Bank
 from pipeline.batch import Batch
-from pipeline.decode import DecodeOptions, Decoder, Encoded, Table, Undecodable, torch_device
+from pipeline.decode import DecodeOptions, Decoder, Encoded, Table, Undecodable
 from pipeline.depth import depth_table
+from pipeline.devices import torch_device
 from pipeline.errors import InputError
 from pipeline.gather import Gatherer
 from pipeline.inflate import PlaneDecoder

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.decode import DecodeOptions, Decoder, Encoded, Undecodable, hardware_load, torch_device
+from pipeline.decode import DecodeOptions, Decoder, Encoded, Undecodable, hardware_load
 from pipeline.depth import colour_map, depth_table
 from pipeline.errors import InputError
 from tests.samples import jpeg, png, smooth_picture
@@ -118,14 +118,6 @@ def test_what_the_source_raises_comes_through() -> None:
     with pytest.raises(InputError, match="the disk is gone"):
         list(decoder.decode(batches()))
     assert len(list(decoder.decode(iter([encoded(jpeg(np.zeros((8, 8, 1), np.uint8)))])))) == 1
-
-
-def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="no device called 'tpu': expected one of gpu, cpu"):
-        torch_device("tpu")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match="no usable GPU"):
-        torch_device("gpu")
 
 
 CUDA_FAULT = "CUDA runtime API error cudaErrorIllegalAddress (700):\nan illegal memory access was encountered"

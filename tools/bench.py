@@ -15,7 +15,7 @@ os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
 
 import click
 
-from pipeline.decode import DEVICES, torch_device
+from pipeline.devices import DEVICES, torch_device
 from pipeline.errors import InputError
 from pipeline.index import Manifest
 from pipeline.workers import available_cores

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 
 from pipeline.augment import Augmentation
-from pipeline.decode import DEVICES as LOADER_DEVICES
-from pipeline.decode import torch_device
+from pipeline.devices import DEVICES as LOADER_DEVICES
+from pipeline.devices import gpu_problem, gpu_usable, torch_device
 from pipeline.errors import InputError
 from pipeline.loader import Loader
 from pipeline.resident import PLACES
@@ -236,11 +236,13 @@ def describe_device(asked: str, device: torch.device, ranks: int) -> str:
         return f"training on {ranks} {f'GPUs, the first: {gpu}' if gpu else 'processes, on the CPU'}"
     if asked != "auto":
         return ""
-    return f"training on the GPU: {gpu}" if gpu else "no GPU found: training on the CPU"
+    if gpu:
+        return f"training on the GPU: {gpu}"
+    return f"{problem}; training on the CPU" if (problem := gpu_problem()) else "no GPU found: training on the CPU"
 
 
 def choose_device(name: str) -> torch.device:
     """The device for gpu, cpu or auto. Raises `InputError` for a GPU that is not there."""
     if name == "auto":
-        name = "gpu" if torch.cuda.is_available() else "cpu"
+        name = "gpu" if gpu_usable() else "cpu"
     return torch_device(name)

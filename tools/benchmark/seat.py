@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.decode import torch_device
+from pipeline.devices import torch_device
 from pipeline.errors import InputError
 from tools.benchmark.pages import drop_pages
 from tools.benchmark.reference import Difference, Reference

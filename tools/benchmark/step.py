@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import click
 
 from pipeline.batch import Batch
-from pipeline.decode import torch_device
+from pipeline.devices import torch_device
 from pipeline.errors import InputError
 from tools.benchmark.table import print_table
 from tools.benchmark.timing import synchronize

@@ -13,8 +13,8 @@ import webdataset
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.decode import torch_device
 from pipeline.depth import depth_table
+from pipeline.devices import torch_device
 from pipeline.index import Manifest
 from pipeline.parts import PARTS
 from pipeline.store import Store
