@@ -14,7 +14,7 @@ from train.ema import Ema
 from train.losses import Criterion
 from train.networks import build_network
 from train.optimizer import adamw, learning_rate
-from train.precision import autocast
+from train.precision import autocast, forbid_tf32
 from train.ranks import ALONE, Ranks
 from train.synced_norm import synced
 
@@ -34,6 +34,7 @@ class Learner:
     def __init__(self, config: Config, device: torch.device, ranks: Ranks = ALONE) -> None:
         """Begin with the weights that `config.seed` decides, the same on all ranks."""
         self.config, self.device, self._ranks = config, device, ranks
+        forbid_tf32()
         torch.manual_seed(config.seed)  # for the first weights; nothing after them is drawn at random
         # channels_last: convolutions of many channels are faster so, on both devices.
         self.network = build_network(config.model, config.depth)
