@@ -169,7 +169,8 @@ def test_torch_compile_takes_network_and_losses_as_one_graph(model: str) -> None
         torch.testing.assert_close(loss, expected[name])
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("auto", torch.float32), ("bf16", torch.bfloat16)])
+@pytest.mark.parametrize(("precision", "dtype"), [("auto", torch.float32), ("bf16", torch.bfloat16),
+                                                  ("fp16", torch.float16)])  # fmt: skip
 def test_convolutions_alone_are_of_the_precision(precision: str, dtype: torch.dtype) -> None:
     learner = a_learner(precision=precision)
     computed = list[torch.dtype]()

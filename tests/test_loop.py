@@ -312,8 +312,9 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint(packed: 
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_no_step_waits_for_the_device(packed: Path, tmp_path: Path) -> None:
-    trainer = Trainer(configuration(packed, tmp_path, device="gpu"))
+@pytest.mark.parametrize("precision", ["auto", "fp16"])
+def test_on_a_gpu_no_step_waits_for_the_device(packed: Path, tmp_path: Path, precision: str) -> None:
+    trainer = Trainer(configuration(packed, tmp_path, device="gpu", precision=precision))
     batches = iter(trainer.loader)
     trainer.learner.learn(next(batches), 0.0, 16)  # the first allocates
     torch.cuda.set_sync_debug_mode("error")

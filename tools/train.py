@@ -55,7 +55,8 @@ DEFAULT = {name: field.default for name, field in Config.__dataclass_fields__.it
 @click.option("--peer-protocol/--no-peer-protocol", default=DEFAULT["peer_protocol"],
               help="LEAKING: train on a random split by set, as published numbers do.")  # fmt: skip
 @click.option("--precision", type=click.Choice(PRECISIONS), default=DEFAULT["precision"],
-              help="auto: bf16 on a GPU, float32 on a CPU; bf16 is faster on CPUs with AMX, too.")  # fmt: skip
+              help="auto: on a GPU bf16, or fp16 if it has no bf16; float32 on a CPU. bf16 is faster on CPUs with AMX, "
+              "too.")  # fmt: skip
 @click.option("--compile", type=click.Choice(COMPILE), default=DEFAULT["compile"],
               help="Mode of torch.compile; auto: default on a GPU, off on a CPU.")  # fmt: skip
 @click.option("--window", type=int, default=DEFAULT["window"], show_default="all",

@@ -97,7 +97,7 @@ class Config:
     peer_protocol: bool = False
     """Whether to train on a random split by set, LEAKING, as published numbers do."""
     precision: str = "auto"
-    """Number format of the network's arithmetic, of `precision.PRECISIONS`; auto: bf16 on a GPU, float32 on a CPU."""
+    """Number format of the network's arithmetic, of `precision.PRECISIONS`; auto: see `precision.number_format`."""
     compile: str = "auto"
     """Mode of torch.compile; auto: "default" on a GPU, off on a CPU; "reduce-overhead" captures CUDA graphs."""
     window: int | None = None

@@ -19,6 +19,7 @@ from train.pictures import draw_curves, grid, save_picture
 from train.ranks import ALONE, Ranks
 from train.validation import Scores, Validator, describe, predict
 
+LEAST_SCALE = 2.0**-10  # of the loss in fp16: gradients that overflow even so are not numbers
 EXCHANGES = 2  # epochs after which ranks exchange what they keep: a resumed run's first may have been half of one
 
 
@@ -74,7 +75,8 @@ class Trainer:
     def fit(self, show: Callable[[str], None]) -> None:
         """Train to the end; `show` is called after each step with what to show of it.
 
-        Raises `Interrupted` after Ctrl-C and SIGTERM, `InputError` where the loss is no longer a number.
+        Raises `Interrupted` after Ctrl-C and SIGTERM, `InputError` where the loss is no longer a number, or where fp16
+        overflows however small the loss is scaled.
         """
         self._began_sec = time.perf_counter() - self.elapsed_sec
         with Interruption(patient=self.ranks.world > 1) as interruption:
@@ -174,11 +176,13 @@ class Trainer:
         """Log the means since the last time, and show them. Waits for the device."""
         values = self.meter.read()
         self.meter.restart()
-        for name in ("loss", "grad_norm"):
+        kept = f"{self.last} is from before" if self.last.exists() else "there is no checkpoint yet"
+        for name, what in (("loss", "the loss"), ("grad_norm", "the gradient's norm")):
             if not math.isfinite(values[name]):
-                kept = f"{self.last} is from before" if self.last.exists() else "there is no checkpoint yet"
-                what = "the loss" if name == "loss" else "the gradient's norm"
                 raise InputError(f"{what} is {values[name]} at step {self.step}; {kept}; try a smaller --lr")
+        if (scale := self.learner.loss_scale) < LEAST_SCALE:
+            found = f"fp16 overflows in the gradient, though the loss is scaled by {scale:.1g}"
+            raise InputError(f"{found}, at step {self.step}; {kept}; try --precision float32, or a smaller --lr")
         if self.ranks.first:
             rate = self.learner.rate(self.share)
             counts = {"sets_seen": self.sets_seen, "sets_damaged": len(self.loader.quarantined)}
