@@ -331,7 +331,7 @@ def test_on_a_gpu_no_step_waits_for_the_device(packed: Path, tmp_path: Path, pre
 def test_without_a_gpu_auto_says_so_and_gpu_is_refused(packed: Path, tmp_path: Path) -> None:
     said: list[str] = []
     Trainer(configuration(packed, tmp_path / "run", device="auto"), say=said.append).log.close()
-    assert said == ["no GPU found: training on the CPU"]
+    assert said == ["no GPU found: training on the CPU, float32"]
     with pytest.raises(InputError, match=r"no usable GPU.* use --device cpu"):
         choose_device("gpu")
 

@@ -58,7 +58,7 @@ DEFAULT = {name: field.default for name, field in Config.__dataclass_fields__.it
               help="auto: on a GPU bf16, or fp16 if it has no bf16; float32 on a CPU. bf16 is faster on CPUs with AMX, "
               "too.")  # fmt: skip
 @click.option("--compile", type=click.Choice(COMPILE), default=DEFAULT["compile"],
-              help="Mode of torch.compile; auto: default on a GPU, off on a CPU.")  # fmt: skip
+              help="Mode of torch.compile; auto: default on a GPU with a C compiler beside it, else off.")  # fmt: skip
 @click.option("--window", type=int, default=DEFAULT["window"], show_default="all",
               help="Shards that are shuffled among each other, where random reads are dear.")  # fmt: skip
 @click.option("--seed", type=int, default=DEFAULT["seed"], help="For first weights, order of the sets, augmentation.")

@@ -10,10 +10,11 @@ from pipeline.devices import gpu_problem, gpu_usable, torch_device
 from pipeline.errors import InputError
 from pipeline.loader import Loader
 from pipeline.resident import PLACES
+from train.compiling import missing_for_compile
 from train.losses import DEFAULT, DEPTH_WEIGHT, MASK_WEIGHT, RECIPES
 from train.networks import network_name, require_network
 from train.optimizer import SCHEDULES
-from train.precision import PRECISIONS
+from train.precision import PRECISIONS, describe_format
 from train.ranks import ALONE, Ranks
 
 Settings = dict[str, int | float | str | None]
@@ -99,7 +100,8 @@ class Config:
     precision: str = "auto"
     """Number format of the network's arithmetic, of `precision.PRECISIONS`; auto: see `precision.number_format`."""
     compile: str = "auto"
-    """Mode of torch.compile; auto: "default" on a GPU, off on a CPU; "reduce-overhead" captures CUDA graphs."""
+    """Mode of torch.compile; auto: "default" on a GPU where it can compile, off on a CPU; "reduce-overhead" captures
+    CUDA graphs."""
     window: int | None = None
     """Shards that are shuffled among each other, for storage where random reads are dear; None: all of them."""
     seed: int = 0
@@ -151,10 +153,18 @@ class Config:
                 raise InputError(f"{flag(name, choice)}: expected one of {', '.join(choices)}")
 
     def compile_mode(self, device: torch.device) -> str | None:
-        """The mode of torch.compile on a device, None for none."""
+        """The mode of torch.compile on a device, None for none.
+
+        Raises `InputError` where a mode was asked for by name and there is nothing to compile with.
+        """
+        if self.compile == "off" or (self.compile == "auto" and device.type != "cuda"):
+            return None
+        missing = missing_for_compile(device)
         if self.compile == "auto":
-            return "default" if device.type == "cuda" else None
-        return None if self.compile == "off" else self.compile
+            return None if missing else "default"
+        if missing:
+            raise InputError(f"--compile {self.compile}: {missing}; or train with --compile off")
+        return self.compile
 
     @property
     def training_split(self) -> str:
@@ -229,16 +239,25 @@ def flag(name: str, value: object) -> str:
     return f"--{words} {value}"
 
 
-def describe_device(asked: str, device: torch.device, ranks: int) -> str:
-    """A line on what is trained on; none where it was said and there is one of it."""
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    if ranks > 1:
-        return f"training on {ranks} {f'GPUs, the first: {gpu}' if gpu else 'processes, on the CPU'}"
-    if asked != "auto":
-        return ""
-    if gpu:
-        return f"training on the GPU: {gpu}"
-    return f"{problem}; training on the CPU" if (problem := gpu_problem()) else "no GPU found: training on the CPU"
+def describe_device(config: Config, device: torch.device, ranks: int) -> str:
+    """A line on what is trained on, and how: the device, the number format, torch.compile; where auto chose, why.
+
+    Raises `InputError` as `Config.compile_mode` does.
+    """
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        gpu = torch.cuda.get_device_name(device)
+        where = f"training on {ranks} GPUs, the first: {gpu}" if ranks > 1 else f"training on the GPU: {gpu}"
+    else:
+        where = f"training on {ranks} processes, on the CPU" if ranks > 1 else "training on the CPU"
+        if config.device == "auto":
+            where = f"{problem}; {where}" if (problem := gpu_problem()) else f"no GPU found: {where}"
+    how = [describe_format(config.precision, device)]
+    mode = config.compile_mode(device)
+    if mode or on_gpu:
+        lacking = missing_for_compile(device) if config.compile == "auto" and not mode else ""
+        how.append(f"torch.compile {mode or 'off'}{f': {lacking}; steps are slower' if lacking else ''}")
+    return ", ".join([where, *how])
 
 
 def choose_device(name: str) -> torch.device:

@@ -55,7 +55,7 @@ class Trainer:
         self.loader = config.loader(self.device, ranks=ranks)
         if found:
             refuse_other(found.path, "the data set", found.checkpoint.state["manifest"], self.loader.manifest.sha256)
-        self._tell(describe_device(config.device, self.device, ranks.world))
+        self._tell(describe_device(config, self.device, ranks.world))
         self._tell(found.fallback if found else "")
         self.learner = Learner(config, self.device, ranks)
         self.meter = Meter(self.device, ranks)
