@@ -101,10 +101,10 @@ def test_the_first_line_says_how_a_run_computes(
 
 def test_without_a_compiler_auto_is_off_and_says_why(machine: Any) -> None:
     machine(set(), capability=(7, 5))
-    settings = Config(Path(), Path(), device="gpu")
+    settings = Config(Path(), Path(), device="gpu", deterministic=True)
     assert settings.compile_mode(GPU) is None
     assert describe_device(settings, GPU, 2) == (
-        "training on 2 GPUs, the first: Tesla T4, fp16 (no bfloat16 in hardware), torch.compile off: no "
+        "training on 2 GPUs, the first: Tesla T4, fp16 (no bfloat16 in hardware), deterministic, torch.compile off: no "
         "C compiler found (install gcc); steps are slower"
     )
 

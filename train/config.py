@@ -1,6 +1,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,6 +29,7 @@ OF_OLD: Settings = {  # what runs were begun with before they could choose
     "augment": False,
     "peer_protocol": False,
     "precision": "auto",
+    "deterministic": False,
 }
 COMPILE = ("auto", "off", "default", "reduce-overhead")
 BUDGETS = ("epochs", "sets", "minutes")
@@ -39,6 +41,7 @@ MAY_CHANGE = (
     "device",
     "resident",
     "compile",
+    "hw_decoder_load",
     "log_every",
     "checkpoint_every",
     "max_bad_share",
@@ -99,9 +102,14 @@ class Config:
     """Whether to train on a random split by set, LEAKING, as published numbers do."""
     precision: str = "auto"
     """Number format of the network's arithmetic, of `precision.PRECISIONS`; auto: see `precision.number_format`."""
+    deterministic: bool = False
+    """Whether a run on a GPU can be repeated to the bit, as on a CPU it always can; costs speed."""
     compile: str = "auto"
     """Mode of torch.compile; auto: "default" on a GPU where it can compile, off on a CPU; "reduce-overhead" captures
     CUDA graphs."""
+    hw_decoder_load: float | None = None
+    """Share of the JPEGs that the hardware engine of a GPU decodes, 0 to 1; None: as the loader has it by default, and
+    0 if deterministic, since which pictures it decodes depends on the batch, and it may round otherwise than CUDA."""
     window: int | None = None
     """Shards that are shuffled among each other, for storage where random reads are dear; None: all of them."""
     seed: int = 0
@@ -138,6 +146,13 @@ class Config:
             raise InputError(f"--ema {self.ema}: expected a decay below 1 such as 0.999, or 0 for none")
         if not 0 <= self.max_bad_share <= 1:
             raise InputError(f"--max-bad-share {self.max_bad_share}: expected a share of the sets from 0 to 1")
+        if self.hw_decoder_load is not None and not 0 <= self.hw_decoder_load <= 1:
+            raise InputError(f"--hw-decoder-load {self.hw_decoder_load}: expected a share of the JPEGs from 0 to 1")
+        if self.deterministic and self.hw_decoder_load:
+            raise InputError(
+                f"--deterministic --hw-decoder-load {self.hw_decoder_load}: expected 0, since which pictures the "
+                "engine decodes depends on the batch"
+            )
         if self.seed < 0:
             raise InputError(f"--seed {self.seed}: expected 0 or more")
         for name in ("mask_weight", "depth_weight"):
@@ -183,6 +198,8 @@ class Config:
 
         Raises `InputError` as `Loader` does.
         """
+        load = 0.0 if self.deterministic else self.hw_decoder_load
+        options: dict[str, Any] = {} if load is None else {"hw_decoder_load": load}
         return Loader(
             self.shards,
             split or self.training_split,
@@ -199,6 +216,7 @@ class Config:
             threads=ranks.cores,
             augmentation=Augmentation() if self.augment else None,
             max_bad_share=self.max_bad_share,
+            **options,
         )
 
     def settings(self) -> Settings:
@@ -257,6 +275,8 @@ def describe_device(config: Config, device: torch.device, ranks: int) -> str:
     if mode or on_gpu:
         lacking = missing_for_compile(device) if config.compile == "auto" and not mode else ""
         how.append(f"torch.compile {mode or 'off'}{f': {lacking}; steps are slower' if lacking else ''}")
+    if config.deterministic:
+        how.insert(1, "deterministic")
     return ", ".join([where, *how])
 
 

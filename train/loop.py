@@ -12,6 +12,7 @@ from pipeline.errors import InputError
 from pipeline.memory import brief, ran_out
 from train.checkpoint import BEST, LAST, Checkpoint, load_last, refuse_other, save, save_last
 from train.config import Config, choose_device, describe_device
+from train.determinism import deterministic
 from train.interruption import Interrupted, Interruption
 from train.learner import Learner, Step
 from train.log import Log, Meter, read_lines
@@ -79,7 +80,8 @@ class Trainer:
         overflows however small the loss is scaled.
         """
         self._began_sec = time.perf_counter() - self.elapsed_sec
-        with Interruption(patient=self.ranks.world > 1) as interruption:
+        patient = self.ranks.world > 1
+        with deterministic(self.config.deterministic), Interruption(patient=patient) as interruption:
             while not self.over:
                 epoch = self.loader.epoch + 1
                 self._train(epoch, interruption, show)
