@@ -97,13 +97,13 @@ FAILURES = {  # what a step calls, and at which call it finds no memory
 }
 
 
-@pytest.mark.parametrize("ema", [0.9, 0.0])
+@pytest.mark.parametrize(("ema", "precision"), [(0.9, "float32"), (0.0, "float32"), (0.9, "fp16")])
 @pytest.mark.parametrize("done", [0, 2])
 @pytest.mark.parametrize("failure", FAILURES)
 def test_a_failed_step_that_is_undone_and_repeated_is_as_if_it_had_not_failed(
-    failure: str, done: int, ema: float, monkeypatch: pytest.MonkeyPatch
+    failure: str, done: int, ema: float, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learner, undisturbed = a_learner(ema=ema), a_learner(ema=ema)
+    learner, undisturbed = a_learner(ema=ema, precision=precision), a_learner(ema=ema, precision=precision)
     for number in range(done):
         learner.learn(a_batch(4, number), 0.5, 4)
     module, name, call = FAILURES[failure]
@@ -125,6 +125,7 @@ def test_a_failed_step_that_is_undone_and_repeated_is_as_if_it_had_not_failed(
     for moments, expected in zip(learner.optimizer.state.values(), undisturbed.optimizer.state.values(), strict=True):
         assert all(torch.equal(moments[name], expected[name]) for name in expected)
     assert learner.step == done + 1
+    assert learner.checkpoint({}).state == undisturbed.checkpoint({}).state
 
 
 def test_a_step_that_has_changed_weights_cannot_be_undone(monkeypatch: pytest.MonkeyPatch) -> None:

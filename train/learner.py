@@ -49,7 +49,7 @@ class Learner:
         self.step = 0
         """Steps done, those that were skipped among them."""
         self._format = number_format(config.precision, device)
-        self._scaler = torch.amp.GradScaler(device.type, enabled=self._format == "fp16")  # else it does nothing
+        self._scaler = self._new_scaler()
         self._never = torch.zeros((), device=device)
         self._parameters = list(self.network.parameters())
         mode = config.compile_mode(device)
@@ -99,7 +99,12 @@ class Learner:
             moments.clear()
         if self.ema:
             self.ema.restore_buffers()
+        former, self._scaler = self._scaler, self._new_scaler()  # which may have unscaled gradients of this step
+        self._scaler.load_state_dict(former.state_dict())
         return True
+
+    def _new_scaler(self) -> torch.amp.GradScaler:
+        return torch.amp.GradScaler(self.device.type, enabled=self._format == "fp16")  # else it does nothing
 
     def _sums(self, bg: Tensor, fg_bg: Tensor, mask: Tensor, depth: Tensor | None) -> dict[str, Tensor]:
         """The sum of each loss over the batch; that of "loss" alone has a gradient."""
