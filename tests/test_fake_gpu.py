@@ -1,6 +1,7 @@
 """On a GPU, no step waits for the device or mixes devices: shown without a GPU, and that it would be noticed."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,22 @@ def test_no_step_waits_or_mixes_devices(settings: dict[str, Any], build: Callabl
         assert told.dtype == torch.float32
     state = learner.optimizer.state[learner.optimizer.param_groups[0]["params"][0]]
     assert {value.device for value in state.values()} == {CUDA}
+
+
+def test_no_step_waits_to_know_whether_float16_overflowed(
+    build: Callable[..., Learner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(train.learner, "autocast", lambda *_: nullcontext())  # float32 stands for float16
+    with fake_gpu() as gpu:
+        learner, meter = build(precision="fp16"), Meter(CUDA, ALONE)
+        with gpu.without_waiting():
+            for _ in range(2):
+                step = learner.learn(a_batch(), 0.5, SETS)
+                meter.add(step, SETS, 0.0)
+        assert step.skipped.device == meter._sums.device == CUDA
+        with pytest.raises(DataDependentOutputException):
+            _ = learner.loss_scale
 
 
 FAULTS: dict[str, tuple[Callable[[Tensor], Any], type[Exception] | tuple[type[Exception], ...]]] = {

@@ -1,7 +1,6 @@
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -108,7 +107,7 @@ class Config:
     """Mode of torch.compile; auto: "default" on a GPU where it can compile, off on a CPU; "reduce-overhead" captures
     CUDA graphs."""
     hw_decoder_load: float | None = None
-    """Share of the JPEGs that the hardware engine of a GPU decodes, 0 to 1; None: as the loader has it by default, and
+    """Share of the JPEGs that the hardware engine of a GPU decodes, 0 to 1; None: see `decode.hardware_load`, and
     0 if deterministic, since which pictures it decodes depends on the batch, and it may round otherwise than CUDA."""
     window: int | None = None
     """Shards that are shuffled among each other, for storage where random reads are dear; None: all of them."""
@@ -198,8 +197,6 @@ class Config:
 
         Raises `InputError` as `Loader` does.
         """
-        load = 0.0 if self.deterministic else self.hw_decoder_load
-        options: dict[str, Any] = {} if load is None else {"hw_decoder_load": load}
         return Loader(
             self.shards,
             split or self.training_split,
@@ -216,7 +213,7 @@ class Config:
             threads=ranks.cores,
             augmentation=Augmentation() if self.augment else None,
             max_bad_share=self.max_bad_share,
-            **options,
+            hw_decoder_load=0.0 if self.deterministic else self.hw_decoder_load,
         )
 
     def settings(self) -> Settings:
