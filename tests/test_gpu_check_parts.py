@@ -134,14 +134,17 @@ def verdict(wrong: int = 0, rate: float = 1.0, batches: int = 2000) -> Verdict:
 
 
 def test_the_fastest_load_that_was_never_wrong_is_recommended() -> None:
-    found = judged({0.0: verdict(rate=5), 0.65: verdict(rate=7), 1.0: verdict(3, rate=9)}, soak.GPU, True)
+    found = judged({0.0: verdict(rate=5), 0.65: verdict(rate=7), 1.0: verdict(3, rate=9)}, soak.GPU, True, 0.65)
     assert found.figures["recommended"] == 0.65
     assert not found.failures  # the default is right
     assert "hw_decoder_load 1 is WRONG: do not use it" in found.notes
-    found = judged({0.0: verdict(), 0.65: verdict(2), 1.0: verdict(batches=800)}, soak.GPU, True)
+    found = judged({0.0: verdict(), 0.65: verdict(2), 1.0: verdict(batches=800)}, soak.GPU, True, 0.65)
     assert found.failures == ["hw_decoder_load 0.65: 2 pictures in 2 of 2,000 batches are wrong"]
     assert "hw_decoder_load 1: there was time for 800 of 2,000 batches" in found.notes
-    found = judged({0.0: verdict(1)}, soak.GPU, True)
+    found = judged({0.0: verdict(), 0.65: verdict(2)}, soak.GPU, True, 0.0)
+    assert not found.failures  # of what is not used unless it is asked for
+    assert "hw_decoder_load 0.65 is WRONG: do not use it" in found.notes
+    found = judged({0.0: verdict(1)}, soak.GPU, True, 0.0)
     assert "recommended" not in found.figures
 
 

@@ -15,9 +15,9 @@ os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
 
 import click
 
+from pipeline.devices import DEVICES, torch_device
 from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest
-from pipeline.loading.decode import DEVICES, torch_device
 from pipeline.workers import available_cores
 from tools.benchmark.chart import draw_chart
 from tools.benchmark.contest import CACHES, OURS_PLANES, OURS_RESIDENT, Contest, all_names, bench_loaders, lacking
@@ -80,7 +80,7 @@ class SectionedCommand(Command):
               help="DALI threads, DataLoader or packing processes.")  # fmt: skip
 @click.option("--prefetch", type=click.IntRange(1), default=4, show_default=True,
               help="Batches that ours and DALI's reader keep under way.")  # fmt: skip
-@click.option("--hw-decoder-load", type=click.FloatRange(0, 1), default=0.65, show_default=True,
+@click.option("--hw-decoder-load", type=click.FloatRange(0, 1), show_default="0 on Hopper GPUs, else 0.65",
               help="Share of the pictures that ours gives to the GPU's JPEG engine.")  # fmt: skip
 @click.option("--loader", "names", metavar="NAMES", show_default="all that can be",
               help=f"Loaders to measure, with commas: {', '.join(all_names())}.")  # fmt: skip

@@ -55,9 +55,14 @@ DEFAULT = {name: field.default for name, field in Config.__dataclass_fields__.it
 @click.option("--peer-protocol/--no-peer-protocol", default=DEFAULT["peer_protocol"],
               help="LEAKING: train on a random split by set, as published numbers do.")  # fmt: skip
 @click.option("--precision", type=click.Choice(PRECISIONS), default=DEFAULT["precision"],
-              help="auto: bf16 on a GPU, float32 on a CPU; bf16 is faster on CPUs with AMX, too.")  # fmt: skip
+              help="auto: on a GPU bf16, or fp16 if it has no bf16; float32 on a CPU. bf16 is faster on CPUs with AMX, "
+              "too.")  # fmt: skip
+@click.option("--deterministic/--no-deterministic", default=DEFAULT["deterministic"],
+              help="The same bits in every run on a GPU, too, where they cost speed; on a CPU they are.")  # fmt: skip
 @click.option("--compile", type=click.Choice(COMPILE), default=DEFAULT["compile"],
-              help="Mode of torch.compile; auto: default on a GPU, off on a CPU.")  # fmt: skip
+              help="Mode of torch.compile; auto: default on a GPU with a C compiler beside it, else off.")  # fmt: skip
+@click.option("--hw-decoder-load", type=float, default=DEFAULT["hw_decoder_load"], show_default="the loader's",
+              help="Share of the JPEGs that a GPU's hardware engine decodes, 0 to 1.")  # fmt: skip
 @click.option("--window", type=int, default=DEFAULT["window"], show_default="all",
               help="Shards that are shuffled among each other, where random reads are dear.")  # fmt: skip
 @click.option("--seed", type=int, default=DEFAULT["seed"], help="For first weights, order of the sets, augmentation.")

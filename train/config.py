@@ -4,17 +4,18 @@ from pathlib import Path
 
 import torch
 
+from pipeline.devices import DEVICES as LOADER_DEVICES
+from pipeline.devices import gpu_problem, gpu_usable, torch_device
 from pipeline.errors import InputError
 from pipeline.loading.augment import Augmentation
-from pipeline.loading.decode import DEVICES as LOADER_DEVICES
-from pipeline.loading.decode import torch_device
 from pipeline.loading.loader import Loader
 from pipeline.loading.sample_cache import PLACES
+from train.compiling import missing_for_compile
 from train.distributed import ALONE, Ranks
 from train.losses import DEFAULT, DEPTH_WEIGHT, MASK_WEIGHT, RECIPES
 from train.networks import network_name, require_network
 from train.optim import SCHEDULES
-from train.precision import PRECISIONS
+from train.precision import PRECISIONS, describe_format
 
 Settings = dict[str, int | float | str | None]
 OF_OLD: Settings = {  # what runs were begun with before they could choose
@@ -27,6 +28,7 @@ OF_OLD: Settings = {  # what runs were begun with before they could choose
     "augment": False,
     "peer_protocol": False,
     "precision": "auto",
+    "deterministic": False,
 }
 COMPILE = ("auto", "off", "default", "reduce-overhead")
 BUDGETS = ("epochs", "sets", "minutes")
@@ -38,6 +40,7 @@ MAY_CHANGE = (
     "device",
     "resident",
     "compile",
+    "hw_decoder_load",
     "log_every",
     "checkpoint_every",
     "max_bad_share",
@@ -97,9 +100,15 @@ class Config:
     peer_protocol: bool = False
     """Whether to train on a random split by set, LEAKING, as published numbers do."""
     precision: str = "auto"
-    """Number format of the network's arithmetic, of `precision.PRECISIONS`; auto: bf16 on a GPU, float32 on a CPU."""
+    """Number format of the network's arithmetic, of `precision.PRECISIONS`; auto: see `precision.number_format`."""
+    deterministic: bool = False
+    """Whether a run on a GPU can be repeated to the bit, as on a CPU it always can; costs speed."""
     compile: str = "auto"
-    """Mode of torch.compile; auto: "default" on a GPU, off on a CPU; "reduce-overhead" captures CUDA graphs."""
+    """Mode of torch.compile; auto: "default" on a GPU where it can compile, off on a CPU; "reduce-overhead" captures
+    CUDA graphs."""
+    hw_decoder_load: float | None = None
+    """Share of the JPEGs that the hardware engine of a GPU decodes, 0 to 1; None: see `decode.hardware_load`, and
+    0 if deterministic, since which pictures it decodes depends on the batch, and it may round otherwise than CUDA."""
     window: int | None = None
     """Shards that are shuffled among each other, for storage where random reads are dear; None: all of them."""
     seed: int = 0
@@ -136,6 +145,13 @@ class Config:
             raise InputError(f"--ema {self.ema}: expected a decay below 1 such as 0.999, or 0 for none")
         if not 0 <= self.max_bad_share <= 1:
             raise InputError(f"--max-bad-share {self.max_bad_share}: expected a share of the sets from 0 to 1")
+        if self.hw_decoder_load is not None and not 0 <= self.hw_decoder_load <= 1:
+            raise InputError(f"--hw-decoder-load {self.hw_decoder_load}: expected a share of the JPEGs from 0 to 1")
+        if self.deterministic and self.hw_decoder_load:
+            raise InputError(
+                f"--deterministic --hw-decoder-load {self.hw_decoder_load}: expected 0, since which pictures the "
+                "engine decodes depends on the batch"
+            )
         if self.seed < 0:
             raise InputError(f"--seed {self.seed}: expected 0 or more")
         for name in ("mask_weight", "depth_weight"):
@@ -151,10 +167,18 @@ class Config:
                 raise InputError(f"{flag(name, choice)}: expected one of {', '.join(choices)}")
 
     def compile_mode(self, device: torch.device) -> str | None:
-        """The mode of torch.compile on a device, None for none."""
+        """The mode of torch.compile on a device, None for none.
+
+        Raises `InputError` where a mode was asked for by name and there is nothing to compile with.
+        """
+        if self.compile == "off" or (self.compile == "auto" and device.type != "cuda"):
+            return None
+        missing = missing_for_compile(device)
         if self.compile == "auto":
-            return "default" if device.type == "cuda" else None
-        return None if self.compile == "off" else self.compile
+            return None if missing else "default"
+        if missing:
+            raise InputError(f"--compile {self.compile}: {missing}; or train with --compile off")
+        return self.compile
 
     @property
     def training_split(self) -> str:
@@ -189,6 +213,7 @@ class Config:
             threads=ranks.cores,
             augmentation=Augmentation() if self.augment else None,
             max_bad_share=self.max_bad_share,
+            hw_decoder_load=0.0 if self.deterministic else self.hw_decoder_load,
         )
 
     def settings(self) -> Settings:
@@ -229,18 +254,31 @@ def flag(name: str, value: object) -> str:
     return f"--{words} {value}"
 
 
-def describe_device(asked: str, device: torch.device, ranks: int) -> str:
-    """A line on what is trained on; none where it was said and there is one of it."""
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    if ranks > 1:
-        return f"training on {ranks} {f'GPUs, the first: {gpu}' if gpu else 'processes, on the CPU'}"
-    if asked != "auto":
-        return ""
-    return f"training on the GPU: {gpu}" if gpu else "no GPU found: training on the CPU"
+def describe_device(config: Config, device: torch.device, ranks: int) -> str:
+    """A line on what is trained on, and how: the device, the number format, torch.compile; where auto chose, why.
+
+    Raises `InputError` as `Config.compile_mode` does.
+    """
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        gpu = torch.cuda.get_device_name(device)
+        where = f"training on {ranks} GPUs, the first: {gpu}" if ranks > 1 else f"training on the GPU: {gpu}"
+    else:
+        where = f"training on {ranks} processes, on the CPU" if ranks > 1 else "training on the CPU"
+        if config.device == "auto":
+            where = f"{problem}; {where}" if (problem := gpu_problem()) else f"no GPU found: {where}"
+    how = [describe_format(config.precision, device)]
+    mode = config.compile_mode(device)
+    if mode or on_gpu:
+        lacking = missing_for_compile(device) if config.compile == "auto" and not mode else ""
+        how.append(f"torch.compile {mode or 'off'}{f': {lacking}; steps are slower' if lacking else ''}")
+    if config.deterministic:
+        how.insert(1, "deterministic")
+    return ", ".join([where, *how])
 
 
 def choose_device(name: str) -> torch.device:
     """The device for gpu, cpu or auto. Raises `InputError` for a GPU that is not there."""
     if name == "auto":
-        name = "gpu" if torch.cuda.is_available() else "cpu"
+        name = "gpu" if gpu_usable() else "cpu"
     return torch_device(name)

@@ -60,7 +60,8 @@ def depth_scores(depth: Tensor, truth: Tensor, mask: Tensor) -> dict[str, Tensor
     parts = torch.cat(list(regions(mask).values()), dim=1)  # bool [N,regions,H,W]
     comparable = truth >= RELATIVE_FROM
     divisor = truth.clamp(min=RELATIVE_FROM)
-    ssim = Ssim().to(depth.device)
+    with depth.device:  # its window is made there: for a copy of it, the host would wait
+        ssim = Ssim()
     scores = dict[str, Tensor]()
     for fitted in (False, True):
         ours = fit(depth, truth) if fitted else depth

@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pipeline.devices import gpu_usable, torch_device
 from pipeline.errors import InputError
-from pipeline.loading.decode import torch_device
 from pipeline.workers import available_cores
 
 Value = TypeVar("Value")
@@ -55,7 +55,7 @@ class Ranks:
         if not (rank < world and local < local_world <= world):
             got = f"RANK {rank} of WORLD_SIZE {world}, LOCAL_RANK {local} of LOCAL_WORLD_SIZE {local_world}"
             raise InputError(f"{got}: each must be below what it is of; start the ranks with torchrun")
-        on_gpu = device_name != "cpu" and torch.cuda.is_available()
+        on_gpu = device_name != "cpu" and gpu_usable()
         if on_gpu and local >= (gpus := torch.cuda.device_count()):
             found = f"{max(local + 1, local_world)} processes on this machine, but {gpus} GPUs"
             raise InputError(f"{found}: torchrun --nproc-per-node {gpus}, or --device cpu")

@@ -33,3 +33,9 @@ class Ema:
         torch._foreach_lerp_(*self._weights, share)
         for ours, theirs in self._buffers:
             torch._foreach_copy_(ours, theirs)
+
+    @torch.no_grad()
+    def restore_buffers(self) -> None:
+        """Give the network the buffers that it had at the last `update`."""
+        for ours, theirs in self._buffers:
+            torch._foreach_copy_(theirs, ours)

@@ -78,20 +78,25 @@ class Meter:
 
     def add(self, step: Step, sets: int, wait_sec: float) -> None:
         """One step, the number of this rank's sets, the seconds it waited for them. Waits for no device."""
-        of_step = torch.stack([*step.losses.values(), step.grad_norm])
+        of_step = torch.stack([*step.losses.values(), step.grad_norm, step.skipped])
         self._names, self._sums = list(step.losses), self._sums + of_step if self.steps else of_step
         self.steps += 1
         self._sets += sets
         self._wait_sec += wait_sec
 
     def read(self) -> dict[str, float]:
-        """The means. Waits for the device: all steps so far are done when it returns."""
+        """The means; and `skipped_steps` where there are any, of which no gradient counts.
+
+        Waits for the device: all steps so far are done when it returns.
+        """
         of_rank = [*self._sums.tolist(), self._sets, self._wait_sec]
-        *losses, grad_norm, sets, wait_sec = self._ranks.sums(of_rank)
+        *losses, grad_norm, skipped, sets, wait_sec = self._ranks.sums(of_rank)
+        skipped /= self._ranks.world  # by all ranks or by none
         elapsed_sec = time.perf_counter() - self._started_sec
         return {
             **{name: loss / max(1, sets) for name, loss in zip(self._names, losses, strict=True)},
-            "grad_norm": grad_norm / max(1, self.steps) / self._ranks.world,
+            "grad_norm": grad_norm / max(1, self.steps - skipped) / self._ranks.world,
             "sets_per_sec": sets / elapsed_sec,
             "stall_share": wait_sec / self._ranks.world / elapsed_sec,
+            **({"skipped_steps": skipped} if skipped else {}),
         }

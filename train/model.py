@@ -134,6 +134,8 @@ class UNet(nn.Module):
             raise ValueError(f"a picture of {height} x {width} pixels: both must be multiples of {STRIDE}")
         # Reshaped, since on the CPU it leaves the shape of no sets as it was (PyTorch 2.13). A rank may have none.
         pixels = F.pixel_unshuffle(planes(bg, fg_bg), 2).reshape(bg.shape[0], 12, height // 2, width // 2)
+        # As the features are that the heads join them to: joined to others, they would be copied once a head.
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
         features = [self.stem(pixels)]
         for down in self.down:
             features.append(down(features[-1]))

@@ -10,6 +10,7 @@ from pipeline.errors import InputError
 from train.checkpoint import Checkpoint, load, load_network
 from train.config import Config
 from train.networks import build_network
+from train.precision import forbid_tf32
 
 NAMES = ("best", "last")  # of the checkpoints that are there to be used
 NO_SHARDS = Path()  # nothing will be read
@@ -55,6 +56,7 @@ def open_run(folder: Path, name: str, device: torch.device, shards: Path = NO_SH
         raise InputError(f"{path}: no such checkpoint; {why}there is --checkpoint {' or '.join(found)}")
     saved = load(path)
     config = Config(shards, folder).resumed(saved.state["settings"], given=())
+    forbid_tf32()
     network = build_network(config.model, config.depth)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     load_network(network, weights(saved), path)

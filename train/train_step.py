@@ -15,7 +15,7 @@ from train.ema import Ema
 from train.losses import Criterion
 from train.networks import build_network
 from train.optim import adamw, learning_rate
-from train.precision import autocast
+from train.precision import autocast, forbid_tf32, number_format
 from train.synced_norm import synced
 
 
@@ -25,7 +25,9 @@ class Step(NamedTuple):
     losses: Mapping[str, Tensor]
     """By the names of `Losses.named`: sums over this rank's sets."""
     grad_norm: Tensor
-    """The gradient's 2-norm over all weights, before clipping."""
+    """The gradient's 2-norm over all weights, before clipping; 0 of a step that is skipped."""
+    skipped: Tensor
+    """1.0 where the weights stayed as they were since fp16 overflowed in the gradient, else 0.0."""
 
 
 class Learner:
@@ -34,6 +36,7 @@ class Learner:
     def __init__(self, config: Config, device: torch.device, ranks: Ranks = ALONE) -> None:
         """Begin with the weights that `config.seed` decides, the same on all ranks."""
         self.config, self.device, self._ranks = config, device, ranks
+        forbid_tf32()
         torch.manual_seed(config.seed)  # for the first weights; nothing after them is drawn at random
         # channels_last: convolutions of many channels are faster so, on both devices.
         self.network = build_network(config.model, config.depth)
@@ -44,7 +47,10 @@ class Learner:
         self.criterion = Criterion(config.loss, config.mask_weight, config.depth_weight).to(device)
         self.optimizer = adamw(self.network, config.lr, config.weight_decay)
         self.step = 0
-        """Steps done."""
+        """Steps done, those that were skipped among them."""
+        self._format = number_format(config.precision, device)
+        self._scaler = self._new_scaler()
+        self._never = torch.zeros((), device=device)
         self._parameters = list(self.network.parameters())
         mode = config.compile_mode(device)
         self._compiled = torch.compile(self._sums, mode=mode, dynamic=False) if mode else self._sums
@@ -63,19 +69,46 @@ class Learner:
         costs = self._compiled if len(batch.bg) >= self._whole else self._sums
         losses = costs(batch.bg, batch.fg_bg, batch.mask, batch.depth)
         loss = losses["loss"] * (self._ranks.world / sets)  # the ranks' gradients are averaged
-        loss.backward()  # type: ignore[no-untyped-call]
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self._scaler.unscale_(self.optimizer)
         limit = self.config.clip or float("inf")
         grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters, limit, foreach=True)
-        self.optimizer.step()
+        self._scaler.step(self.optimizer)  # the fused optimiser skips by itself: nothing waits to know
+        self._scaler.update()
         self.optimizer.zero_grad()
         self.step += 1
         if self.ema:
             self.ema.update(self.step)
-        return Step({**losses, "loss": losses["loss"].detach()}, grad_norm.detach())
+        skipped = self._never
+        if self._scaler.is_enabled():
+            skipped = 1 - grad_norm.isfinite().float()
+            grad_norm = grad_norm.where(skipped == 0, 0)
+        return Step({**losses, "loss": losses["loss"].detach()}, grad_norm.detach(), skipped)
+
+    def undo(self, step: int) -> bool:
+        """Take back what a failed `learn` after `step` steps has left, so that it can be called again; whether it is.
+
+        It is not where weights have changed. Batch norm's buffers are those before, where weights are averaged; else
+        the layers that the failed pass has reached count the batch twice in their averages, which no step reads.
+        """
+        moments = self.optimizer.state
+        if self.step > step or any("step" in of and of["step"] > step for of in moments.values()):
+            return False
+        self.optimizer.zero_grad()
+        if not step:  # the optimiser takes its memory in the first step: it may have got some of it
+            moments.clear()
+        if self.ema:
+            self.ema.restore_buffers()
+        former, self._scaler = self._scaler, self._new_scaler()  # which may have unscaled gradients of this step
+        self._scaler.load_state_dict(former.state_dict())
+        return True
+
+    def _new_scaler(self) -> torch.amp.GradScaler:
+        return torch.amp.GradScaler(self.device.type, enabled=self._format == "fp16")  # else it does nothing
 
     def _sums(self, bg: Tensor, fg_bg: Tensor, mask: Tensor, depth: Tensor | None) -> dict[str, Tensor]:
         """The sum of each loss over the batch; that of "loss" alone has a gradient."""
-        with autocast(self.config.precision, self.device):
+        with autocast(self._format, self.device):
             prediction = self._model(bg, fg_bg)
         losses = self.criterion.of_each(prediction, mask, depth)
         sums = {name: of_each.sum() for name, of_each in losses.named().items()}
@@ -87,6 +120,11 @@ class Learner:
         return learning_rate(share, self.config.lr, self.config.warmup, self.config.schedule)
 
     @property
+    def loss_scale(self) -> float:
+        """What the loss of fp16 is multiplied by, halved by each skipped step; 1 of others. Waits for the device."""
+        return self._scaler.get_scale()
+
+    @property
     def averaged(self) -> nn.Module:
         """The network to be validated and used: that of the averaged weights, where they are averaged."""
         return self.ema.network if self.ema else self.network
@@ -94,7 +132,9 @@ class Learner:
     def checkpoint(self, state: Mapping[str, Any]) -> Checkpoint:
         """All that is learned, and `state` beside it."""
         ema = self.ema.network.state_dict() if self.ema else None
-        return Checkpoint(self.network.state_dict(), self.optimizer.state_dict(), {"step": self.step, **state}, ema)
+        scaler = {"scaler": self._scaler.state_dict()} if self._scaler.is_enabled() else {}
+        state = {"step": self.step, **scaler, **state}
+        return Checkpoint(self.network.state_dict(), self.optimizer.state_dict(), state, ema)
 
     def restore(self, checkpoint: Checkpoint, path: Path) -> None:
         """Go on where another learner was; raises `InputError` where the weights at `path` are of another network."""
@@ -102,4 +142,6 @@ class Learner:
         if self.ema:  # a run that is averaged from now on begins with its weights
             load_network(self.ema.network, checkpoint.ema or checkpoint.network, path)
         self.optimizer.load_state_dict(checkpoint.optimizer)
+        if scaler := checkpoint.state.get("scaler"):  # of a run in fp16
+            self._scaler.load_state_dict(scaler)
         self.step = checkpoint.state["step"]

@@ -1,5 +1,6 @@
 """Training: sets in, steps of the optimiser, and after each epoch numbers, pictures and a checkpoint."""
 
+import gc
 import math
 import shlex
 import signal
@@ -8,16 +9,19 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 
 from pipeline.errors import InputError
 from pipeline.loading.batch import Batch
+from pipeline.loading.memory import brief, ran_out
 from train.checkpoint import BEST, LAST, Checkpoint, load_last, refuse_other, save, save_last
 from train.config import Config, choose_device, describe_device
 from train.curves import draw_curves
+from train.determinism import deterministic
 from train.distributed import ALONE, Ranks
 from train.logging import Log, Meter, read_lines
 from train.pictures import grid, save_picture
 from train.signals import Interrupted, Interruption
-from train.train_step import Learner
+from train.train_step import Learner, Step
 from train.validation import Scores, Validator, describe, predict
 
+LEAST_SCALE = 2.0**-10  # of the loss in fp16: gradients that overflow even so are not numbers
 EXCHANGES = 2  # epochs after which ranks exchange what they keep: a resumed run's first may have been half of one
 
 
@@ -53,7 +57,7 @@ class Trainer:
         self.loader = config.loader(self.device, ranks=ranks)
         if found:
             refuse_other(found.path, "the data set", found.checkpoint.state["manifest"], self.loader.manifest.sha256)
-        self._tell(describe_device(config.device, self.device, ranks.world))
+        self._tell(describe_device(config, self.device, ranks.world))
         self._tell(found.fallback if found else "")
         self.learner = Learner(config, self.device, ranks)
         self.meter = Meter(self.device, ranks)
@@ -73,10 +77,12 @@ class Trainer:
     def fit(self, show: Callable[[str], None]) -> None:
         """Train to the end; `show` is called after each step with what to show of it.
 
-        Raises `Interrupted` after Ctrl-C and SIGTERM, `InputError` where the loss is no longer a number.
+        Raises `Interrupted` after Ctrl-C and SIGTERM, `InputError` where the loss is no longer a number, or where fp16
+        overflows however small the loss is scaled.
         """
         self._began_sec = time.perf_counter() - self.elapsed_sec
-        with Interruption(patient=self.ranks.world > 1) as interruption:
+        patient = self.ranks.world > 1
+        with deterministic(self.config.deterministic), Interruption(patient=patient) as interruption:
             while not self.over:
                 epoch = self.loader.epoch + 1
                 self._train(epoch, interruption, show)
@@ -93,8 +99,7 @@ class Trainer:
             stop, sets = self._agree(interruption, len(batch.bg))
             if not sets:  # all of them were damaged
                 continue
-            with self.ranks.collective():
-                step = self.learner.learn(batch, self.share, sets)
+            step = self._learn(batch, sets)
             self.meter.add(step, len(batch.bg), wait_sec)
             self.sets_seen += sets
             more = self.loader.epoch < epoch and not self.over  # or else `_end_epoch` has a checkpoint of its own
@@ -109,6 +114,31 @@ class Trainer:
             show(self._status)
             if self.over:
                 break
+
+    def _learn(self, batch: Batch, sets: int) -> Step:
+        """One step. Where there is no memory for it, resident sets are given up, and it is done again.
+
+        Raises `InputError` where there are none, where weights have changed, and where other ranks wait in this step.
+        """
+        before = self.step
+        while True:
+            try:
+                with self.ranks.collective():
+                    return self.learner.learn(batch, self.share, sets)
+            except Exception as error:
+                if not ran_out(error):
+                    raise
+                again = self.ranks.world == 1 and self.learner.undo(before)
+                told = (self.loader.release() or self.validator.release()) if again else None
+                if told is None:
+                    raise InputError(self._too_large(before + 1, error)) from error
+                self._tell(f"step {before + 1:,}: {brief(error)}: {told}")
+            gc.collect()  # only now that its traceback is gone: what the failed step had taken
+
+    def _too_large(self, step: int, error: Exception) -> str:
+        size, what = self.config.size, f"--model {self.config.model} --batch-size {self.config.batch_size}"
+        remedy = "try a smaller --batch-size or --size, or --resident host or off"
+        return f"no memory for step {step:,} with {what} --size {size} ({brief(error)}): {remedy}"
 
     def _end_epoch(self, epoch: int) -> None:
         """Log, validate, draw, keep. All of it waits for the device."""
@@ -149,11 +179,13 @@ class Trainer:
         """Log the means since the last time, and show them. Waits for the device."""
         values = self.meter.read()
         self.meter.restart()
-        for name in ("loss", "grad_norm"):
+        kept = f"{self.last} is from before" if self.last.exists() else "there is no checkpoint yet"
+        for name, what in (("loss", "the loss"), ("grad_norm", "the gradient's norm")):
             if not math.isfinite(values[name]):
-                kept = f"{self.last} is from before" if self.last.exists() else "there is no checkpoint yet"
-                what = "the loss" if name == "loss" else "the gradient's norm"
                 raise InputError(f"{what} is {values[name]} at step {self.step}; {kept}; try a smaller --lr")
+        if (scale := self.learner.loss_scale) < LEAST_SCALE:
+            found = f"fp16 overflows in the gradient, though the loss is scaled by {scale:.1g}"
+            raise InputError(f"{found}, at step {self.step}; {kept}; try --precision float32, or a smaller --lr")
         if self.ranks.first:
             rate = self.learner.rate(self.share)
             counts = {"sets_seen": self.sets_seen, "sets_damaged": len(self.loader.quarantined)}

@@ -24,7 +24,6 @@ class MeanDepth:
 
     def __init__(self, training: Loader, backgrounds: NDArray[np.int32]) -> None:
         """Looks at SETS sets of `training`, at none without depth; `backgrounds` is the index's column, [sets]."""
-        self._backgrounds = backgrounds
         self._places = dict[int, int]()  # of a background in the sums
         self._sums: Tensor | None = None  # float32 [backgrounds + 1, H, W]; the last is that of all
         counts = np.zeros(BACKGROUNDS + 1, np.int64)
@@ -44,6 +43,10 @@ class MeanDepth:
             np.add.at(counts, held.cpu().numpy(), 1)
         if self._sums is not None:
             self._sums /= torch.from_numpy(counts).clamp(min=1).to(self._sums.device)[:, None, None]
+            numbers, of_rows = np.unique(backgrounds, return_inverse=True)
+            known_as = np.array([self._places.get(number, BACKGROUNDS) for number in numbers.tolist()], np.int64)
+            # int64 [rows]; on the device, so that it need not be asked which rows are scored.
+            self._place_of = torch.from_numpy(known_as[of_rows]).to(self._sums.device)
         self.sets = int(counts[-1])
         """Training sets that were looked at."""
 
@@ -56,6 +59,4 @@ class MeanDepth:
         """The depth of the sets at int64 [N] rows of the index, float32 [N,1,H,W] in 0..1; None without training."""
         if self._sums is None:
             return None
-        numbers = self._backgrounds[rows.numpy(force=True)].tolist()
-        places = torch.tensor([self._places.get(number, BACKGROUNDS) for number in numbers], device=self._sums.device)
-        return self._sums[places.long(), None] / 255
+        return self._sums[self._place_of[rows], None] / 255

@@ -75,6 +75,10 @@ class Validator:
         if self._loader is not None:
             self._loader.close()
 
+    def release(self) -> str | None:
+        """See `Loader.release`."""
+        return self._loader.release() if self._loader is not None else None
+
     def scores(self, network: nn.Module, criterion: Criterion, precision: str) -> Scores | None:
         """Scores over all validation sets; None without any. Raises `InputError` where all of them are damaged."""
         if self._loader is None:

@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.devices import torch_device
 from pipeline.errors import InputError
 from pipeline.format.planes import PLANES, BadFrame, decompress_frames
-from pipeline.loading.decode import DecodeOptions, Decoder, Encoded, Undecodable, torch_device
+from pipeline.loading.decode import DecodeOptions, Decoder, Encoded, Undecodable
 from pipeline.loading.shard_reader import Store
 
 

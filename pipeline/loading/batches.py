@@ -56,12 +56,13 @@ class Stream:
         self._cuda = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def batches(self, epoch: int, number: int) -> Generator[Ready, None, None]:
-        """Yield from batch `number` of `epoch` on, without end; to be run in a thread of its own.
+        """Yield from batch `number` of `epoch` on; to be run in a thread of its own.
 
-        Raises `InputError` if too many sets are damaged, or one cannot be decoded.
+        Without end, but that of an epoch after which `settle` is still to be called. Raises `InputError` if too many
+        sets are damaged, or one cannot be decoded.
         """
         with closing(self._gatherer), torch.cuda.stream(self._cuda):  # None: no other than the current one
-            while True:
+            while True:  # for each epoch, until none has to wait for the next
                 gather = self._reader.all_resident
                 shares = self._reader.shares(epoch, number)
                 prepared = self._undecoded(shares) if gather else self._decoded(shares)
@@ -69,6 +70,14 @@ class Stream:
                     for share, pictures in prepared:
                         yield self._ready(share, pictures)
                         epoch, number = share.epoch + 1, 0
+                if self._resident is not None and not self._resident.settled:
+                    return
+
+    def settle(self) -> None:
+        """See `Resident.settle`; no run of `batches` may be under way."""
+        if self._resident is not None:
+            with torch.cuda.stream(self._cuda):
+                self._resident.settle()
 
     def exchange(self, group: ProcessGroup | None) -> None:
         """See `exchange.exchange`; no run of `batches` may be under way."""

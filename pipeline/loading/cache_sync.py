@@ -30,8 +30,8 @@ def exchange(resident: Resident, group: dist.ProcessGroup | None = None, staging
     gathered once more, and costs none under NCCL, whose ring carries every byte over each link once either way.
     """
     wire = torch.device("cpu") if dist.get_backend(group) == "gloo" else resident.device
+    resident.settle()  # a rank that decoded nothing gets the others' sets all the same
     rows = resident.rows()
-    resident.keep(rows[:0], {})  # takes the memory: a rank that decoded nothing gets the others' sets all the same
     counts = _gather(torch.tensor([len(rows), resident.capacity - resident.kept], device=wire), group).cpu().numpy()
     if not counts[:, 1].any():
         return

@@ -7,13 +7,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.devices import torch_device
 from pipeline.errors import InputError
 from pipeline.format.depth import depth_table
 from pipeline.format.planes import PLANES
 from pipeline.loading.bank import Bank
 from pipeline.loading.batch import Batch
 from pipeline.loading.buffers import Gatherer
-from pipeline.loading.decode import DecodeOptions, Decoder, Encoded, Table, Undecodable, torch_device
+from pipeline.loading.decode import DecodeOptions, Decoder, Encoded, Table, Undecodable
 from pipeline.loading.decode_planes import PlaneDecoder
 from pipeline.loading.shard_reader import Damaged, Store
 

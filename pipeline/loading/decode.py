@@ -3,6 +3,7 @@
 The same graph runs on "gpu" (mixed decode: hardware JPEG engine and CUDA) and on "cpu"; only the device differs.
 """
 
+import re
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,30 +14,42 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.dlpack import from_dlpack
 
+from pipeline.devices import torch_device
 from pipeline.errors import InputError
 from pipeline.loading.buffers import BufferPool
 
 if TYPE_CHECKING:
     from nvidia.dali import Pipeline
 
-DEVICES = ("gpu", "cpu")
 Encoded = list[list[NDArray[np.uint8]]]
 """A batch of encoded pictures: for each part, uint8 [bytes] for each sample."""
 Table = NDArray[np.uint8] | None
 """256 values that gray levels are looked up in; None leaves them as they are."""
+DALI_LOAD = 0.65  # DALI's own default of `hw_decoder_load`
+HOPPER = 9  # compute capability 9.x
+# A decoder's threads take memory in multiples of so many bytes, once on the device and twice on the host. DALI's own 16
+# and 8 MiB come to 1.5 GiB for three parts and 16 threads. Half of this is enough for 300 x 300 pixels in color; for a
+# larger picture the memory grows, once.
+PADDING_BYTES = 1 << 20
+# What DALI says of a picture: that it failed to decode it, or nvImageCodec's status of a code stream that is bad (3,
+# 13), unsupported (4, 14) or incomplete (19), or with which a parser failed (17: half a PNG). Others are no picture's.
+DECODE_ERROR = re.compile(r"Failed to decode sample #\d|nvImageCodec failure: '#(3|4|13|14|17|19)'")
 
 
-def torch_device(device: str) -> torch.device:
-    """The torch device behind "gpu" (the current CUDA device) or "cpu"; raise `InputError` if it is not there."""
-    if device not in DEVICES:
-        raise InputError(f"no device called {device!r}: expected one of {', '.join(DEVICES)}")
-    if device == "gpu" and not torch.cuda.is_available():
-        raise InputError("no usable GPU (torch finds no CUDA device): use --device cpu, or check driver and torch")
-    return torch.device("cuda", torch.cuda.current_device()) if device == "gpu" else torch.device("cpu")
+def hardware_load(asked: float | None, device: str) -> float:
+    """The share of the JPEGs for the hardware engine of "gpu" (the current CUDA device), where `asked` leaves it open.
+
+    None on Hopper: nvJPEG's batched hardware decoder writes there before the stream's earlier work is done (torchcodec
+    #1634, on an H100), into memory that may still be read. `python -m tools.gpu_check` tells what is safe on a card.
+    """
+    if asked is not None:
+        return asked
+    hopper = device == "gpu" and torch.cuda.get_device_capability()[0] == HOPPER
+    return 0.0 if hopper else DALI_LOAD
 
 
 class Undecodable(Exception):  # noqa: N818 - a finding about the data, not a fault of the program
-    """DALI gave up on a batch, and the graph with it; the message is DALI's."""
+    """DALI cannot decode a picture of a batch, and gave up the graph with it; the message is DALI's."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +66,17 @@ class DecodeOptions:
     """CPU threads of DALI: decoding on "cpu", parsing and Huffman decoding on "gpu"."""
     prefetch: int
     """Batches under way at once."""
-    hw_decoder_load: float = 0.65
-    """Share of the JPEGs that the hardware engine of a GPU decodes, if it has one; CUDA decodes the others."""
+    hw_decoder_load: float | None = None
+    """Share of the JPEGs that the hardware engine of a GPU decodes, if it has one; CUDA decodes the others.
+
+    0 to 1; None: that of `hardware_load`.
+    """
+
+    def __post_init__(self) -> None:
+        if self.hw_decoder_load is not None and not 0 <= self.hw_decoder_load <= 1:
+            raise InputError(
+                f"hw_decoder_load {self.hw_decoder_load}: expected 0 to 1, or None for the device's default"
+            )
 
 
 def decode_part(encoded: Any, table: Table, options: DecodeOptions) -> Any:
@@ -68,7 +90,11 @@ def decode_part(encoded: Any, table: Table, options: DecodeOptions) -> Any:
         device=device,
         output_type=types.GRAY,
         adjust_orientation=False,
-        hw_decoder_load=options.hw_decoder_load,
+        hw_decoder_load=hardware_load(options.hw_decoder_load, options.device),
+        # Not one thread to each core from the first on, where the threads of all ranks and parts would meet.
+        affine=False,
+        device_memory_padding=PADDING_BYTES,
+        host_memory_padding=PADDING_BYTES,
     )
     if table is not None and (table != np.arange(256)).any():
         # Before any resizing: a mean of codes is not the code of the mean.
@@ -143,14 +169,13 @@ class Decoder:
     def decode(self, batches: Iterator[Encoded]) -> Generator[dict[str, torch.Tensor], None, None]:
         """Yield each batch decoded: for each part a tensor of its own, uint8 [N, 1, size, size] on the device.
 
-        What `batches` raises comes through. Raises `Undecodable` if DALI cannot decode a picture; it does not tell
-        which.
+        What `batches` raises comes through, and so do faults of the machine (CUDA, memory). Raises `Undecodable` if
+        DALI cannot decode a picture; it does not tell which.
         """
         # A graph that was left before its end still holds batches of that run: it is not used again.
         graph, self._graph = self._graph or build_graph(self._feed, self._tables, self._options), None
         self._feed.batches = batches
-        # Given a stream, DALI orders its results before later work on it, and the host does not wait.
-        stream = torch.cuda.current_stream() if self._options.device == "gpu" else None
+        stream = results_stream(self._options.device)
         try:
             while True:
                 try:
@@ -158,6 +183,8 @@ class Decoder:
                 except StopIteration:
                     break
                 except RuntimeError as error:
+                    if not DECODE_ERROR.search(str(error)):
+                        raise
                     raise Undecodable(_reason(error)) from error
                 pictures = [from_dlpack(output.as_tensor()) for output in outputs]
                 # DALI writes into its buffers again at the next run, so the batch gets memory of its own. [N, H, W, 1]
@@ -174,8 +201,16 @@ class Decoder:
         return pictures.clone() if pictures.is_cuda else self._memory.empty(pictures.shape).copy_(pictures)
 
 
+def results_stream(device: str) -> torch.cuda.Stream | None:
+    """What to run a graph on "gpu" or "cpu" with: the current CUDA stream, before whose later work DALI orders results.
+
+    The host then does not wait for them; nor does DALI write into them again before that stream has read them.
+    """
+    return torch.cuda.current_stream() if device == "gpu" else None
+
+
 def _reason(error: RuntimeError) -> str:
     """What DALI says of an error, without the lines that retell the graph."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     first = lines.index("encountered:") + 1 if "encountered:" in lines[:-1] else 0
-    return " ".join(lines[first : first + 2])
+    return lines[first].rstrip(" :") if lines else ""

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.devices import torch_device
 from pipeline.format.planes import DEPTH, BadFrame, decode_sets, undo_rows
 from pipeline.loading.buffers import BufferPool
-from pipeline.loading.decode import DecodeOptions, Encoded, Undecodable, torch_device
+from pipeline.loading.decode import DecodeOptions, Encoded, Undecodable
 
 Begun = tuple[torch.Tensor, list[Future[None]]]
 """A batch, uint8 [P, N, size, size], and the shares of the work that fills it."""

@@ -1,6 +1,7 @@
 """The loader: joins order, store, decoder and bank; yields batches on the device and remembers where it is."""
 
 import copy
+import logging
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from pipeline.loading.batches import Ready, Stream
 from pipeline.loading.buffers import Gatherer
 from pipeline.loading.collate import SetDecoder
 from pipeline.loading.decode import DecodeOptions
+from pipeline.loading.memory import brief, ran_out
 from pipeline.loading.prefetch import Quarantine, Reader
 from pipeline.loading.sample_cache import Resident
 from pipeline.loading.sampler import Order
@@ -25,7 +27,10 @@ from pipeline.loading.shard_reader import Store
 from pipeline.loading.split import Split
 from pipeline.workers import available_cores
 
+log = logging.getLogger(__name__)
 STATE_VERSION = 2
+FIRST_STEPS = 3
+"""Batches after whose use the consumer has taken the memory that it needs: CUDA graphs are recorded in these steps."""
 
 
 class Loader:
@@ -57,7 +62,7 @@ class Loader:
         threads: int | None = None,
         readers: int = 16,
         prefetch: int = 2,
-        hw_decoder_load: float = 0.65,
+        hw_decoder_load: float | None = None,
         max_bad_share: float = 0.01,
     ) -> None:
         """Open shards for reading; `size` in pixels, `device` "gpu" or "cpu".
@@ -65,10 +70,12 @@ class Loader:
         Without `depth`, no byte of it is read (of planes: none is handed on) and batches have none, whether the data
         have it or not. With `window`, sets are shuffled within windows of so many shards, which are read one after the
         other. `resident` ("auto", "device", "host" or "off", see `resident.Resident`) keeps decoded sets in up to
-        `resident_share` of the free memory: later epochs gather them, the same bits without storage and decoder.
+        `resident_share` of the memory that is free once FIRST_STEPS batches have been used, or an epoch: later epochs
+        gather them, the same bits without storage and decoder. Where memory runs out, `release` gives it back.
 
         `threads` are those that decode (default: one a core), `readers` the most that read, as many as the storage is
         slow. `prefetch` batches wait for the consumer, as many are being decoded, and `reader.AHEAD` are being read.
+        `hw_decoder_load` is the share of the JPEGs for a GPU's hardware engine (None: `decode.hardware_load`).
         When more than `max_bad_share` of the split's sets are damaged the run stops.
 
         Raises `InputError` for a directory that is no shard directory or does not belong together, data without the
@@ -126,7 +133,7 @@ class Loader:
         if resident != "off":
             self._kept = Resident(
                 self.manifest.sets, members.count, self._decoder.parts, options.size,
-                device, resident, self._resident_share, gatherer,
+                device, resident, self._resident_share, gatherer, deferred=True,
             )  # fmt: skip
         augmenter = Augmenter(augmentation, self._seed, device) if augmentation else None
         reader = Reader(
@@ -134,6 +141,7 @@ class Loader:
         )
         self._stream = Stream(reader, self._decoder, self._kept, augmenter, gatherer)
         self._ahead: Ahead[Ready] | None = None
+        self._asked = 0  # batches, until resident sets may take memory
         self.epoch = 0
         self._position = 0
 
@@ -185,22 +193,54 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         """Yield the rest of the current epoch.
 
-        Raises `InputError` if too many sets are damaged, or one cannot be decoded.
+        Raises `InputError` if too many sets are damaged, one cannot be decoded, or there is no memory for a batch.
         """
-        if self._ahead is None:
-            self._ahead = Ahead(self._stream.batches(self.epoch, self._position), self._decoder.options.prefetch)
         try:
             last = False
             while not last:
-                batch = next(self._ahead).batch()
+                batch = self._next()
                 self._position += 1
                 last = self._position == len(self)
                 if last:
                     self.epoch, self._position = self.epoch + 1, 0
                 yield batch
+            if self._kept is not None and not self._kept.settled:  # an epoch too short for that
+                self.close()
+                self._stream.settle()
         except BaseException:  # whoever leaves early may never come back
             self.close()
             raise
+
+    def _next(self) -> Batch:
+        """The next batch. Where there is no memory for it, resident sets are given up, and it is begun anew."""
+        self._asked += 1
+        if self._kept is not None and self._asked > FIRST_STEPS:
+            self._kept.allow()
+        while True:
+            if self._ahead is None:
+                self._ahead = Ahead(self._stream.batches(self.epoch, self._position), self._decoder.options.prefetch)
+            try:
+                return next(self._ahead).batch()
+            except Exception as error:
+                if not ran_out(error):
+                    raise
+                what = f"no memory for a batch of {self.batch_size} sets of {self._decoder.options.size} pixels"
+                what = f"{what} ({brief(error)})"
+                if (told := self.release()) is None:
+                    raise InputError(f"{what}: ask for fewer sets a batch, or smaller pictures") from error
+                log.warning("%s: %s", what, told)
+
+    def release(self) -> str | None:
+        """Give back the device's memory that resident sets take, where it has run out; what to tell the user of it.
+
+        None where they take none. Between any two batches, also within an epoch: those handed out stay valid, and those
+        that follow are the same. After FIRST_STEPS more, half the share is taken; after a second call none is.
+        """
+        if self._kept is None:
+            return None
+        self.close()  # batches that were made ahead know where resident sets were
+        self._asked = 0
+        return self._kept.release()
 
     def pick(self, rows: Sequence[int]) -> Batch:
         """The sets at these rows of the index (one or more, of any split), in this order; the loader stays where it is.

@@ -1,7 +1,9 @@
-"""Host memory: how much of it this process may still take."""
+"""Memory: how much of the host's this process may still take, and which errors say that some has run out."""
 
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+
+import torch
 
 ROOT = Path("/")
 
@@ -9,6 +11,20 @@ Limit = tuple[str, str, str]
 """What a control group calls its limit, its usage, and the file pages in that usage which it would give up first."""
 V1: Limit = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 V2: Limit = ("memory.max", "memory.current", "inactive_file")
+
+SIGNS = ("out of memory", "allocation failed", "alloc_failed", "can't allocate", "cannot allocate")
+"""In what CUDA, its libraries, DALI and PyTorch's allocator on the host say when they get no memory; in lower case."""
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an error says that memory has run out: PyTorch, CUDA's libraries and DALI have no type in common."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(sign in str(error).lower() for sign in SIGNS)
+
+
+def brief(error: BaseException) -> str:
+    """What an error of memory that has run out says first: PyTorch's goes on with figures and advice."""
+    lines = str(error).splitlines() or ["out of memory"]
+    return ". ".join(lines[0].split(". ")[:2])
 
 
 def available_host_memory() -> int:

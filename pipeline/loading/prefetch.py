@@ -142,7 +142,7 @@ class Reader:
             pool.shutdown(cancel_futures=True)
 
     def _resident_soon(self) -> bool:
-        return self._resident is not None and self._resident.holds_all
+        return self._resident is not None and (self._resident.holds_all or not self._resident.settled)
 
     def _ask(self, epoch: int, number: int, pool: ThreadPoolExecutor) -> _Asked:
         self._store.check_index()

@@ -23,10 +23,11 @@ Pictures = dict[str, torch.Tensor]
 class Resident:
     """Decoded sets of one split, uint8 and not packed, as many as there is room for; bit for bit what was decoded.
 
-    Memory is taken at the first `keep`, when the network is on the device already: a share of what is free then, at
-    most what all sets need. One thread calls all of it, but any may ask for slots. On a GPU everything is queued on
-    that thread's current stream and nothing waits for it; take a batch before you keep it, since sets on their way to
-    the host are waited for by the next `take`.
+    Memory is taken at the first `keep` that may: a share of what is free then, at most what all sets need. PyTorch
+    holds on to the memory of a step, so that after one only what it leaves is free. Until then sets wait in memory of
+    their own. One thread at a time calls all of it, but any may `allow`, or ask for slots. On a GPU everything is
+    queued on that thread's current stream and nothing waits for it; take a batch before you keep it, since sets on
+    their way to the host are waited for by the next `take`.
 
     Masks are kept as they are: at 128 x 128, 2.9 % of their pixels lie between 0 and 255 (soft edges, after resizing),
     so one bit a pixel would change them. Two bits a pixel and the soft ones apart (4.6 instead of 16 kB a mask) would
@@ -43,13 +44,16 @@ class Resident:
         where: str = "auto",
         share: float = 0.6,
         gatherer: Gatherer | None = None,
+        *,
+        deferred: bool = False,
     ) -> None:
         """Keep up to `sets` sets, of an index of so many `rows`; each has these parts, of `size` x `size` pixels.
 
         `where` is "device", "host", or "auto": the device if they fit in `share` of its free memory, else the host if
         they fit in `share` of what it has available, else the one that holds more. Without a GPU all of it is the
         host. Ranks on one host divide its memory (LOCAL_WORLD_SIZE, which torchrun sets). Raises `InputError` for
-        another `where`, and for a share that is not in 0..1. `gatherer` gathers from host memory.
+        another `where`, and for a share that is not in 0..1. `gatherer` gathers from host memory. `deferred`: no memory
+        is taken before `allow` or `settle`.
         """
         if where not in ("auto", *PLACES):
             raise InputError(f"decoded sets cannot stay in {where!r}: expected auto, {' or '.join(PLACES)}")
@@ -60,7 +64,8 @@ class Resident:
         """Sets that are kept so far; the first `kept` slots are theirs."""
         self.device, self._wanted, self._share = device, where, share
         self._slots = np.zeros(rows, dtype=np.int32)  # slot + 1: zeros take no memory until a row is kept
-        self._allocated = False
+        self._allowed, self._settled, self._releases = not deferred, False, 0
+        self._waiting: list[tuple[NDArray[np.int64], Pictures]] = []
         self._store = torch.empty(self.shape(0), dtype=torch.uint8, device=device)
         self._gatherer = gatherer or Gatherer()
         self._on_the_way: tuple[slice, torch.Tensor, torch.cuda.Event] | None = None
@@ -69,6 +74,11 @@ class Resident:
     def capacity(self) -> int:
         """Sets that there is room for; 0 before the first `keep`."""
         return self._store.shape[1]
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is known what there is room for, and nothing waits for it."""
+        return self._settled
 
     @property
     def where(self) -> str:
@@ -103,8 +113,48 @@ class Resident:
 
         A row that is kept already stays as it is; of one that comes twice the first is kept.
         """
-        if not self._allocated:
-            self._allocate()
+        if self._allowed:
+            self.settle()
+            self._keep(rows, pictures)
+        elif len(rows):
+            self._waiting.append((rows, {part: pictures[part].clone() for part in self.parts}))
+
+    def allow(self) -> None:
+        """Let the next `keep` take the memory: whatever else needs some has it by now."""
+        self._allowed = True
+
+    def settle(self) -> None:
+        """Take the memory now, unless that is done, and keep what has waited for it."""
+        if self._settled:
+            return
+        self._allowed = True
+        self._allocate()
+        for rows, pictures in self._waiting:
+            self._keep(rows, pictures)
+        self._waiting.clear()
+        self._settled = True
+
+    def release(self) -> str | None:
+        """Give the device's memory back, because it has run out, and forget all sets; what to tell the user of it.
+
+        None, and nothing is done, where none of it is taken. The first time half the share is taken anew after the next
+        `allow` or `settle`; after the second, none is.
+        """
+        if not self.capacity or self._store.device.type != self.device.type:
+            return None
+        given = f"the memory of {self.kept:,} decoded sets ({self.capacity * self.set_bytes / 2**30:.1f} GiB)"
+        self.kept, self._slots = 0, np.zeros_like(self._slots)
+        self._waiting.clear()
+        self._store = torch.empty(self.shape(0), dtype=torch.uint8, device=self.device)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # else PyTorch keeps it for itself, where DALI cannot have it
+        self._share /= 2
+        self._releases += 1
+        self._allowed = self._settled = never = self._releases > 1
+        later = "and no more stay" if never else f"and later up to {self._share:.0%} of what is free then taken anew"
+        return f"{given} is given back, {later}"
+
+    def _keep(self, rows: NDArray[np.int64], pictures: Pictures) -> None:
         self._arrive()
         new = np.flatnonzero(self._slots[rows] == 0)
         _, first = np.unique(rows[new], return_index=True)
@@ -147,6 +197,7 @@ class Resident:
     def gather(self, slots: NDArray[np.int64]) -> torch.Tensor:
         """The sets at these slots [N], all of them kept, on the device: uint8 [P, N, 1, S, S], the parts in order."""
         self._arrive()
+        assert not len(slots) or slots.max() < self.capacity, "slots of sets that were released"  # a GPU would not say
         if not self._store.is_cuda:
             taken = self._gatherer.gather(list(self._store), slots, pinned=self.device.type == "cuda")
             return taken.to(self.device, non_blocking=True)
@@ -162,7 +213,6 @@ class Resident:
 
     def _allocate(self) -> None:
         """Take the memory: where all sets fit, the device first, else where most do; what fails is tried elsewhere."""
-        self._allocated = True
         free = self._free_bytes()
         room = {place: min(self.sets, int(self._share * left) // self.set_bytes) for place, left in free.items()}
         places = sorted(room, key=lambda place: -room[place])  # stable: the device first where all fit in both

@@ -163,6 +163,22 @@ def test_ours_is_made_as_it_is_asked_for_and_closed(
     assert set(threading.enumerate()) <= before
 
 
+def test_dalis_reader_has_its_results_before_they_are_copied(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader: Any = LOADERS["dali-reader"](packed, options(tmp_path, 1))
+    run, given = reader._graph.run, list[str]()
+
+    def recorded(stream: str) -> Any:
+        given.append(stream)
+        return run()
+
+    monkeypatch.setattr(reader._graph, "run", recorded)
+    monkeypatch.setattr(tools.peers.loaders, "results_stream", "the stream of the copies on a {}".format)
+    assert sum(batch.sets for batch in reader) == 100
+    assert given == ["the stream of the copies on a cpu"] * 4
+
+
 def test_nothing_stands_in_for_what_streaming_imports_afterwards() -> None:
     if why := missing_peer("streaming"):
         pytest.skip(why)

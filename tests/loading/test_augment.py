@@ -353,7 +353,6 @@ def test_limits_themselves_are_allowed_and_work() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @each_recipe
 def test_the_gpu_gives_the_same_without_waiting(recipe: Augmentation) -> None:
     batch = random_batch(300)

@@ -1,5 +1,7 @@
 import io
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from PIL import Image
 
 from pipeline.errors import InputError
 from pipeline.format.depth import colour_map, depth_table
-from pipeline.loading.decode import DecodeOptions, Decoder, Encoded, torch_device
+from pipeline.loading.decode import DecodeOptions, Decoder, Encoded, Undecodable, hardware_load
 from tests.samples import jpeg, png, smooth_picture
 
 OPTIONS = DecodeOptions(batch_size=4, size=32, device="cpu", threads=1, prefetch=2)
@@ -118,9 +120,106 @@ def test_what_the_source_raises_comes_through() -> None:
     assert len(list(decoder.decode(iter([encoded(jpeg(np.zeros((8, 8, 1), np.uint8)))])))) == 1
 
 
-def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="no device called 'tpu': expected one of gpu, cpu"):
-        torch_device("tpu")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match="no usable GPU"):
-        torch_device("gpu")
+CUDA_FAULT = "CUDA runtime API error cudaErrorIllegalAddress (700):\nan illegal memory access was encountered"
+
+
+def of_dali(reason: str) -> str:
+    """As DALI words an error of an operator."""
+    return (
+        "Critical error in pipeline:\nError in MIXED operator `nvidia.dali.fn.decoders.image`,\nwhich was used in:\n\n"
+        f'  File "decode.py", line 66, in decode_part\n    picture = fn.decoders.image(\n\nencountered:\n\n{reason}\n'
+        "Current pipeline object is no longer valid."
+    )
+
+
+class FailingGraph:
+    """Stands in for a graph."""
+
+    def __init__(self, *errors: RuntimeError) -> None:
+        self._errors = iter(errors)
+
+    def run(self, stream: None) -> None:
+        raise next(self._errors)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    {
+        "half a JPEG": jpeg(smooth_picture(0))[:700],
+        "the begin of a JPEG": jpeg(smooth_picture(0))[:30],
+        "half a PNG": png(smooth_picture(0))[:700],
+        "a PNG with a hole": png(smooth_picture(0))[:60] + bytes(99) + png(smooth_picture(0))[159:],
+        "no picture": b"<!DOCTYPE html>",
+        "nothing": b"",
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_damaged_pictures_are_undecodable(damage: tuple[str, bytes]) -> None:
+    with pytest.raises(Undecodable, match=r"^(Failed to decode sample #1|nvImageCodec failure: '#\d+')$"):
+        decode(jpeg(smooth_picture(0)), damage[1])
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        CUDA_FAULT,
+        "CUDA allocation failed\nCan't allocate 9999 bytes on device 0.",
+        "nvml error (9): A nvml internal driver error occurred",
+        "nvImageCodec failure: '#5'",  # its allocator's
+        "nvImageCodec failure: '#21'",  # of a CUDA call
+        "std::bad_alloc",
+        "",
+    ],
+)
+def test_a_fault_of_the_machine_comes_through_as_what_it_is(reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (RuntimeError(of_dali(reason)), RuntimeError(reason)):
+        monkeypatch.setattr("pipeline.loading.decode.build_graph", lambda *_, fault=error: FailingGraph(fault))
+        with pytest.raises(RuntimeError) as caught:
+            list(Decoder({"x": None}, OPTIONS).decode(iter([])))
+        assert caught.value is error
+
+
+def test_what_dali_says_of_a_picture_is_told_in_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = RuntimeError(of_dali("Failed to decode sample #3 : "))
+    monkeypatch.setattr("pipeline.loading.decode.build_graph", lambda *_: FailingGraph(error))
+    with pytest.raises(Undecodable, match=r"^Failed to decode sample #3$"):
+        list(Decoder({"x": None}, OPTIONS).decode(iter([])))
+
+
+@pytest.mark.parametrize(
+    ("asked", "capability", "load"),
+    [(None, (9, 0), 0.0), (None, (8, 0), 0.65), (None, (10, 0), 0.65), (0.65, (9, 0), 0.65), (0.0, (8, 0), 0.0)],
+)
+def test_no_picture_is_left_to_hoppers_jpeg_engine_unless_it_is_asked_for(
+    asked: float | None, capability: tuple[int, int], load: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert hardware_load(asked, "gpu") == load
+    assert hardware_load(None, "cpu") == 0.65  # no device is asked about
+
+
+@pytest.mark.parametrize("load", [-0.1, 1.1, float("nan")])
+def test_a_share_that_is_none_is_refused(load: float) -> None:
+    with pytest.raises(
+        InputError, match=rf"^hw_decoder_load {load}: expected 0 to 1, or None for the device's default$"
+    ):
+        replace(OPTIONS, hw_decoder_load=load)
+
+
+def test_the_decoders_memory_is_small_and_its_threads_are_bound_to_no_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nvidia.dali import fn
+
+    asked, image = list[dict[str, Any]](), fn.decoders.image
+
+    def recorded(encoded: Any, **how: Any) -> Any:
+        asked.append(how)
+        return image(encoded, **how)
+
+    monkeypatch.setattr(fn.decoders, "image", recorded)
+    picture = jpeg(smooth_picture(0))
+    assert torch.equal(decode(picture), decode(picture))
+    for how in asked:
+        assert how["affine"] is False
+        assert how["device_memory_padding"] == how["host_memory_padding"] == 1 << 20
+        assert how["hw_decoder_load"] == 0.65
+    assert len(asked) == 2

@@ -15,6 +15,7 @@ from pipeline.format.manifest import Manifest, load_index
 from pipeline.loading.batch import Batch
 from pipeline.loading.loader import Loader
 from pipeline.packing.pack import PackOptions, pack
+from tests.loading.test_decode import FailingGraph
 from tests.loading.test_shard_reader import flip_bit
 from tests.samples import png, set_paths, smooth_picture, write_sets
 
@@ -278,6 +279,19 @@ def test_a_set_that_dali_cannot_decode_is_named(tmp_path: Path) -> None:
     assert str(error.value).startswith("DALI cannot decode set fg_033_bg_000_000033 in sets-000000.tar: leave it out")
     assert len(str(error.value)) < 400
     assert "\n" not in str(error.value)
+
+
+def test_a_fault_of_the_machine_is_no_damaged_picture(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader, picture, machine = load(packed, "all"), "Failed to decode sample #0 : ", "CUDA runtime API error"
+    for said in ([machine], [picture, machine]):  # of the batch; of its sets one by one
+        graphs = iter([FailingGraph(RuntimeError(words)) for words in said])
+        monkeypatch.setattr("pipeline.loading.decode.build_graph", lambda *_, graphs=graphs: next(graphs))
+        with pytest.raises(RuntimeError, match=rf"^{machine}$"):
+            loader.pick([0, 1])
+        assert next(graphs, None) is None
+    monkeypatch.setattr("pipeline.loading.decode.build_graph", lambda *_: FailingGraph(RuntimeError(machine)))
+    with pytest.raises(RuntimeError, match=rf"^{machine}$"):  # at the backgrounds
+        load(packed, "all")
 
 
 def test_state_of_something_else_is_refused(packed: Path, copy: Path) -> None:

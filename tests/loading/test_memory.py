@@ -1,10 +1,12 @@
-"""Available host memory: the least that the machine and any control group around this process leave."""
+"""Available host memory: the least that the machine and any control group around this process leave; errors."""
 
 from pathlib import Path
 
 import pytest
+import torch
 
-from pipeline.loading.memory import available_host_memory
+from pipeline.loading.decode import Undecodable
+from pipeline.loading.memory import available_host_memory, brief, ran_out
 from tests.samples import write
 
 MIB = 1 << 20
@@ -80,3 +82,34 @@ def test_version_1(root: Path) -> None:
     assert available_host_memory() == 330 * MIB
     group_v1(root, "", limit=220, usage=200)
     assert available_host_memory() == 20 * MIB
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 14.6"
+            ),
+            "CUDA out of memory. Tried to allocate 2.00 GiB",
+        ),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"), "CUDA error: out of memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), None),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), None),
+        (Undecodable("CUDA allocation failed Can't allocate 1024 bytes on device 0."), None),
+        (MemoryError(), "out of memory"),
+    ],
+)
+def test_errors_of_memory_that_has_run_out_are_known_and_told_briefly(error: Exception, said: str | None) -> None:
+    assert ran_out(error)
+    assert brief(error) == (said or str(error))
+
+
+def test_the_allocator_of_the_host_is_understood() -> None:
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert ran_out(error.value)
+
+
+def test_other_errors_are_not_about_memory() -> None:
+    assert not any(map(ran_out, [RuntimeError("a shape is wrong"), Undecodable("truncated JPEG"), KeyError("mask")]))

@@ -235,6 +235,37 @@ def test_settings_out_of_range_are_errors(wrong: dict[str, Any], message: str) -
     assert str(error.value) == message
 
 
+def test_sets_wait_in_memory_of_their_own_until_memory_may_be_taken() -> None:
+    resident, decoded = Resident(ROWS, ROWS, PARTS, 4, CPU, deferred=True), pictures([1, 2], 4)
+    resident.keep(np.array([1, 2]), decoded)
+    decoded["mask"].zero_()
+    assert (resident.capacity, resident.kept, resident.settled, resident.release()) == (0, 0, False, None)
+    resident.allow()
+    assert (resident.capacity, resident.settled) == (0, False)
+    resident.keep(np.array([2, 3]), pictures([2, 3], 4, version=1))
+    assert (resident.capacity, resident.kept, resident.settled) == (ROWS, 3, True)
+    for part, picture in resident.take(resident.slots(np.array([1, 2])), {}).items():
+        assert torch.equal(picture, pictures([1, 2], 4)[part])
+
+
+def test_memory_is_given_back_once_for_half_the_share_and_then_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    free(monkeypatch, 100 * SET)
+    resident, rows = Resident(1000, 1000, PARTS, 4, CPU, share=0.5), np.arange(10)
+    for capacity in (50, 25, 0):
+        resident.settle()
+        resident.keep(rows, pictures(rows.tolist(), 4))
+        slots = resident.slots(rows)
+        assert (resident.capacity, resident.kept) == (capacity, min(10, capacity))
+        told = resident.release()
+        assert (told is None) == (capacity == 0)
+        assert (resident.capacity, resident.kept, resident.slots(rows).tolist()) == (0, 0, [-1] * 10)
+        if capacity:
+            with pytest.raises(AssertionError, match="released"):
+                resident.take(slots, {})
+    resident.keep(rows, pictures(rows.tolist(), 4))
+    assert (resident.capacity, resident.kept, resident.settled) == (0, 0, True)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("where", ["auto", "device", "host"])
 @pytest.mark.parametrize("size", [16, 5])

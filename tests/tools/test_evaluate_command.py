@@ -313,4 +313,7 @@ def test_the_gpu_scores_as_the_cpu_does(trained: Path, packed: Path, tmp_path: P
     )
     for who, scores in on_cpu.items():
         for name, of in scores.items():
-            assert on_gpu[who][name]["mean"] == pytest.approx(of["mean"], abs=0.05)  # bfloat16
+            # bfloat16, and other rounding in the pictures. AbsRel alone has no bound: it is an error in truths of 0.05.
+            bounded = "abs_rel" not in name
+            near = pytest.approx(of["mean"], rel=None if bounded else 0.1, abs=0.05 if bounded else None)
+            assert on_gpu[who][name]["mean"] == near, name

@@ -167,3 +167,21 @@ def test_one_cycle_is_that_of_torch() -> None:
         optimizer.step()
         if step + 1 < total:
             reference.step()
+
+
+def test_heads_join_what_is_laid_out_alike_and_it_changes_no_bit() -> None:
+    torch.manual_seed(0)
+    network = UNet(8).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    bg, fg_bg = pictures(3), pictures(3, seed=1)
+    joined = list[torch.Tensor]()
+    seeing = [head.register_forward_pre_hook(lambda _, given: joined.extend(given))
+              for head in (network.mask_head, network.depth_head)]  # fmt: skip
+    found = network.eval()(bg, fg_bg)
+    assert len(joined) == 4
+    assert all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in joined)
+    for hook in seeing:
+        hook.remove()
+    for module in (network.stem, network.mask_head, network.depth_head):
+        module.register_forward_pre_hook(lambda _, given: (*given[:-1], given[-1].contiguous()))
+    for one, other in zip(found, network(bg, fg_bg), strict=True):
+        assert torch.equal(one, other)

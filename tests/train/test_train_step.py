@@ -1,3 +1,4 @@
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,70 @@ def test_the_average_follows_the_weights_by_its_formula() -> None:
     assert not learner.averaged.training
 
 
+def fail_at(call: int, function: Any) -> Any:
+    """`function`, which finds no memory when it is called for the `call`th time, from 1."""
+    calls = itertools.count(1)
+
+    def failing(*arguments: Any, **options: Any) -> Any:
+        if next(calls) == call:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return function(*arguments, **options)
+
+    return failing
+
+
+FAILURES = {  # what a step calls, and at which call it finds no memory
+    "in the forward pass": (torch.nn.functional, "batch_norm", 5),
+    "after the backward pass": (torch.nn.utils, "clip_grad_norm_", 1),
+    "for the optimiser's first moments": (torch, "zeros_like", 3),
+}
+
+
+@pytest.mark.parametrize(("ema", "precision"), [(0.9, "float32"), (0.0, "float32"), (0.9, "fp16")])
+@pytest.mark.parametrize("done", [0, 2])
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_failed_step_that_is_undone_and_repeated_is_as_if_it_had_not_failed(
+    failure: str, done: int, ema: float, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner, undisturbed = a_learner(ema=ema, precision=precision), a_learner(ema=ema, precision=precision)
+    for number in range(done):
+        learner.learn(a_batch(4, number), 0.5, 4)
+    module, name, call = FAILURES[failure]
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, fail_at(call, getattr(module, name)))
+        if done and name == "zeros_like":  # it has its memory
+            learner.learn(a_batch(4, done), 0.5, 4)
+        else:
+            with pytest.raises(torch.OutOfMemoryError):
+                learner.learn(a_batch(4, done), 0.5, 4)
+            assert learner.undo(done)
+            learner.learn(a_batch(4, done), 0.5, 4)
+    for number in range(done + 1):
+        undisturbed.learn(a_batch(4, number), 0.5, 4)
+    averages = {name for name, _ in learner.network.named_buffers()}
+    for name, tensor in undisturbed.network.state_dict().items():
+        if ema or name not in averages:
+            assert torch.equal(tensor, learner.network.state_dict()[name]), name
+    for moments, expected in zip(learner.optimizer.state.values(), undisturbed.optimizer.state.values(), strict=True):
+        assert all(torch.equal(moments[name], expected[name]) for name in expected)
+    assert learner.step == done + 1
+    assert learner.checkpoint({}).state == undisturbed.checkpoint({}).state
+
+
+def test_a_step_that_has_changed_weights_cannot_be_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = a_learner()
+    decayed = len(learner.optimizer.param_groups[0]["params"])  # their weights change before the others get moments
+    monkeypatch.setattr(torch, "zeros_like", fail_at(2 * decayed + 1, torch.zeros_like))
+    before = weights(learner.network)
+    with pytest.raises(torch.OutOfMemoryError):
+        learner.learn(a_batch(4), 0.5, 4)
+    assert not torch.equal(before["stem.0.0.weight"], learner.network.state_dict()["stem.0.0.weight"])
+    assert not learner.undo(0)
+    learner = a_learner()
+    learner.learn(a_batch(4), 0.5, 4)
+    assert not learner.undo(0)
+
+
 def test_without_average_the_weights_themselves_are_used() -> None:
     learner = a_learner(ema=0.0)
     assert learner.averaged is learner.network
@@ -105,7 +170,8 @@ def test_torch_compile_takes_network_and_losses_as_one_graph(model: str) -> None
         torch.testing.assert_close(loss, expected[name])
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("auto", torch.float32), ("bf16", torch.bfloat16)])
+@pytest.mark.parametrize(("precision", "dtype"), [("auto", torch.float32), ("bf16", torch.bfloat16),
+                                                  ("fp16", torch.float16)])  # fmt: skip
 def test_convolutions_alone_are_of_the_precision(precision: str, dtype: torch.dtype) -> None:
     learner = a_learner(precision=precision)
     computed = list[torch.dtype]()
@@ -138,6 +204,7 @@ def test_batches_that_are_not_whole_are_not_compiled(monkeypatch: pytest.MonkeyP
         return counted
 
     monkeypatch.setattr(torch, "compile", compile_)
+    monkeypatch.setattr("train.config.missing_for_compile", lambda device: "")
     learner = a_learner(compile="default", batch_size=4)
     for sets in (4, 3, 4, 1):
         learner.learn(a_batch(sets), 0.5, sets)

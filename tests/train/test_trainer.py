@@ -312,8 +312,9 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint(packed: 
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_no_step_waits_for_the_device(packed: Path, tmp_path: Path) -> None:
-    trainer = Trainer(configuration(packed, tmp_path, device="gpu"))
+@pytest.mark.parametrize("precision", ["auto", "fp16"])
+def test_on_a_gpu_no_step_waits_for_the_device(packed: Path, tmp_path: Path, precision: str) -> None:
+    trainer = Trainer(configuration(packed, tmp_path, device="gpu", precision=precision))
     batches = iter(trainer.loader)
     trainer.learner.learn(next(batches), 0.0, 16)  # the first allocates
     torch.cuda.set_sync_debug_mode("error")
@@ -330,8 +331,8 @@ def test_on_a_gpu_no_step_waits_for_the_device(packed: Path, tmp_path: Path) -> 
 def test_without_a_gpu_auto_says_so_and_gpu_is_refused(packed: Path, tmp_path: Path) -> None:
     said: list[str] = []
     Trainer(configuration(packed, tmp_path / "run", device="auto"), say=said.append).log.close()
-    assert said == ["no GPU found: training on the CPU"]
-    with pytest.raises(InputError, match=r"no usable GPU .* use --device cpu"):
+    assert said == ["no GPU found: training on the CPU, float32"]
+    with pytest.raises(InputError, match=r"no usable GPU.* use --device cpu"):
         choose_device("gpu")
 
 

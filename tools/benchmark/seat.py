@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.devices import torch_device
 from pipeline.errors import InputError
-from pipeline.loading.decode import torch_device
 from tools.benchmark.pages import drop_pages
 from tools.benchmark.reference import Difference, Reference
 from tools.benchmark.timing import DRAINS, Pass, cold_pass, synchronize, warm_pass

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import click
 
+from pipeline.devices import torch_device
 from pipeline.errors import InputError
 from pipeline.loading.batch import Batch
-from pipeline.loading.decode import torch_device
 from tools.benchmark.table import print_table
 from tools.benchmark.timing import synchronize
 from tools.cli import progress_bar

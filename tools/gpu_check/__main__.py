@@ -11,10 +11,9 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import click
-import torch
 
+from pipeline.devices import DEVICES, gpu_usable, torch_device
 from pipeline.errors import InputError
-from pipeline.loading.decode import DEVICES, torch_device
 from tools.cli import Command
 from tools.gpu_check.check import Check
 from tools.gpu_check.data import compose
@@ -69,7 +68,7 @@ def main(
     if not chosen:
         raise click.UsageError("--only and --skip leave no part")
     if device == "auto":
-        device = "gpu" if torch.cuda.is_available() else "cpu"
+        device = "gpu" if gpu_usable() else "cpu"
     torch_device(device)
     started_sec = time.perf_counter()
     former = signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing that we have started may outlive us

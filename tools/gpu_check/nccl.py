@@ -16,7 +16,14 @@ import torch.distributed as dist
 from tools.gpu_check.context import Context, Result
 from train.logging import read_lines
 
-TORCHRUN: tuple[object, ...] = ("torch.distributed.run", "--standalone", "--nproc-per-node")
+# Where its ranks meet is this machine, whatever name it has: one that no server knows costs seconds, or the run.
+TORCHRUN: tuple[object, ...] = (
+    "torch.distributed.run",
+    "--standalone",
+    "--local-addr",
+    "127.0.0.1",
+    "--nproc-per-node",
+)
 STEPS, SUM_BYTES, SUM_TIMES = 40, 1 << 28, 20
 SETTINGS = {"gpu": ("unet-s", 128), "cpu": ("unet-4", 32)}  # network, sets a step
 CPU_STEPS, CPU_SUM_BYTES = 3, 1 << 20

@@ -16,7 +16,7 @@ try:
 except ImportError:
     raise SystemExit("gpu_check needs psutil, which is not installed: pip install 'fgbg[bench]'") from None
 
-from pipeline.loading.decode import torch_device
+from pipeline.devices import torch_device
 from tools.gpu_check.context import GRACE_SEC, Context, Result
 from tools.gpu_check.parts import Part
 from tools.gpu_check.report import (

@@ -16,14 +16,13 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.format.depth import depth_table
-from pipeline.loading.decode import DecodeOptions, Decoder, Encoded, Table
+from pipeline.loading.decode import DALI_LOAD, DecodeOptions, Decoder, Encoded, Table, hardware_load
 from pipeline.loading.shard_reader import Store
 from pipeline.workers import available_cores
 from tools.gpu_check.burden import Burden
 from tools.gpu_check.clock import synchronize
 from tools.gpu_check.context import Context, Result
 
-DEFAULT = DecodeOptions.hw_decoder_load
 Pictures = dict[str, torch.Tensor]
 """For each part uint8 [N, 1, S, S]."""
 
@@ -43,7 +42,7 @@ class Plan(NamedTuple):
     prefetch: int
 
 
-GPU = Plan(tuple(sorted({0.0, 0.65, 1.0, DEFAULT})), 2000, 128, 4096, 200, 4)
+GPU = Plan((0.0, DALI_LOAD, 1.0), 2000, 128, 4096, 200, 4)
 CPU = Plan((0.0,), 12, 16, 64, 4, 2)
 # Levels of 255 from the CPU's pixels, beyond which a picture is another one or broken. Engines round by one or two, and
 # a depth table makes as much more of it as it is steep.
@@ -77,10 +76,10 @@ def measure(context: Context) -> Result:
         left_sec = 0.9 * context.seconds - (time.perf_counter() - started_sec)
         verdicts[load] = soak.under(load, left_sec / (len(plan.loads) - number))
         context.say(f"load {load:g}: {verdicts[load]}")
-    return judged(verdicts, plan, context.on_gpu)
+    return judged(verdicts, plan, context.on_gpu, hardware_load(None, context.flag))
 
 
-def judged(verdicts: Mapping[float, Verdict], plan: Plan, on_gpu: bool) -> Result:
+def judged(verdicts: Mapping[float, Verdict], plan: Plan, on_gpu: bool, default: float) -> Result:
     """The table; failures where the default is wrong, or CUDA alone, or all of them."""
     titles = ["batches", "pictures", "not the same bits", "largest difference", "wrong pictures", "sets/s"]
     rows = {
@@ -96,11 +95,11 @@ def judged(verdicts: Mapping[float, Verdict], plan: Plan, on_gpu: bool) -> Resul
     if right:
         fastest = max(right, key=lambda load: right[load].sets_per_sec)
         figures["recommended"] = fastest
-        notes.append(f"hw_decoder_load {fastest:g} is the fastest that was never wrong; the default is {DEFAULT:g}")
+        notes.append(f"hw_decoder_load {fastest:g} is the fastest that was never wrong; the default is {default:g}")
     failures += [
         f"hw_decoder_load {load:g}: {v.wrong:,} pictures in {v.wrong_batches:,} of {v.batches:,} batches are wrong"
         for load, v in verdicts.items()
-        if v.wrong and load in (0.0, DEFAULT)
+        if v.wrong and load in (0.0, default)
     ]
     notes += [f"hw_decoder_load {load:g} is WRONG: do not use it" for load, v in verdicts.items() if v.wrong]
     notes += [

@@ -19,7 +19,7 @@ from pipeline.errors import InputError
 from pipeline.format.depth import depth_table
 from pipeline.format.manifest import Manifest
 from pipeline.format.sample import PARTS, set_key
-from pipeline.loading.decode import DecodeOptions, Table, decode_part
+from pipeline.loading.decode import DecodeOptions, Table, decode_part, results_stream
 from pipeline.loading.loader import Loader
 from tools.peers.options import Loaded, LoadOptions
 from tools.peers.pillow import seed, webdataset_pillow
@@ -86,6 +86,7 @@ class _DaliReader:
         tars = [shards / shard.name for shard in self._manifest.shards]
         tables: list[Table] = [None, None, depth_table(self._manifest.depth_encoding, self._manifest.depth_near)]
         self._batch_size = options.batch_size
+        self._device = options.device
         asked = DecodeOptions(
             options.batch_size,
             options.size,
@@ -117,7 +118,7 @@ class _DaliReader:
     def __iter__(self) -> Iterator[Loaded]:
         left = self._manifest.sets
         while left:
-            *pictures, notes = self._graph.run()
+            *pictures, notes = self._graph.run(results_stream(self._device))
             count = min(left, self._batch_size)
             left -= count  # the reader fills the last batch of an epoch from the next epoch
             parts = [from_dlpack(part.as_tensor()).clone().movedim(3, 1)[:count] for part in pictures]

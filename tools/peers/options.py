@@ -22,9 +22,9 @@ class LoadOptions:
     prefetch: int = 4
     """Batches that loaders with DALI keep under way."""
     resident: str = "off"
-    """Where ours keeps decoded sets: see `pipeline.loading.loader.Loader`."""
-    hw_decoder_load: float = 0.65
-    """Share of the pictures that ours gives to the GPU's JPEG engine."""
+    """Where ours keeps decoded sets: see `pipeline.Loader`."""
+    hw_decoder_load: float | None = None
+    """Share of the pictures that ours and DALI's reader give to the GPU's JPEG engine; None: the device's default."""
     cache: Path = Path("~/.cache/fgbg")
     """Where sets are written for loaders that read a format of their own; ~ is the home directory."""
 

@@ -13,10 +13,10 @@ import webdataset
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from pipeline.devices import torch_device
 from pipeline.format.depth import depth_table
 from pipeline.format.manifest import Manifest
 from pipeline.format.sample import PARTS
-from pipeline.loading.decode import torch_device
 from pipeline.loading.shard_reader import Store
 from tools.peers.options import Loaded, LoadOptions
 

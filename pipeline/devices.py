@@ -1,0 +1,94 @@
+"""Devices: "gpu" and "cpu" as torch has them, and why there may be no GPU for it although the machine has one."""
+
+import ctypes
+import re
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from pipeline.errors import InputError
+
+DEVICES = ("gpu", "cpu")
+OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
+"""The first driver on which programs built for a major version of CUDA run, whatever its minor version
+(CUDA Compatibility, "minor version compatibility")."""
+EXTRAS = {12: "cuda12", 13: "cuda13"}
+"""Ours, by the major version of CUDA that DALI is built for."""
+DRIVER_VERSION = Path("/proc/driver/nvidia/version")  # of the kernel's module; WSL has none
+
+
+class Driver(NamedTuple):
+    """NVIDIA's driver."""
+
+    name: str
+    """Such as "driver 535.104.05 (CUDA 12.2)", or "a driver of CUDA 12.2"."""
+    cuda: int
+    """Major version of CUDA that it offers."""
+    gpus: int
+    """How many it shows to this process."""
+
+
+def torch_device(device: str) -> torch.device:
+    """The torch device behind "gpu" (the current CUDA device) or "cpu"; raise `InputError` if it is not there."""
+    if device not in DEVICES:
+        raise InputError(f"no device called {device!r}: expected one of {', '.join(DEVICES)}")
+    if device == "cpu":
+        return torch.device("cpu")
+    if gpu_usable():
+        return torch.device("cuda", torch.cuda.current_device())
+    if problem := gpu_problem():
+        raise InputError(f"no usable GPU: {problem}; or use --device cpu")
+    raise InputError("no usable GPU (torch finds no CUDA device): use --device cpu, or check driver and torch")
+
+
+def gpu_usable() -> bool:
+    """Whether torch finds a GPU. It warns of a driver that is too old, over several lines: `gpu_problem` has one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.cuda.is_available()
+
+
+def gpu_problem() -> str:
+    """Where torch finds no GPU although the machine has one: why, and what to do, in one line; else empty."""
+    driver = find_driver()
+    if driver is None and DRIVER_VERSION.exists():
+        return "the kernel has NVIDIA's driver, but no libcuda.so.1 is here: start the container with its GPUs"
+    if driver is None or not driver.gpus:
+        return ""
+    found = f"GPU with {driver.name}, but torch {torch.__version__} is built"
+    newest = max((cuda for cuda in EXTRAS if cuda <= driver.cuda), default=None)
+    remedies = [f"install a torch built for CUDA {newest} and fgbg[{EXTRAS[newest]}]"] if newest else []
+    if torch.version.cuda is None:
+        return f"{found} without CUDA: {', '.join(remedies or ['update the driver, install a torch with CUDA'])}"
+    found += f" for CUDA {torch.version.cuda}"
+    needed = int(torch.version.cuda.split(".")[0])
+    if driver.cuda >= needed:
+        return f"{found} and cannot use it: see what nvidia-smi says"
+    oldest = f"driver {OLDEST_DRIVER[needed]} or newer" if needed in OLDEST_DRIVER else "a newer driver"
+    return f"{found}, which needs {oldest}: {', or '.join(['update the driver', *remedies])}"
+
+
+def find_driver() -> Driver | None:
+    """NVIDIA's driver, asked without torch, whose CUDA may be too new for it; None where there is none."""
+    try:
+        libcuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    version, gpus = ctypes.c_int(), ctypes.c_int()
+    if libcuda.cuDriverGetVersion(ctypes.byref(version)):
+        return None
+    if libcuda.cuInit(0) or libcuda.cuDeviceGetCount(ctypes.byref(gpus)):
+        gpus.value = 0  # there is none, or none that works
+    cuda, minor = version.value // 1000, version.value % 1000 // 10
+    number = re.search(r"\d{3}\.\d+(\.\d+)?", _text(DRIVER_VERSION))
+    name = f"driver {number[0]} (CUDA {cuda}.{minor})" if number else f"a driver of CUDA {cuda}.{minor}"
+    return Driver(name, cuda, gpus.value)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
