@@ -206,6 +206,9 @@ def normalise(dtype: torch.dtype, ranks: Ranks | None = None, share: slice = sli
 
 def rank_normalises(dtype: torch.dtype) -> list[Found]:
     with Ranks.from_environment("cpu") as ranks:
+        of_one_value = torch.linspace(1e6, 1e8, 32).view(1, -1, 1, 1).expand(2 - ranks.rank, -1, 5, 7)
+        norm = synced(nn.BatchNorm2d(32), ranks, SharedBatch(3))
+        assert norm(of_one_value).isfinite().all()  # no variance is rounded to below 0
         return [normalise(dtype, ranks, part_of(ranks.rank, shares)) for shares in SHARES[ranks.world]]
 
 
