@@ -12,12 +12,11 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import click
-import torch
 
 from benchmarks.gpu.plan import DATA, JPEG, PARTS, PLANES
 from benchmarks.gpu.process import Context, run_parts
 from benchmarks.gpu.record import FAILED, Record, failures_of, load_record, save_report
-from pipeline.decode import DEVICES, torch_device
+from pipeline.devices import DEVICES, gpu_usable, torch_device
 from pipeline.errors import InputError
 from pipeline.index import Manifest
 from tools.cli import Command
@@ -95,7 +94,7 @@ def main(
     if not wanted:
         raise click.UsageError("--only and --skip leave no part")
     if device == "auto":
-        device = "gpu" if torch.cuda.is_available() else "cpu"
+        device = "gpu" if gpu_usable() else "cpu"
     torch_device(device)
     given = {kind: str(folder) for kind, folder in ((JPEG, shards), (PLANES, planes)) if folder is not None}
     for folder in given.values():

@@ -29,7 +29,7 @@ from benchmarks.gpu.record import (
     require_alike,
     save_record,
 )
-from pipeline.decode import torch_device
+from pipeline.devices import torch_device
 from pipeline.index import MANIFEST, Manifest
 from tools.benchmark.machine import machine
 
