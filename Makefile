@@ -31,7 +31,7 @@ bench: shards/demo/manifest.json $(PEERS)  ## loaders and packers beside their p
 	$(BIN)/fgbg-bench --packing data/demo
 
 gpu-check: $(ENV) $(PEERS)  ## where there is a GPU: is all of it right there, and how fast; 10 minutes, then goes on
-	$(BIN)/python -m tools.gpu_check runs/gpu-check $(FLAGS)
+	$(BIN)/python -m benchmarks.gpu runs/gpu-check $(FLAGS)
 
 baselines: | $(ENV)  ## every network with every loss, hours: make baselines PHOTOS=DIR FLAGS='--sets 6400 --minutes 10'
 	$(BIN)/python -m benchmarks.baselines runs/baselines $(if $(PHOTOS),--photos '$(PHOTOS)') $(FLAGS)

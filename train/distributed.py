@@ -1,16 +1,16 @@
 """Ranks: the processes that train one network together, one a GPU, as `torchrun` starts them."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from pipeline.devices import gpu_usable, torch_device
 from pipeline.errors import InputError
@@ -26,8 +26,9 @@ TIMEOUT = timedelta(minutes=30)
 class Ranks:
     """This process and its peers. Where it has none, nothing below costs anything.
 
-    `sums`, `everyones`, `from_first`, `barrier` and `parallel` are collectives: all ranks call them, in the same order.
-    Words go over gloo from host to host, not through the device's queue, where they would wait for the network.
+    `sums`, `everyones`, `from_first`, `barrier`, `copy_from_first` and `sum_gradients` are collectives: all ranks call
+    them, in the same order. Words go over gloo from host to host, not through the device's queue, where they would wait
+    for the network; tensors of the device over the default process group, for which the host does not wait.
     """
 
     def __init__(self, rank: int = 0, world: int = 1, local: int = 0, local_world: int = 1) -> None:
@@ -120,8 +121,7 @@ class Ranks:
     def collective(self) -> Iterator[None]:
         """Within it, what a collective raises because another rank has ended becomes an `InputError`.
 
-        The methods above do so themselves; it is for those of others, as in the backward pass of
-        `DistributedDataParallel`.
+        The methods here do so themselves; it is for those of others, as in the two passes of `synced_norm`.
         """
         try:
             yield
@@ -132,16 +132,32 @@ class Ranks:
                 raise
             raise InputError(f"rank {self.rank}: another rank has ended; see its message") from error
 
-    def parallel(self, network: nn.Module) -> nn.Module:
-        """`network`, of which every backward pass gives each rank the mean of all ranks' gradients; alone, as it is.
+    def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
+        """The values of rank 0's `tensors`, of one type and of the same shapes everywhere, become those of all."""
+        self._as_one(tensors, partial(dist.broadcast, src=0))
 
-        The parameters of rank 0 become those of all. Buffers are left to `synced_norm`, which keeps them alike.
+    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Each parameter's gradient, after the backward pass, becomes the sum of all ranks' gradients.
+
+        Those without a gradient, as of a head that has no label, are left out; they must be the same on all ranks.
+        """
+        self._as_one((p.grad for p in parameters if p.grad is not None), dist.all_reduce)
+
+    @torch.no_grad()
+    def _as_one(self, tensors: Iterable[Tensor], collective: Callable[[Tensor], object]) -> None:
+        """Do `collective` on the values of all `tensors`, in place; one message. Alone, nothing is done.
+
+        `DistributedDataParallel` would send gradients while the backward pass still goes on; but a compiled one gives
+        them all at its end, and DDP has the compiler split the step's graph at the borders of what it sends at once.
         """
         if self.group is None:
-            return network
-        parallel = DistributedDataParallel(network, gradient_as_bucket_view=True)
-        parallel.broadcast_buffers = False  # the argument of that name is deprecated since PyTorch 2.13
-        return parallel
+            return
+        each = list(tensors)
+        joined = torch.cat([tensor.flatten() for tensor in each])
+        with self.collective():
+            collective(joined)
+        for tensor, values in zip(each, torch.split(joined, [tensor.numel() for tensor in each]), strict=True):
+            tensor.copy_(values.view_as(tensor))
 
     def close(self) -> None:
         """Leave the others; whoever waits for this rank is told. May be called again."""

@@ -1,5 +1,7 @@
 """The number format of a network's arithmetic; weights, losses and the optimiser are float32 in any of them."""
 
+import warnings
+
 import torch
 
 PRECISIONS = ("auto", "float32", "bf16", "fp16")
@@ -43,11 +45,9 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 def forbid_tf32() -> None:
     """Have float32 convolutions on GPUs computed in float32, SSIM's among them: cuDNN rounds to TF32 by default.
 
-    Of matrix products PyTorch does not round by default. Once this is called, reading `torch.backends.cudnn.allow_tf32`
-    raises RuntimeError from PyTorch 2.9 on; setting it would warn there.
+    Of matrix products PyTorch does not round by default. Set by the older of PyTorch's two interfaces, which exporters
+    and `torch.backends.cudnn.flags` read: they raise where the newer one alone was used. Some versions warn of it.
     """
-    cudnn = torch.backends.cudnn
-    if hasattr(cudnn, "conv"):  # from PyTorch 2.9 on
-        cudnn.conv.fp32_precision = "ieee"
-    else:
-        cudnn.allow_tf32 = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.backends.cudnn.allow_tf32 = False

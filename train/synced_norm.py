@@ -1,142 +1,139 @@
 """Batch norm over the sets of all ranks, so that a step does not depend on how many ranks share its batch.
 
-Letters in shapes: N sets of this rank, which may be none; C channels; H and W pixels; R ranks.
+Letters in shapes: N sets of this rank, which may be none; C channels; H and W pixels.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-# `torch.compiler.disable`, which loads the compiler when it is called (2 s), not when it is defined. Ranks with other
-# numbers of sets compile at other times, and would wait for one another within it for ever.
-from torch._compile import _disable_dynamo
-
 from train.distributed import Ranks
 
+OVER = (0, 2, 3)  # what a channel's statistics are over: sets and pixels
 
-def synced(network: nn.Module, ranks: Ranks) -> nn.Module:
+
+@dataclass
+class SharedBatch:
+    """The batch that all ranks share, as far as the norms must know it."""
+
+    sets: int = 0
+    """Those of all ranks. Known on the host, so that no norm asks the device how many values there are."""
+
+
+def synced(network: nn.Module, ranks: Ranks, batch: SharedBatch) -> nn.Module:
     """`network` with each BatchNorm2d replaced by one over all ranks; alone, as it is.
 
     Parameters and buffers are the same tensors under the same names, so that optimisers stay valid and a checkpoint
-    fits any number of ranks. Ranks may have different numbers of sets, or none. While training, every forward and
-    every backward pass is a collective of all ranks; in `eval` nothing is.
+    fits any number of ranks. Ranks may have different numbers of sets, or none; before each forward pass in training,
+    `batch.sets` must be set to their sum. While training, every forward and every backward pass is a collective of all
+    ranks; in `eval` nothing is. No pass waits for a GPU, and `torch.compile` sees no graph break.
     """
     if ranks.world == 1:
         return network
     if isinstance(network, nn.BatchNorm2d):
-        on_gpu = network.running_mean is not None and network.running_mean.is_cuda
-        return _with_tensors_of(network, CudaNorm if on_gpu else SyncedNorm)
+        return SyncedNorm(network, batch)
     for name, child in network.named_children():
-        network.add_module(name, synced(child, ranks))
+        network.add_module(name, synced(child, ranks, batch))
     return network
 
 
-def _with_tensors_of(norm: nn.BatchNorm2d, kind: "type[CudaNorm | SyncedNorm]") -> nn.Module:
-    assert norm.affine, "the only ones that our networks have"
-    assert norm.track_running_stats, "as above"
-    new = kind(norm.num_features, norm.eps, norm.momentum, device="meta")
-    for name, parameter in norm.named_parameters():
-        new.register_parameter(name, parameter)
-    for name, buffer in norm.named_buffers():
-        new.register_buffer(name, buffer)
-    return new.train(norm.training)
+class SyncedNorm(nn.BatchNorm2d):
+    """What PyTorch's SyncBatchNorm is, over the default process group, for the CPU and for ranks without sets, too.
 
-
-class CudaNorm(nn.SyncBatchNorm):
-    """PyTorch's own, which refuses tensors of the CPU, for a rank without sets under autocast, too.
-
-    Such a rank sends its statistics in the type of its input, bfloat16, where the others send float32.
+    That one counts the values on the device and picks the ranks that have any by a mask, for which the host waits at
+    each norm, and `torch.compile` breaks the graph.
     """
 
-    @_disable_dynamo
-    def forward(self, x: Tensor) -> Tensor:
-        """[N,C,H,W] -> [N,C,H,W]."""
-        return super().forward(x if len(x) else x.float()).to(x.dtype)
+    def __init__(self, norm: nn.BatchNorm2d, batch: SharedBatch) -> None:
+        """In place of `norm`, with its tensors and in its mode."""
+        assert norm.affine, "the only ones that our networks have"
+        assert norm.track_running_stats, "as above"
+        assert norm.momentum is not None, "as above"
+        super().__init__(norm.num_features, norm.eps, norm.momentum, device="meta")
+        for name, parameter in norm.named_parameters():
+            self.register_parameter(name, parameter)
+        for name, buffer in norm.named_buffers():
+            self.register_buffer(name, buffer)
+        self.batch = batch
+        self.train(norm.training)
 
-
-class SyncedNorm(nn.BatchNorm2d):
-    """The same on the CPU, over the default process group."""
-
-    @_disable_dynamo
     def forward(self, x: Tensor) -> Tensor:
         """[N,C,H,W] -> [N,C,H,W]. Raises `ValueError` where all ranks together have no two values a channel.
 
-        Of bfloat16 it is computed in float32, in which PyTorch computes its own.
+        Of bfloat16 and float16 it is computed in float32, in which PyTorch computes its own.
         """
         if not self.training:
             return super().forward(x)
-        given = x.dtype
-        x = x.to(torch.promote_types(given, torch.float32))
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
-        mean, var, count = _statistics(x.detach())
+        assert self.momentum is not None
+        count = self.batch.sets * x.shape[2] * x.shape[3]
         if count < 2:
-            raise ValueError(f"expected 2 values a channel or more over all ranks when training, got {count:.0f}")
+            raise ValueError(f"expected 2 values a channel or more over all ranks when training, got {count}")
+        mean, var = _statistics(x.detach(), count)
         self.num_batches_tracked += 1
-        momentum = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
-        self.running_var.lerp_((var * count / (count - 1)).to(self.running_var.dtype), momentum)  # unbiased
-        y = _Normalise.apply(x, self.weight, self.bias, mean.to(x.dtype), var.to(x.dtype), self.eps, count)  # type: ignore[no-untyped-call]
-        return y.to(given)  # type: ignore[no-any-return]
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+        self.running_var.lerp_((var * (count / (count - 1))).to(self.running_var.dtype), self.momentum)  # unbiased
+        return _Normalise.apply(x, self.weight, self.bias, mean, (var + self.eps).rsqrt(), count)  # type: ignore[no-any-return,no-untyped-call]
 
 
-def _statistics(x: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Of [N,C,H,W]: mean and biased variance over all ranks, float64 [C], and the number of values a channel.
+def _statistics(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Of [N,C,H,W]: mean and biased variance of a channel's `count` values on all ranks, float64 [C].
 
-    One message: each rank sends its number of values, its mean, and its squares about that mean, which are joined as
-    in Chan, Golub and LeVeque (1979). Their sums over ranks are in the ranks' order: alike to the last bit everywhere.
+    One message: each rank sends the sum of its values and of their squares. Both are made of its mean and variance,
+    about which nothing cancels in float32; in float64, E[x^2] - E[x]^2 loses less than float32 pictures hold.
     """
-    channels = x.shape[1]
-    count = x.numel() // channels
-    mine = torch.zeros(3, channels, dtype=torch.float64)
-    mine[0] = count
-    if count:
-        mean = x.mean((0, 2, 3), dtype=torch.float64)
-        mine[1] = mean
-        mine[2] = (x - mean.to(x.dtype).view(-1, 1, 1)).square_().sum((0, 2, 3), dtype=torch.float64)
-    everyones = mine.new_empty((dist.get_world_size(), *mine.shape))
-    dist.all_gather(list(everyones), mine)
-    counts, means, squares = everyones.unbind(1)  # each [R,C]
-    total = counts.sum(0)
-    mean = (counts * means).sum(0) / total
-    var = (squares + counts * (means - mean).square()).sum(0) / total
-    return mean, var, total[0].item()
+    x = _wide(x)
+    if len(x):
+        var, mean = torch.var_mean(x, OVER, correction=0)
+    else:  # whose mean is not a number
+        var = mean = x.new_zeros(x.shape[1])
+    var, mean = var.double(), mean.double()
+    sums = x[:, 0].numel() * torch.stack([mean, var + mean.square()])
+    dist.all_reduce(sums)
+    mean, square = (sums / count).unbind()
+    return mean, (square - mean.square()).clamp(min=0)
 
 
 class _Normalise(torch.autograd.Function):
-    """y = weight * (x - mean) / sqrt(var + eps) + bias, where mean and var come from the x of all ranks.
+    """y = weight * z + bias with z = (x - mean) * rstd, where mean and rstd come from the x of all ranks.
 
-    With z = (x - mean) / sqrt(var + eps), g the gradient at y and n values a channel over all ranks, the gradient at x
-    is weight / sqrt(var + eps) * (g - sum(g) / n - z * sum(g * z) / n) (Ioffe and Szegedy 2015, section 3), the sums
-    over all ranks. Those at weight and bias are this rank's share, as of every other parameter.
+    With g the gradient at y, and n values a channel over all ranks, the gradient at x is
+    weight * rstd * (g - sum(g) / n - z * sum(g * z) / n) (Ioffe and Szegedy 2015, section 3), the sums over all ranks.
+    Those at weight and bias are this rank's share, as of every other parameter.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float, count: float
-    ) -> Tensor:
-        ctx.save_for_backward(x, weight, mean, var)
-        ctx.eps, ctx.count = eps, count
-        return torch.batch_norm(x, weight, bias, mean, var, False, 0.0, eps, False)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor, count: int) -> Tensor:
+        """[N,C,H,W] and [C] -> [N,C,H,W]."""
+        wide = _wide(x)
+        mean, rstd = mean.to(wide.dtype), rstd.to(wide.dtype)
+        ctx.save_for_backward(x, weight, mean, rstd)  # x as it came, half the bytes of float32 under autocast
+        ctx.count = count
+        return ((wide - _planes(mean)) * _planes(rstd * weight) + _planes(bias)).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, var = ctx.saved_tensors
-        if len(x):
-            # As if mean and var were constants: weight / sqrt(var + eps) * g, and this rank's sums.
-            at_x, at_weight, at_bias = torch.ops.aten.native_batch_norm_backward(
-                gradient, x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
-            )
-        else:  # for which PyTorch divides by zero and ends the process
-            at_x, at_weight, at_bias = gradient, torch.zeros_like(weight), torch.zeros_like(weight)
-        sums = torch.stack([at_weight, at_bias]).double()
+        """[N,C,H,W] -> [N,C,H,W] and [C]."""
+        x, weight, mean, rstd = ctx.saved_tensors
+        g, z = _wide(gradient), (_wide(x) - _planes(mean)) * _planes(rstd)
+        at_weight, at_bias = (g * z).sum(OVER), g.sum(OVER)
+        sums = torch.stack([at_weight, at_bias])
         dist.all_reduce(sums)
-        with_z, plain = (sums / ctx.count).to(x.dtype)
-        scale = weight * (var + ctx.eps).rsqrt()
-        slope = -scale * with_z * (var + ctx.eps).rsqrt()
-        offset = -scale * plain - slope * mean
-        at_x = at_x + slope.view(-1, 1, 1) * x + offset.view(-1, 1, 1)
-        return at_x, at_weight, at_bias, None, None, None, None
+        with_z, plain = sums / ctx.count
+        at_x = _planes(weight * rstd) * (g - _planes(plain) - z * _planes(with_z))
+        return at_x.to(x.dtype), at_weight, at_bias, None, None, None
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In float32, where it is of fewer bits."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _planes(values: Tensor) -> Tensor:
+    """[C] -> [C,1,1]."""
+    return values.view(-1, 1, 1)

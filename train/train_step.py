@@ -16,7 +16,7 @@ from train.losses import Criterion
 from train.networks import build_network
 from train.optim import adamw, learning_rate
 from train.precision import autocast, forbid_tf32, number_format
-from train.synced_norm import synced
+from train.synced_norm import SharedBatch, synced
 
 
 class Step(NamedTuple):
@@ -41,9 +41,10 @@ class Learner:
         # channels_last: convolutions of many channels are faster so, on both devices.
         self.network = build_network(config.model, config.depth)
         self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        ranks.copy_from_first(self.network.parameters())  # processors of two kinds may draw other weights
         self.ema = Ema(self.network, config.ema) if config.ema else None
-        self.network = synced(self.network, ranks)  # after the copy, which is never trained
-        self._model = ranks.parallel(self.network)
+        self._shared = SharedBatch()
+        self.network = synced(self.network, ranks, self._shared)  # after the copy, which is never trained
         self.criterion = Criterion(config.loss, config.mask_weight, config.depth_weight).to(device)
         self.optimizer = adamw(self.network, config.lr, config.weight_decay)
         self.step = 0
@@ -54,8 +55,6 @@ class Learner:
         self._parameters = list(self.network.parameters())
         mode = config.compile_mode(device)
         self._compiled = torch.compile(self._sums, mode=mode, dynamic=False) if mode else self._sums
-        self._whole = config.batch_size // ranks.world
-        """Sets of a whole batch on this rank, or one less."""
 
     def learn(self, batch: Batch, share: float, sets: int) -> Step:
         """One step of the optimiser when the share `share` of the run is done. Nothing in it waits for the device.
@@ -65,12 +64,15 @@ class Learner:
         rate = self.rate(share)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        # A smaller batch, an epoch's last or one with damaged sets, is not worth a compilation of its own.
-        costs = self._compiled if len(batch.bg) >= self._whole else self._sums
+        self._shared.sets = sets
+        # A smaller batch, an epoch's last or one with damaged sets, is not worth a compilation of its own. Of the whole
+        # batch, a rank's share always has the same size, so that all ranks compile at the same step, and once.
+        costs = self._compiled if sets >= self.config.batch_size else self._sums
         losses = costs(batch.bg, batch.fg_bg, batch.mask, batch.depth)
-        loss = losses["loss"] * (self._ranks.world / sets)  # the ranks' gradients are averaged
+        loss = losses["loss"] * (1 / sets)
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        self._scaler.unscale_(self.optimizer)
+        self._ranks.sum_gradients(self._parameters)
+        self._scaler.unscale_(self.optimizer)  # after the sum: what overflows on one rank is skipped by all
         limit = self.config.clip or float("inf")
         grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters, limit, foreach=True)
         self._scaler.step(self.optimizer)  # the fused optimiser skips by itself: nothing waits to know
@@ -109,7 +111,7 @@ class Learner:
     def _sums(self, bg: Tensor, fg_bg: Tensor, mask: Tensor, depth: Tensor | None) -> dict[str, Tensor]:
         """The sum of each loss over the batch; that of "loss" alone has a gradient."""
         with autocast(self._format, self.device):
-            prediction = self._model(bg, fg_bg)
+            prediction = self.network(bg, fg_bg)
         losses = self.criterion.of_each(prediction, mask, depth)
         sums = {name: of_each.sum() for name, of_each in losses.named().items()}
         # Else the compiled backward pass would ask for a gradient of each, which PyTorch makes of zeros in every step.

@@ -40,7 +40,7 @@ def hardware_load(asked: float | None, device: str) -> float:
     """The share of the JPEGs for the hardware engine of "gpu" (the current CUDA device), where `asked` leaves it open.
 
     None on Hopper: nvJPEG's batched hardware decoder writes there before the stream's earlier work is done (torchcodec
-    #1634, on an H100), into memory that may still be read. `python -m tools.gpu_check` tells what is safe on a card.
+    #1634, on an H100), into memory that may still be read. `python -m benchmarks.gpu` tells what is safe on a card.
     """
     if asked is not None:
         return asked

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterable
 from datetime import timedelta
 from multiprocessing import active_children
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from pipeline.errors import InputError
@@ -40,7 +41,13 @@ def test_alone_there_is_no_group(told: dict[str, str], monkeypatch: pytest.Monke
         assert ranks.everyones("word") == ["word"]
         assert ranks.from_first({"a": 1}) == {"a": 1}
         ranks.barrier()
-        assert ranks.parallel(network) is network
+        weight = network.weight.clone()
+        network(torch.ones(1, 1)).sum().backward()
+        ranks.copy_from_first(network.parameters())
+        ranks.sum_gradients(network.parameters())
+        assert torch.equal(network.weight, weight)
+        assert network.weight.grad is not None
+        assert network.weight.grad.item() == 1
         assert not dist.is_initialized()
     ranks.close()
 
@@ -165,11 +172,45 @@ def test_all_ranks_hear_the_same(world: int, tmp_path: Path) -> None:
     assert here == world
 
 
+def a_stack() -> nn.Module:
+    """Three convolutions, 54 weights and 3 biases, 3 weights, 1 weight and 1 bias."""
+    network = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Conv2d(3, 1, 1, bias=False), nn.Conv2d(1, 1, 1))
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def values(tensors: Iterable[Tensor]) -> list[list[float]]:
+    return [tensor.flatten().tolist() for tensor in tensors]
+
+
+def exchange_tensors() -> tuple[list[list[float]], list[list[float]]]:
+    """A rank's weights and gradients after it has exchanged them; the last convolution has no gradients."""
+    with Ranks.from_environment("cpu") as ranks:
+        torch.manual_seed(ranks.rank)
+        network = a_stack()
+        ranks.copy_from_first(network.parameters())
+        *used, _, _ = network.parameters()
+        for parameter in used:
+            gradient = torch.arange(parameter.numel()) * 10.0**-ranks.rank
+            parameter.grad = torch.empty_like(parameter).copy_(gradient.view_as(parameter))
+        ranks.sum_gradients(network.parameters())
+        gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+        return values(network.parameters()), values(gradients)
+
+
+def test_ranks_have_the_weights_of_the_first_and_the_sum_of_the_gradients() -> None:
+    first, *others = in_ranks(3, exchange_tensors)
+    assert all(other == first for other in others)
+    weights, gradients = first
+    torch.manual_seed(0)
+    assert weights == values(a_stack().parameters())
+    assert gradients == [pytest.approx([1.11 * place for place in range(size)]) for size in (54, 3, 3)]
+
+
 def outlive(end: str, what: str) -> str:
     """Rank 1 ends; what the others are told."""
     with Ranks.from_environment("cpu") as ranks:
-        model = ranks.parallel(nn.Linear(3, 3))
-        total = model(torch.ones(1, 3)).sum()
+        network = nn.Linear(3, 3)
+        network(torch.ones(1, 3)).sum().backward()
         ranks.barrier()
         if ranks.rank == 1:
             if end == "exit":
@@ -185,14 +226,13 @@ def outlive(end: str, what: str) -> str:
             elif what == "barrier":
                 ranks.barrier()
             else:
-                with ranks.collective():
-                    total.backward()
+                ranks.sum_gradients(network.parameters())
         return str(told.value)
 
 
 @pytest.mark.parametrize(
     ("end", "what"),
-    [("exit", "sums"), ("exit", "barrier"), ("killed", "sums"), ("killed", "backward"), ("raised", "everyones")],
+    [("exit", "sums"), ("exit", "barrier"), ("killed", "sums"), ("killed", "gradients"), ("raised", "everyones")],
 )
 def test_the_end_of_a_rank_ends_the_others(end: str, what: str) -> None:
     told = in_ranks(3, outlive, end, what, ends=1)

@@ -53,22 +53,14 @@ def test_products_are_of_the_format(precision: str, dtype: torch.dtype | None) -
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == (dtype or torch.float32)
 
 
-def convolutions_round() -> bool:
-    """Whether cuDNN may round float32 to TF32."""
-    cudnn = torch.backends.cudnn
-    return bool(cudnn.conv.fp32_precision != "ieee" if hasattr(cudnn, "conv") else cudnn.allow_tf32)
-
-
 def test_convolutions_of_float32_are_not_rounded(packed: Path, tmp_path: Path) -> None:
     run = trained_on(packed, tmp_path / "run", "--no-report")
     for opened in (lambda: a_learner(), lambda: open_run(run, "last", CPU)):
-        if hasattr(torch.backends.cudnn, "conv"):
-            torch.backends.cudnn.conv.fp32_precision = "tf32"
-        else:
-            torch.backends.cudnn.allow_tf32 = True
-        assert convolutions_round()
+        torch.backends.cudnn.allow_tf32 = True
         opened()
-        assert not convolutions_round()
+        assert not torch.backends.cudnn.allow_tf32
+        newer = getattr(torch.backends.cudnn, "conv", None)  # since PyTorch 2.9
+        assert newer is None or newer.fp32_precision != "tf32"
 
 
 def overflow(learner: Learner) -> None:
@@ -157,7 +149,8 @@ def in_float16(shards: Path, out: Path) -> None:
 def test_ranks_learn_in_float16_what_one_learns(packed: Path, tmp_path: Path) -> None:
     in_ranks(1, in_float16, packed, tmp_path / "alone")
     in_ranks(2, in_float16, packed, tmp_path / "two")
-    assert_alike(tmp_path / "two", tmp_path / "alone", first=0.01)  # half a batch's gradient is rounded otherwise
+    # Half a batch's gradient is rounded otherwise: the losses of later steps differ by 0.1 %, their gradients by 7 %.
+    assert_alike(tmp_path / "two", tmp_path / "alone", first=0.01, norm=0.2)
 
 
 def test_a_checkpoint_without_a_scale_begins_with_the_first(packed: Path, tmp_path: Path) -> None:
