@@ -20,8 +20,9 @@ PATIENCE_SEC = 120
 def in_ranks(world: int, function: Callable[..., Any], *arguments: Any, ends: int | None = None) -> list[Any]:
     """What `function(*arguments)` returns in each of `world` processes, by rank.
 
-    `function` is a module's own, and `Ranks.from_environment` works in it. Raises `AssertionError` with the tracebacks
-    of those that raised, and where a process ended otherwise; rank `ends` shall, and has None. None is left running.
+    `function` is a module's own, and `Distributed.from_environment` works in it. Raises `AssertionError` with the
+    tracebacks of those that raised, and where a process ended otherwise; rank `ends` shall, and has
+    None. None is left running.
     """
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     environment = {

@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipeline.format.depth import colour_map
 from pipeline.format.manifest import row_type
-from pipeline.loading.sampler import Order
+from pipeline.loading.sampler import Sampler
 from pipeline.loading.split import Split
 from pipeline.packing.pack import PackOptions, pack
 
@@ -107,4 +107,4 @@ def split_rows(backgrounds: NDArray[np.int32], foregrounds: NDArray[np.int32], s
     index = np.zeros(len(backgrounds), row_type(1))
     index["bg"], index["fg"] = backgrounds, foregrounds
     members = Split(index, [len(index)], split)
-    return members.rows(Order(members.sizes, len(index), "", shuffle=False).batch(0, 0))
+    return members.rows(Sampler(members.sizes, len(index), "", shuffle=False).batch(0, 0))

@@ -23,10 +23,10 @@ from pipeline.loading.batch import Batch
 from pipeline.loading.buffers import Gatherer
 from pipeline.loading.decode_planes import PlaneDecoder
 from pipeline.loading.loader import Loader
-from pipeline.loading.sample_cache import Resident
+from pipeline.loading.sample_cache import SampleCache
 from tests.fake_gpu import CUDA, Waits, fake_gpu
 from train.config import Config
-from train.distributed import ALONE
+from train.distributed import SINGLE
 from train.logging import Meter
 from train.losses import RECIPES, Criterion
 from train.networks import build_network
@@ -83,10 +83,10 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Learner]:
 )
 def test_no_step_waits_or_mixes_devices(settings: dict[str, Any], build: Callable[..., Learner]) -> None:
     with fake_gpu() as gpu:
-        learner, meter = build(**settings), Meter(CUDA, ALONE)
+        learner, meter = build(**settings), Meter(CUDA, SINGLE)
         with gpu.without_waiting():
             for sets in (SETS, 1):
-                step = learner.learn(a_batch(sets), 0.5, sets)
+                step = learner.train_step(a_batch(sets), 0.5, sets)
                 meter.add(step, sets, 0.0)
     for told in (*step.losses.values(), step.grad_norm, meter._sums):
         assert told.device == CUDA
@@ -101,10 +101,10 @@ def test_no_step_waits_to_know_whether_float16_overflowed(
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(train.train_step, "autocast", lambda *_: nullcontext())  # float32 stands for float16
     with fake_gpu() as gpu:
-        learner, meter = build(precision="fp16"), Meter(CUDA, ALONE)
+        learner, meter = build(precision="fp16"), Meter(CUDA, SINGLE)
         with gpu.without_waiting():
             for _ in range(2):
-                step = learner.learn(a_batch(), 0.5, SETS)
+                step = learner.train_step(a_batch(), 0.5, SETS)
                 meter.add(step, SETS, 0.0)
         assert step.skipped.device == meter._sums.device == CUDA
         with pytest.raises(DataDependentOutputException):
@@ -135,7 +135,7 @@ def test_a_step_that_waits_or_mixes_devices_fails(fault: str, build: Callable[..
         sound = learner.criterion.parts["mask_bce"]
         learner.criterion.parts["mask_bce"] = lambda found, mask: (commit(mask), sound(found, mask))[1]
         with gpu.without_waiting(), pytest.raises(error):
-            learner.learn(a_batch(), 0.5, SETS)
+            learner.train_step(a_batch(), 0.5, SETS)
 
 
 @torch.no_grad()
@@ -170,12 +170,12 @@ class PinnedGatherer(Gatherer):
 @pytest.mark.parametrize("where", ["device", "host"])
 @torch.no_grad()
 def test_what_stays_is_kept_and_gathered_without_a_wait(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Resident, "_free_bytes", lambda _: {where: 10**9})
+    monkeypatch.setattr(SampleCache, "_free_bytes", lambda _: {where: 10**9})
     waited = list[str]()
     event = type("Event", (), {"synchronize": lambda _: waited.append("for what was queued a batch ago")})
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _: type("S", (), {"record_event": lambda _: event()})())
     with fake_gpu() as gpu:
-        resident = Resident(40, 40, PARTS, SIZE, CUDA, where, gatherer=PinnedGatherer())
+        resident = SampleCache(40, 40, PARTS, SIZE, CUDA, where, gatherer=PinnedGatherer())
         with gpu.without_waiting():
             resident.keep(np.arange(3), dict.fromkeys(PARTS, pictures(3)))
             resident.keep(np.arange(1, 5), dict.fromkeys(PARTS, pictures(4)))  # some are kept already

@@ -10,7 +10,7 @@ import click
 
 from tools.cli import Command, progress_bar
 from train.config import BUDGETS, COMPILE, DEVICES, RESIDENT, Config
-from train.distributed import Ranks
+from train.distributed import Distributed
 from train.losses import RECIPES
 from train.networks import NETWORKS
 from train.optim import SCHEDULES
@@ -84,7 +84,7 @@ def main(ctx: click.Context, /, resume: bool, override: bool, report: bool, **se
         settings |= {name: None for name in BUDGETS if name not in given}
         given |= set(BUDGETS)
     config = Config(**settings)  # type: ignore[arg-type]
-    with Ranks.from_environment(config.device) as ranks:
+    with Distributed.from_environment(config.device) as ranks:
         trainer = Trainer(config, resume=resume, given=given, override=override, ranks=ranks, say=click.echo)
         try:
             fit(trainer)
@@ -109,8 +109,8 @@ def fit(trainer: Trainer) -> None:
         "training", TICKS, lambda text: text and text[:room], width=BAR, percent=True, hidden=hidden
     ) as bar:
         trainer.say = lambda line: click.echo(line if bar.hidden else f"\r\033[2K{line}")  # over the bar
-        bar.update(int(trainer.share * TICKS))
-        trainer.fit(lambda status: bar.update(int(trainer.share * TICKS) - bar.pos, status))
+        bar.update(int(trainer.progress * TICKS))
+        trainer.fit(lambda status: bar.update(int(trainer.progress * TICKS) - bar.pos, status))
 
 
 if __name__ == "__main__":

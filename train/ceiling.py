@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline.format.images import decode_jpeg_gray, encode_gray
 from pipeline.loading.batch import Batch
 from train.depth_metrics import depth_scores
-from train.losses import unit
+from train.losses import to_float
 from train.metrics import mask_scores
 
 QUALITIES = (75, 90)
@@ -24,9 +24,9 @@ def round_trip(pictures: Tensor, quality: int) -> Tensor:
     return torch.from_numpy(decoded)[:, None].to(pictures.device)
 
 
-def ceiling_scores(batch: Batch, quality: int) -> dict[str, Tensor]:
+def jpeg_ceiling(batch: Batch, quality: int) -> dict[str, Tensor]:
     """The scores of the labels of a batch after the round trip, as if they were predictions, float32 [N]."""
     scores = mask_scores(round_trip(batch.mask, quality) >= 128, batch.mask)
     if batch.depth is not None:
-        scores |= depth_scores(unit(round_trip(batch.depth, quality)), unit(batch.depth), batch.mask)
+        scores |= depth_scores(to_float(round_trip(batch.depth, quality)), to_float(batch.depth), batch.mask)
     return scores

@@ -11,7 +11,7 @@ from pipeline.loading.augment import Augmentation
 from pipeline.loading.loader import Loader
 from pipeline.loading.sample_cache import PLACES
 from train.compiling import missing_for_compile
-from train.distributed import ALONE, Ranks
+from train.distributed import SINGLE, Distributed
 from train.losses import DEFAULT, DEPTH_WEIGHT, MASK_WEIGHT, RECIPES
 from train.networks import network_name, require_network
 from train.optim import SCHEDULES
@@ -191,7 +191,7 @@ class Config:
         return "peer-val" if self.peer_protocol else "val"
 
     def loader(
-        self, device: torch.device, split: str | None = None, *, shuffle: bool = True, ranks: Ranks = ALONE
+        self, device: torch.device, split: str | None = None, *, shuffle: bool = True, ranks: Distributed = SINGLE
     ) -> Loader:
         """A loader of one split of the run's shards, by default of that for training.
 

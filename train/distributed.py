@@ -23,10 +23,10 @@ Value = TypeVar("Value")
 TIMEOUT = timedelta(minutes=30)
 
 
-class Ranks:
+class Distributed:
     """This process and its peers. Where it has none, nothing below costs anything.
 
-    `sums`, `everyones`, `from_first`, `barrier`, `copy_from_first` and `sum_gradients` are collectives: all ranks call
+    `sums`, `all_gather`, `broadcast`, `barrier`, `copy_from_first` and `sum_gradients` are collectives: all ranks call
     them, in the same order. Words go over gloo from host to host, not through the device's queue, where they would wait
     for the network; tensors of the device over the default process group, for which the host does not wait.
     """
@@ -42,7 +42,7 @@ class Ranks:
         """All ranks over gloo; None alone."""
 
     @classmethod
-    def from_environment(cls, device_name: str) -> "Ranks":
+    def from_environment(cls, device_name: str) -> "Distributed":
         """The ranks that `torchrun` tells of; one, if it did not start this process. `device_name`: gpu, cpu or auto.
 
         On GPUs, each rank has the one of its place on the machine; it is the current CUDA device from here on. On the
@@ -93,7 +93,7 @@ class Ranks:
             dist.all_reduce(total, group=self.group)
         return total.tolist()
 
-    def everyones(self, value: Value) -> list[Value]:
+    def all_gather(self, value: Value) -> list[Value]:
         """The values of all ranks, by rank. Any objects that can be pickled; for rare use."""
         if self.group is None:
             return [value]
@@ -102,7 +102,7 @@ class Ranks:
             dist.all_gather_object(found, value, group=self.group)
         return found
 
-    def from_first(self, value: Value) -> Value:
+    def broadcast(self, value: Value) -> Value:
         """What rank 0 gave; what the others give is not looked at. An object that can be pickled; for rare use."""
         if self.group is None:
             return value
@@ -168,7 +168,7 @@ class Ranks:
             dist.destroy_process_group(group)  # before NCCL's, which may wait for ranks that wait for us here
         dist.destroy_process_group()
 
-    def __enter__(self) -> "Ranks":
+    def __enter__(self) -> "Distributed":
         return self
 
     def __exit__(
@@ -177,7 +177,7 @@ class Ranks:
         self.close()
 
 
-ALONE = Ranks()
+SINGLE = Distributed()
 """One process without peers."""
 
 

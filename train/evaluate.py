@@ -15,7 +15,7 @@ from pipeline.loading.batch import Batch
 from pipeline.loading.loader import Loader
 from pipeline.loading.sampler import Permutation
 from pipeline.loading.split import PEER_SALT, group
-from train.ceiling import QUALITIES, ceiling_scores
+from train.ceiling import QUALITIES, jpeg_ceiling
 from train.ceiling import SETS as CEILING_SETS
 from train.cells import LEAKING, LEAKING_TITLE, Protocol, cells_of, protocol
 from train.pictures import grid
@@ -208,7 +208,7 @@ def evaluate(
             continue
         scored.append(score_batch(run, batch, threshold, mean_depth))
         if sum(len(scores.rows) for scores in ceiling) < CEILING_SETS:
-            ceiling.append(Scores(batch.index, {str(quality): ceiling_scores(batch, quality) for quality in QUALITIES}))
+            ceiling.append(Scores(batch.index, {str(quality): jpeg_ceiling(batch, quality) for quality in QUALITIES}))
     if not scored:
         raise InputError("every set to be scored is damaged: copy the shards again")
     rows, values = joined(scored)

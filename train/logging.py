@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.resume import atomic_file
-from train.distributed import Ranks
+from train.distributed import Distributed
 from train.train_step import Step
 
 Line = dict[str, Any]
@@ -64,11 +64,11 @@ def read_lines(path: Path) -> list[Line]:
 class Meter:
     """Means over the steps since it was last read, of all ranks. Losses are summed on the device."""
 
-    def __init__(self, device: torch.device, ranks: Ranks) -> None:
+    def __init__(self, device: torch.device, ranks: Distributed) -> None:
         self._device, self._ranks = device, ranks
-        self.restart()
+        self.reset()
 
-    def restart(self) -> None:
+    def reset(self) -> None:
         """Forget everything and start the clock."""
         self._names = list[str]()
         self._sums = torch.zeros(0, device=self._device)  # one for each name
@@ -84,7 +84,7 @@ class Meter:
         self._sets += sets
         self._wait_sec += wait_sec
 
-    def read(self) -> dict[str, float]:
+    def compute(self) -> dict[str, float]:
         """The means; and `skipped_steps` where there are any, of which no gradient counts.
 
         Waits for the device: all steps so far are done when it returns.

@@ -81,13 +81,13 @@ class Criterion(nn.Module):
             "depth_l1": lambda depth, truth: (depth - truth).abs().flatten(1).mean(1),
         }
 
-    def of_each(self, prediction: Prediction, mask: Tensor, depth: Tensor | None) -> Losses:
+    def per_sample(self, prediction: Prediction, mask: Tensor, depth: Tensor | None) -> Losses:
         """Each set's losses, float32 [N]: predictions against uint8 labels, all [N,1,H,W]; depth where both have it."""
-        mask_parts = self._parts("mask_", prediction.mask_logits, unit(mask))
+        mask_parts = self._parts("mask_", prediction.mask_logits, to_float(mask))
         mask_loss, depth_loss = self._weighted(mask_parts), None
         depth_parts: dict[str, Tensor] = {}
         if prediction.depth is not None and depth is not None:
-            depth_parts = self._parts("depth_", prediction.depth, unit(depth))
+            depth_parts = self._parts("depth_", prediction.depth, to_float(depth))
             depth_loss = self._weighted(depth_parts)
         total = self.mask_weight * mask_loss
         if depth_loss is not None:
@@ -95,8 +95,8 @@ class Criterion(nn.Module):
         return Losses(mask_loss, depth_loss, total, mask_parts | depth_parts)
 
     def forward(self, prediction: Prediction, mask: Tensor, depth: Tensor | None) -> Losses:
-        """The means of `of_each` over the batch."""
-        mask_loss, depth_loss, total, parts = self.of_each(prediction, mask, depth)
+        """The means of `per_sample` over the batch."""
+        mask_loss, depth_loss, total, parts = self.per_sample(prediction, mask, depth)
         return Losses(
             mask_loss.mean(),
             depth_loss.mean() if depth_loss is not None else None,
@@ -131,12 +131,12 @@ def edge_loss(mask_logits: Tensor, mask: Tensor) -> Tensor:
 
     e is the morphological gradient of the mask: the largest less the smallest value in EDGE_BAND x EDGE_BAND pixels.
     """
-    edge = dilated(mask) + dilated(-mask)
+    edge = max_filter(mask) + max_filter(-mask)
     bce = F.binary_cross_entropy_with_logits(mask_logits, mask, reduction="none")
     return (edge * bce).flatten(1).sum(1) / (edge.flatten(1).sum(1) + 1)
 
 
-def dilated(picture: Tensor) -> Tensor:
+def max_filter(picture: Tensor) -> Tensor:
     """The largest value in EDGE_BAND x EDGE_BAND pixels around each of [N,1,H,W]."""
     around = EDGE_BAND // 2
     height, width = picture.shape[-2:]
@@ -166,6 +166,6 @@ def gradient_loss(depth: Tensor, truth: Tensor) -> Tensor:
     return torch.stack(losses).mean(0)
 
 
-def unit(picture: Tensor) -> Tensor:
+def to_float(picture: Tensor) -> Tensor:
     """uint8 0..255 -> float32 0..1."""
     return picture.to(torch.float32) / 255

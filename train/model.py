@@ -56,7 +56,7 @@ class Up(nn.Module):
         return self.block(F.interpolate(self.project(x), scale_factor=2.0, mode="nearest") + skip)  # type: ignore[no-any-return]
 
 
-def bordered(x: Tensor) -> Tensor:
+def replicate_pad(x: Tensor) -> Tensor:
     """[N,C,h,w] -> [N,C,h+2,w+2]: its border repeated.
 
     As F.pad(mode="replicate"), whose gradient a GPU sums in an order that changes from run to run, so that no run could
@@ -77,7 +77,7 @@ class Head(nn.Module):
     def __init__(self, channels: int, padding: Padding) -> None:
         super().__init__()
         repeats = padding == "replicate"
-        self._frame: Callable[[Tensor], Tensor] = bordered if repeats else nn.Identity()
+        self._frame: Callable[[Tensor], Tensor] = replicate_pad if repeats else nn.Identity()
         zeros = 0 if repeats else 1  # that the convolutions add by themselves
         self.mix = nn.Sequential(nn.Conv2d(channels + 12, channels, 3, padding=zeros), nn.LeakyReLU(0.1))
         self.draw = nn.Conv2d(channels, 4, 3, padding=zeros)

@@ -18,22 +18,22 @@ def adamw(network: nn.Module, lr: float, weight_decay: float) -> AdamW:
     return AdamW(groups, lr=lr, fused=True)  # fused: one call a step instead of several for each parameter
 
 
-def learning_rate(share: float, highest: float, warmup: float, schedule: str) -> float:
-    """The rate when the share `share` of a run, 0..1, is done: a pure function, so that a resumed run needs no state.
+def learning_rate(progress: float, highest: float, warmup: float, schedule: str) -> float:
+    """The rate at `progress`, 0..1, of a run: a pure function, so that a resumed run needs no state.
 
     "cosine": a linear rise over the share `warmup`, then half a cosine to 0. "one-cycle" (Smith & Topin 2018, with the
     figures of torch.optim.lr_scheduler.OneCycleLR): half a cosine up over the first 30 %, half a cosine down.
     """
-    share = min(1.0, share)
+    progress = min(1.0, progress)
     if schedule == "one-cycle":
-        if share < RISE:
-            return highest * between(FIRST, 1.0, share / RISE)
-        return highest * between(1.0, LAST, (share - RISE) / (1 - RISE))
-    if share < warmup:
-        return highest * max(LEAST_RISE, share / warmup)
-    return highest * between(1.0, 0.0, (share - warmup) / (1 - warmup))
+        if progress < RISE:
+            return highest * between(FIRST, 1.0, progress / RISE)
+        return highest * between(1.0, LAST, (progress - RISE) / (1 - RISE))
+    if progress < warmup:
+        return highest * max(LEAST_RISE, progress / warmup)
+    return highest * between(1.0, 0.0, (progress - warmup) / (1 - warmup))
 
 
-def between(start: float, end: float, share: float) -> float:
+def between(start: float, end: float, progress: float) -> float:
     """Half a cosine from `start` to `end`."""
-    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * share))
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pipeline.loading.batch import Batch
 from train.bootstrap import intervals
 from train.depth_metrics import depth_scores
-from train.losses import unit
+from train.losses import to_float
 from train.metrics import difference, mask_scores
 from train.run import Run
 from train.trivial_baselines import MeanDepth
@@ -37,7 +37,7 @@ def score_batch(run: Run, batch: Batch, threshold: int, mean_depth: MeanDepth | 
     network = {name: torch.where(sound, of, math.nan) for name, of in found.items()}
     trivial = mask_scores(difference(batch.bg, batch.fg_bg) > threshold, batch.mask)
     if prediction.depth is not None and batch.depth is not None:
-        truth = unit(batch.depth)
+        truth = to_float(batch.depth)
         network |= depth_scores(prediction.depth, truth, batch.mask)
         if mean_depth and (mean := mean_depth(batch.index)) is not None:
             trivial |= depth_scores(mean, truth, batch.mask)

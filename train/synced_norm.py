@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from train.distributed import Ranks
+from train.distributed import Distributed
 
 OVER = (0, 2, 3)  # what a channel's statistics are over: sets and pixels
 
@@ -23,7 +23,7 @@ class SharedBatch:
     """Those of all ranks. Known on the host, so that no norm asks the device how many values there are."""
 
 
-def synced(network: nn.Module, ranks: Ranks, batch: SharedBatch) -> nn.Module:
+def synced(network: nn.Module, ranks: Distributed, batch: SharedBatch) -> nn.Module:
     """`network` with each BatchNorm2d replaced by one over all ranks; alone, as it is.
 
     Parameters and buffers are the same tensors under the same names, so that optimisers stay valid and a checkpoint

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pipeline.loading.batch import Batch
 from train.checkpoint import Checkpoint, load_network
 from train.config import Config
-from train.distributed import ALONE, Ranks
+from train.distributed import SINGLE, Distributed
 from train.ema import Ema
 from train.losses import Criterion
 from train.networks import build_network
@@ -33,7 +33,7 @@ class Step(NamedTuple):
 class Learner:
     """What is trained; nothing in it knows where sets come from or results go."""
 
-    def __init__(self, config: Config, device: torch.device, ranks: Ranks = ALONE) -> None:
+    def __init__(self, config: Config, device: torch.device, ranks: Distributed = SINGLE) -> None:
         """Begin with the weights that `config.seed` decides, the same on all ranks."""
         self.config, self.device, self._ranks = config, device, ranks
         forbid_tf32()
@@ -56,12 +56,12 @@ class Learner:
         mode = config.compile_mode(device)
         self._compiled = torch.compile(self._sums, mode=mode, dynamic=False) if mode else self._sums
 
-    def learn(self, batch: Batch, share: float, sets: int) -> Step:
-        """One step of the optimiser when the share `share` of the run is done. Nothing in it waits for the device.
+    def train_step(self, batch: Batch, progress: float, sets: int) -> Step:
+        """One step of the optimiser at `progress`, 0..1, of the run. Nothing in it waits for the device.
 
         `sets` are those of all ranks, of which `batch` holds this one's.
         """
-        rate = self.rate(share)
+        rate = self.rate(progress)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self._shared.sets = sets
@@ -88,7 +88,7 @@ class Learner:
         return Step({**losses, "loss": losses["loss"].detach()}, grad_norm.detach(), skipped)
 
     def undo(self, step: int) -> bool:
-        """Take back what a failed `learn` after `step` steps has left, so that it can be called again; whether it is.
+        """Take back what a failed `train_step` after `step` steps has left, so that it can be repeated; whether it is.
 
         It is not where weights have changed. Batch norm's buffers are those before, where weights are averaged; else
         the layers that the failed pass has reached count the batch twice in their averages, which no step reads.
@@ -112,14 +112,14 @@ class Learner:
         """The sum of each loss over the batch; that of "loss" alone has a gradient."""
         with autocast(self._format, self.device):
             prediction = self.network(bg, fg_bg)
-        losses = self.criterion.of_each(prediction, mask, depth)
-        sums = {name: of_each.sum() for name, of_each in losses.named().items()}
+        losses = self.criterion.per_sample(prediction, mask, depth)
+        sums = {name: per_sample.sum() for name, per_sample in losses.named().items()}
         # Else the compiled backward pass would ask for a gradient of each, which PyTorch makes of zeros in every step.
         return {name: found if name == "loss" else found.detach() for name, found in sums.items()}
 
-    def rate(self, share: float) -> float:
-        """The learning rate when the share `share` of the run is done."""
-        return learning_rate(share, self.config.lr, self.config.warmup, self.config.schedule)
+    def rate(self, progress: float) -> float:
+        """The learning rate at `progress`, 0..1, of the run."""
+        return learning_rate(progress, self.config.lr, self.config.warmup, self.config.schedule)
 
     @property
     def loss_scale(self) -> float:

@@ -14,7 +14,7 @@ from train.checkpoint import BEST, LAST, Checkpoint, load_last, refuse_other, sa
 from train.config import Config, choose_device, describe_device
 from train.curves import draw_curves
 from train.determinism import deterministic
-from train.distributed import ALONE, Ranks
+from train.distributed import SINGLE, Distributed
 from train.logging import Log, Meter, read_lines
 from train.pictures import grid, save_picture
 from train.signals import Interrupted, Interruption
@@ -35,7 +35,7 @@ class Trainer:
         resume: bool = False,
         given: Collection[str] = (),
         override: bool = False,
-        ranks: Ranks = ALONE,
+        ranks: Distributed = SINGLE,
         say: Callable[[str], None] = print,
     ) -> None:
         """`given` names the settings that may not be taken from the checkpoint, `override` lets them be others.
@@ -94,7 +94,7 @@ class Trainer:
     def _train(self, epoch: int, interruption: Interruption, show: Callable[[str], None]) -> None:
         """The steps of the rest of an epoch, or of the run."""
         self.learner.network.train()
-        self.meter.restart()
+        self.meter.reset()
         for batch, wait_sec in timed(self.loader):
             stop, sets = self._agree(interruption, len(batch.bg))
             if not sets:  # all of them were damaged
@@ -108,7 +108,7 @@ class Trainer:
                 self._read_meter(epoch)
             if keep:
                 self._save(LAST)
-                self.meter.restart()  # what writing took is no part of the sets a second
+                self.meter.reset()  # what writing took is no part of the sets a second
             if stop and more:
                 raise self._interrupted(interruption)
             show(self._status)
@@ -124,7 +124,7 @@ class Trainer:
         while True:
             try:
                 with self.ranks.collective():
-                    return self.learner.learn(batch, self.share, sets)
+                    return self.learner.train_step(batch, self.progress, sets)
             except Exception as error:
                 if not ran_out(error):
                     raise
@@ -177,8 +177,8 @@ class Trainer:
 
     def _read_meter(self, epoch: int) -> None:
         """Log the means since the last time, and show them. Waits for the device."""
-        values = self.meter.read()
-        self.meter.restart()
+        values = self.meter.compute()
+        self.meter.reset()
         kept = f"{self.last} is from before" if self.last.exists() else "there is no checkpoint yet"
         for name, what in (("loss", "the loss"), ("grad_norm", "the gradient's norm")):
             if not math.isfinite(values[name]):
@@ -187,7 +187,7 @@ class Trainer:
             found = f"fp16 overflows in the gradient, though the loss is scaled by {scale:.1g}"
             raise InputError(f"{found}, at step {self.step}; {kept}; try --precision float32, or a smaller --lr")
         if self.ranks.first:
-            rate = self.learner.rate(self.share)
+            rate = self.learner.rate(self.progress)
             counts = {"sets_seen": self.sets_seen, "sets_damaged": len(self.loader.quarantined)}
             self.log.write("train", self.step, epoch, {**values, "lr": rate, **counts})
         losses = [f"{name} {values[f'{name}_loss']:.3f}" for name in ("mask", "depth") if f"{name}_loss" in values]
@@ -200,7 +200,7 @@ class Trainer:
         return self.learner.step
 
     @property
-    def share(self) -> float:
+    def progress(self) -> float:
         """How much of the run is done, from 0 to 1."""
         if self.config.minutes:
             return min(1.0, self.elapsed_sec / 60 / self.config.minutes)
@@ -211,7 +211,7 @@ class Trainer:
     @property
     def over(self) -> bool:
         """Whether nothing is left to train."""
-        return self.loader.epoch >= self.config.epochs if self.config.epochs else self.share >= 1
+        return self.loader.epoch >= self.config.epochs if self.config.epochs else self.progress >= 1
 
     def _agree(self, interruption: Interruption, sets: int = 0) -> tuple[bool, int]:
         """Whether any rank was asked to stop, and the sets of all ranks; sets the time, that of all of them, too."""
@@ -257,7 +257,7 @@ class Trainer:
         return f"baseline |fg_bg - bg| > {self.validator.threshold}: mask IoU {scores['baseline_iou']:.3f}"
 
     def _interrupted(self, interruption: Interruption) -> Interrupted:
-        message = f"stopped after step {self.step:,}, {self.share:.0%} of the run; {self._how_to_continue()}"
+        message = f"stopped after step {self.step:,}, {self.progress:.0%} of the run; {self._how_to_continue()}"
         return Interrupted(message, interruption.by or signal.SIGTERM)
 
     def _how_to_continue(self) -> str:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from pipeline.errors import InputError
 from pipeline.loading.batch import Batch
 from pipeline.loading.loader import Loader
-from train.distributed import ALONE, Ranks
-from train.losses import Criterion, unit
+from train.distributed import SINGLE, Distributed
+from train.losses import Criterion, to_float
 from train.metrics import dice, difference, iou, rmse
 from train.model import Prediction
 from train.precision import autocast
@@ -52,7 +52,9 @@ def mean_scores(sums: Sequence[Scores]) -> Scores:
 class Validator:
     """The validation sets of a run, the baseline's threshold, and the sets that its pictures show."""
 
-    def __init__(self, loader: Loader, training: str, split: str, ranks: Ranks, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, loader: Loader, training: str, split: str, ranks: Distributed, say: Callable[[str], None]
+    ) -> None:
         """Opens `split` of the data of `loader`, which trains on the split `training`.
 
         Where there is no set in it, says so and shows training sets. Each of the ranks scores its share.
@@ -66,7 +68,7 @@ class Validator:
         except InputError as error:
             say(f"training without validation: {error}")
         start = shown.state_dict()
-        rows = chain(*ranks.everyones(next(iter(shown)).index.tolist()))
+        rows = chain(*ranks.all_gather(next(iter(shown)).index.tolist()))
         self.examples = loader.pick(list(islice(rows, EXAMPLES)))
         shown.load_state_dict(start)
 
@@ -84,7 +86,7 @@ class Validator:
         if self._loader is None:
             return None
         scored = score_sets(network, criterion, self._loader, self.threshold, precision)
-        return mean_scores(self._ranks.everyones(scored.sums()))
+        return mean_scores(self._ranks.all_gather(scored.sums()))
 
 
 def describe(scores: Scores) -> str:
@@ -115,12 +117,12 @@ def score_batch(prediction: Prediction, batch: Batch, criterion: Criterion, thre
     baseline = iou(difference(batch.bg, batch.fg_bg) > threshold, batch.mask)
     scores = {"mask_iou": found, "mask_dice": dice(found)}
     if prediction.depth is not None and batch.depth is not None:
-        depth = unit(batch.depth)
+        depth = to_float(batch.depth)
         scores |= {
             "depth_ssim": criterion.ssim(prediction.depth, depth),
             "depth_rmse": rmse(prediction.depth, depth),
         }
-    losses = criterion.of_each(prediction, batch.mask, batch.depth)
+    losses = criterion.per_sample(prediction, batch.mask, batch.depth)
     return {**scores, **losses.named(), "baseline_iou": baseline, "baseline_dice": dice(baseline)}
 
 
@@ -140,13 +142,15 @@ def score_sets(
     return SetScores(torch.cat(rows).cpu(), values)
 
 
-def training_threshold(loader: Loader, ranks: Ranks = ALONE) -> int:
+def training_threshold(loader: Loader, ranks: Distributed = SINGLE) -> int:
     """The baseline's threshold, chosen on the first THRESHOLD_SETS sets of an epoch of `loader`, of all its ranks."""
     return best_threshold(islice(loader, math.ceil(THRESHOLD_SETS / loader.batch_size)), ranks=ranks)
 
 
 @torch.no_grad()
-def best_threshold(batches: Iterable[Batch], thresholds: Iterable[int] = THRESHOLDS, *, ranks: Ranks = ALONE) -> int:
+def best_threshold(
+    batches: Iterable[Batch], thresholds: Iterable[int] = THRESHOLDS, *, ranks: Distributed = SINGLE
+) -> int:
     """The t of |fg_bg - bg| > t with the best mean IoU over `batches`, those of all `ranks`."""
     grid = list(thresholds)
     sums = torch.zeros(len(grid), dtype=torch.float64)

@@ -23,7 +23,7 @@ from pipeline.format.sample import PARTS
 from pipeline.loading.batch import Batch
 from pipeline.loading.decode import DecodeOptions, Decoder, Encoded, Table, Undecodable
 from pipeline.loading.loader import Loader
-from pipeline.loading.shard_reader import Store
+from pipeline.loading.shard_reader import ShardReader
 from pipeline.workers import available_cores
 from tools.benchmark.reference import MEAN_TOLERANCE, P999_TOLERANCE
 from tools.benchmark.timing import synchronize
@@ -243,7 +243,7 @@ class Soak:
 
     def __init__(self, context: Context, plan: Plan) -> None:
         self._context, self._plan, self._device = context, plan, context.device
-        store = Store.open(context.folder(JPEG))
+        store = ShardReader.open(context.folder(JPEG))
         rows = np.random.default_rng(0).permutation(len(store.index))[: plan.sets]
         self._files = [store.read(row) for row in rows.tolist()]
         self._tables: dict[str, Table] = dict.fromkeys(store.parts)
@@ -292,8 +292,8 @@ class Soak:
         """
         largest = wrong = torch.zeros((), dtype=torch.int64, device=self._device)
         for part, decoded in pictures.items():
-            of_each = (decoded.short() - self.pixels[part][index].short()).abs().flatten(1).amax(1).long()
-            largest, wrong = torch.maximum(largest, of_each.max()), wrong + (of_each > self._allowed[part]).sum()
+            per_sample = (decoded.short() - self.pixels[part][index].short()).abs().flatten(1).amax(1).long()
+            largest, wrong = torch.maximum(largest, per_sample.max()), wrong + (per_sample > self._allowed[part]).sum()
         return torch.stack([largest, wrong])
 
     def _new_burden(self) -> tuple[float, Callable[[], object]]:

@@ -95,7 +95,7 @@ def a_step(case: Case, size: int, device: torch.device) -> Callable[[], object]:
     mask = torch.zeros_like(bg)
     mask[..., size // 4 : size // 2, size // 4 : size // 2] = 255
     batch = Batch(bg, fg_bg, mask, depth, torch.arange(case.batch_size, device=device))
-    return lambda: learner.learn(batch, HALF_WAY, case.batch_size)
+    return lambda: learner.train_step(batch, HALF_WAY, case.batch_size)
 
 
 class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -189,7 +189,7 @@ def stalled(
     with closing(whole.sibling("all", picked=picked, resident=whole.resident)) as loader:
         batch = loader.pick(picked[:size].tolist())
         for _ in range(WARM_UP_STEPS):
-            learner.learn(batch, HALF_WAY, size)
+            learner.train_step(batch, HALF_WAY, size)
         for which, epochs in (("epoch 1", 1), ("from epoch 2", -(-LATER_SETS[context.flag] // loader.sets))):
             sets = epochs * loader.sets
             before_sec, _ = timed(learner, cached(batch, sets))
@@ -212,7 +212,7 @@ def timed(learner: Learner, batches: Iterable[Batch]) -> tuple[float, float | No
     mark()
     for batch in batches:
         mark()  # the device comes here when the batch is there
-        learner.learn(batch, HALF_WAY, len(batch.bg))
+        learner.train_step(batch, HALF_WAY, len(batch.bg))
         mark()
     synchronize()
     took_sec = time.perf_counter() - started_sec

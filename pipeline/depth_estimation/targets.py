@@ -24,7 +24,7 @@ from pipeline.errors import InputError, Problem
 from pipeline.format.images import BadImage, Picture, check_image, read_picture
 from pipeline.format.planes import PLANES
 from pipeline.format.tar import ShardWriter
-from pipeline.loading.shard_reader import Damaged, Store
+from pipeline.loading.shard_reader import Damaged, ShardReader
 from pipeline.packing.finalize import done_shards, finalize, record_path, shard_path, tally, write_backgrounds
 from pipeline.packing.join import SetFiles, Sets, find_sets
 from pipeline.packing.known_layouts import known_layout
@@ -212,7 +212,7 @@ def rewrite_with_depth(
     `source` is no shard directory or `shards` is in use, and what `estimate` raises.
     """
     progress = progress or SourceProgress()
-    store = Store.open(source, depth=False)
+    store = ShardReader.open(source, depth=False)
     manifest = store.manifest
     if manifest.codec == PLANES:
         raise InputError(f"{source} holds planes, which lack the pictures' colours: add depth before they are made")
@@ -232,7 +232,7 @@ def rewrite_with_depth(
     return report._replace(sets_before=finished_sets)
 
 
-def _backgrounds(store: Store) -> Iterator[tuple[int, Picture]]:
+def _backgrounds(store: ShardReader) -> Iterator[tuple[int, Picture]]:
     for background in store.manifest.backgrounds:
         yield background.id, _picture(store.read_background(background.id))
 
@@ -240,7 +240,7 @@ def _backgrounds(store: Store) -> Iterator[tuple[int, Picture]]:
 class _ShardsTarget:
     """A shard directory as a job of `estimate`. One shard is open at a time; leaving the context drops it."""
 
-    def __init__(self, store: Store, shards: Path, records: Path) -> None:
+    def __init__(self, store: ShardReader, shards: Path, records: Path) -> None:
         self._store, self._shards, self._notes = store, shards, records
         self._key_length = store.index.dtype["key"].itemsize
         self._sets_left = [shard.sets for shard in store.manifest.shards]

@@ -104,12 +104,12 @@ def decode_gray(data: bytes) -> NDArray[np.uint8]:
         return _gray(image)
 
 
-def is_deep(data: bytes) -> bool:
+def is_16_bit(data: bytes) -> bool:
     """Tell whether these bytes are a gray PNG of 16 bits."""
     return data.startswith(PNG_START) and data[24:26] == b"\x10\0"  # of its header: bits a sample, colour type
 
 
-def decode_deep(data: bytes) -> NDArray[np.uint16]:
+def decode_16_bit(data: bytes) -> NDArray[np.uint16]:
     """Decode a gray PNG of 16 bits to uint16 [H, W]; raise `BadImage` if that fails."""
     with _opened(data, "PNG") as image:
         return np.asarray(image).astype(np.uint16)

@@ -18,7 +18,7 @@ class _End(NamedTuple):
     error: BaseException | None
 
 
-class Ahead(Generic[T]):
+class BackgroundIterator(Generic[T]):
     """Iterate it for what `source` yields, of which at most `depth` items wait; what `source` raises comes through.
 
     The source runs, and is closed, in a thread of its own. That ends with `close`, when this object is let go, and
@@ -37,7 +37,7 @@ class Ahead(Generic[T]):
         atexit.register(self._stop)  # the last to be registered is the first to be called: before DALI shuts down
         thread.start()
 
-    def __iter__(self) -> "Ahead[T]":
+    def __iter__(self) -> "BackgroundIterator[T]":
         return self
 
     def __next__(self) -> T:

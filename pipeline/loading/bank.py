@@ -10,16 +10,16 @@ from pipeline.devices import torch_device
 from pipeline.errors import InputError
 from pipeline.format.planes import PLANES, BadFrame, decompress_frames
 from pipeline.loading.decode import DecodeOptions, Decoder, Encoded, Undecodable
-from pipeline.loading.shard_reader import Store
+from pipeline.loading.shard_reader import ShardReader
 
 
-class Bank:
+class BackgroundCache:
     """All backgrounds of a shard directory."""
 
     pictures: torch.Tensor
     """uint8 [backgrounds, 1, size, size] on the device."""
 
-    def __init__(self, store: Store, options: DecodeOptions) -> None:
+    def __init__(self, store: ShardReader, options: DecodeOptions) -> None:
         """Read backgrounds.tar and decode it through the loader's graph; planes are decompressed.
 
         Raises `InputError` for a damaged background, or one that cannot be decoded.

@@ -13,13 +13,13 @@ from pipeline.loading.augment import Augmenter
 from pipeline.loading.batch import Batch
 from pipeline.loading.buffers import Gatherer
 from pipeline.loading.cache_sync import exchange
-from pipeline.loading.collate import Pictures, SetDecoder
+from pipeline.loading.collate import Collator, Pictures
 from pipeline.loading.decode import Encoded, Undecodable
-from pipeline.loading.prefetch import Reader, Share
-from pipeline.loading.sample_cache import Resident
+from pipeline.loading.prefetch import EncodedBatch, PrefetchReader
+from pipeline.loading.sample_cache import SampleCache
 
 
-class Ready(NamedTuple):
+class DeviceBatch(NamedTuple):
     """A batch that was made on another CUDA stream, or on the CPU."""
 
     made: Batch
@@ -42,9 +42,9 @@ class Stream:
 
     def __init__(
         self,
-        reader: Reader,
-        decoder: SetDecoder,
-        resident: Resident | None,
+        reader: PrefetchReader,
+        decoder: Collator,
+        resident: SampleCache | None,
         augmenter: Augmenter | None,
         gatherer: Gatherer,
     ) -> None:
@@ -55,7 +55,7 @@ class Stream:
         # One for all runs: what one run keeps resident is there before the next gathers it.
         self._cuda = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
-    def batches(self, epoch: int, number: int) -> Generator[Ready, None, None]:
+    def batches(self, epoch: int, number: int) -> Generator[DeviceBatch, None, None]:
         """Yield from batch `number` of `epoch` on; to be run in a thread of its own.
 
         Without end, but that of an epoch after which `settle` is still to be called. Raises `InputError` if too many
@@ -74,7 +74,7 @@ class Stream:
                     return
 
     def settle(self) -> None:
-        """See `Resident.settle`; no run of `batches` may be under way."""
+        """See `SampleCache.settle`; no run of `batches` may be under way."""
         if self._resident is not None:
             with torch.cuda.stream(self._cuda):
                 self._resident.settle()
@@ -85,13 +85,13 @@ class Stream:
             with torch.cuda.stream(self._cuda):
                 exchange(self._resident, group)
 
-    def _undecoded(self, shares: Iterator[Share]) -> Generator[tuple[Share, Pictures], None, None]:
+    def _undecoded(self, shares: Iterator[EncodedBatch]) -> Generator[tuple[EncodedBatch, Pictures], None, None]:
         for share in shares:
             yield share, {}
 
-    def _decoded(self, shares: Iterator[Share]) -> Generator[tuple[Share, Pictures], None, None]:
+    def _decoded(self, shares: Iterator[EncodedBatch]) -> Generator[tuple[EncodedBatch, Pictures], None, None]:
         """Each share with the pictures of what is not resident of it."""
-        under_way = deque[Share]()
+        under_way = deque[EncodedBatch]()
 
         def encoded() -> Iterator[Encoded]:
             for share in shares:
@@ -108,7 +108,7 @@ class Stream:
             rows = np.concatenate([share.missing for share in under_way])
             raise self._sets.name_undecodable(rows, error) from error
 
-    def _ready(self, share: Share, pictures: Pictures) -> Ready:
+    def _ready(self, share: EncodedBatch, pictures: Pictures) -> DeviceBatch:
         if self._resident is not None:
             decoded, pictures = pictures, self._resident.take(share.slots, pictures)
             if decoded:
@@ -116,4 +116,4 @@ class Stream:
         batch = self._sets.batch(share.rows, share.records, pictures, self._gatherer)
         if self._augmenter is not None:
             batch = self._augmenter(batch, share.epoch)
-        return Ready(batch, self._cuda.record_event() if self._cuda else None)
+        return DeviceBatch(batch, self._cuda.record_event() if self._cuda else None)

@@ -8,12 +8,12 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from pipeline.loading.sample_cache import Resident
+from pipeline.loading.sample_cache import SampleCache
 
 STAGING_BYTES = 16 << 20
 
 
-def exchange(resident: Resident, group: dist.ProcessGroup | None = None, staging_bytes: int = STAGING_BYTES) -> None:
+def exchange(resident: SampleCache, group: dist.ProcessGroup | None = None, staging_bytes: int = STAGING_BYTES) -> None:
     """Let every rank of a process group keep what any of them keeps, as far as it has room.
 
     A collective: all ranks call it, with the same settings, once they have kept what they decoded. How much each of
@@ -56,9 +56,9 @@ def exchange(resident: Resident, group: dist.ProcessGroup | None = None, staging
 
 def _gather(mine: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tensor:
     """The tensors of all ranks, [W, ...]."""
-    everyones = mine.new_empty((dist.get_world_size(group), *mine.shape))
-    dist.all_gather(list(everyones), mine, group)
-    return everyones
+    all_gather = mine.new_empty((dist.get_world_size(group), *mine.shape))
+    dist.all_gather(list(all_gather), mine, group)
+    return all_gather
 
 
 def _shares(held: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:

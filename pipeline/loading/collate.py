@@ -11,21 +11,21 @@ from pipeline.devices import torch_device
 from pipeline.errors import InputError
 from pipeline.format.depth import depth_table
 from pipeline.format.planes import PLANES
-from pipeline.loading.bank import Bank
+from pipeline.loading.bank import BackgroundCache
 from pipeline.loading.batch import Batch
 from pipeline.loading.buffers import Gatherer
 from pipeline.loading.decode import DecodeOptions, Decoder, Encoded, Table, Undecodable
 from pipeline.loading.decode_planes import PlaneDecoder
-from pipeline.loading.shard_reader import Damaged, Store
+from pipeline.loading.shard_reader import Damaged, ShardReader
 
 Pictures = dict[str, torch.Tensor]
 """For each part uint8 [N, 1, size, size] on the device."""
 
 
-class SetDecoder:
+class Collator:
     """What the sets of one shard directory are decoded with, whichever of them are asked for."""
 
-    def __init__(self, store: Store, options: DecodeOptions) -> None:
+    def __init__(self, store: ShardReader, options: DecodeOptions) -> None:
         """Decode the backgrounds; raises `InputError` for a damaged one, and where DALI or the device is missing."""
         self.store, self.options = store, options
         self.device = torch_device(options.device)
@@ -35,7 +35,7 @@ class SetDecoder:
         self._tables: dict[str, Table] = dict.fromkeys(self.parts)
         if "depth" in self._tables:
             self._tables["depth"] = depth_table(manifest.depth_encoding, manifest.depth_near)
-        self._bank = Bank(store, options)
+        self._bank = BackgroundCache(store, options)
         if self.device.type == "cuda":
             torch.cuda.current_stream().synchronize()  # once, so that any stream may read the bank
 

@@ -21,7 +21,7 @@ from pipeline.format.images import decode_gray
 from pipeline.format.manifest import Manifest
 from pipeline.format.planes import PLANES, decode_set, decompress_frames
 from pipeline.format.sample import PARTS
-from pipeline.loading.shard_reader import Store
+from pipeline.loading.shard_reader import ShardReader
 from pipeline.loading.split import CELL_SPLITS, SPLITS, Membership
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class _Decoder:
         return {"__key__": sample["__key__"], "bg_id": sample["bg_id"], "fg_id": sample["fg_id"], **named}
 
     def _open(self) -> None:
-        store = Store.open(self._shards)
+        store = ShardReader.open(self._shards)
         self._manifest = store.manifest
         for background in store.manifest.backgrounds:
             content = store.read_background(background.id)

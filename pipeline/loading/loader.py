@@ -12,18 +12,18 @@ from torch.distributed import ProcessGroup
 
 from pipeline.errors import InputError
 from pipeline.format.planes import PLANES
-from pipeline.loading.ahead import Ahead
+from pipeline.loading.ahead import BackgroundIterator
 from pipeline.loading.augment import Augmentation, Augmenter
 from pipeline.loading.batch import Batch
-from pipeline.loading.batches import Ready, Stream
+from pipeline.loading.batches import DeviceBatch, Stream
 from pipeline.loading.buffers import Gatherer
-from pipeline.loading.collate import SetDecoder
+from pipeline.loading.collate import Collator
 from pipeline.loading.decode import DecodeOptions
 from pipeline.loading.memory import brief, ran_out
-from pipeline.loading.prefetch import Quarantine, Reader
-from pipeline.loading.sample_cache import Resident
-from pipeline.loading.sampler import Order
-from pipeline.loading.shard_reader import Store
+from pipeline.loading.prefetch import PrefetchReader, Quarantine
+from pipeline.loading.sample_cache import SampleCache
+from pipeline.loading.sampler import Sampler
+from pipeline.loading.shard_reader import ShardReader
 from pipeline.loading.split import Split
 from pipeline.workers import available_cores
 
@@ -69,7 +69,7 @@ class Loader:
 
         Without `depth`, no byte of it is read (of planes: none is handed on) and batches have none, whether the data
         have it or not. With `window`, sets are shuffled within windows of so many shards, which are read one after the
-        other. `resident` ("auto", "device", "host" or "off", see `resident.Resident`) keeps decoded sets in up to
+        other. `resident` ("auto", "device", "host" or "off", see `resident.SampleCache`) keeps decoded sets in up to
         `resident_share` of the memory that is free once FIRST_STEPS batches have been used, or an epoch: later epochs
         gather them, the same bits without storage and decoder. Where memory runs out, `release` gives it back.
 
@@ -89,7 +89,7 @@ class Loader:
             raise InputError(f"{got}: expected 0 <= rank < world <= batch size, and the others above 0")
         if window is not None and window < 1:
             raise InputError(f"window {window}: expected 1 or more shards, or none for the whole set")
-        store = Store.open(shards, depth=depth)
+        store = ShardReader.open(shards, depth=depth)
         self.manifest = store.manifest
         if depth and "depth" not in store.parts:
             add = f"add it (fgbg-depth {shards} --model FILE.onnx --shards NEW)"
@@ -102,7 +102,7 @@ class Loader:
         self._resident_share = resident_share
         threads = threads or available_cores()
         options = DecodeOptions(-(-batch_size // world), size, device, threads, prefetch, hw_decoder_load)
-        self._decoder = SetDecoder(store, options)
+        self._decoder = Collator(store, options)
         self._start(split, shuffle, resident, augmentation)
 
     def _start(
@@ -124,23 +124,23 @@ class Loader:
         self._members = members
         self._split = split if picked is None else f"{split}, {len(picked)} rows {zlib.crc32(picked.tobytes()):08x}"
         key = f"{self.manifest.sha256}/{self._split}/{self._seed}"
-        self._order = Order(members.sizes, self.batch_size, key, shuffle, self._window)
+        self._order = Sampler(members.sizes, self.batch_size, key, shuffle, self._window)
         self._quarantine = Quarantine(split, members.count, self._max_bad_share)
         self.resident = resident
-        self._kept: Resident | None = None
+        self._kept: SampleCache | None = None
         options, device = self._decoder.options, self._decoder.device
         gatherer = Gatherer(options.threads)
         if resident != "off":
-            self._kept = Resident(
+            self._kept = SampleCache(
                 self.manifest.sets, members.count, self._decoder.parts, options.size,
                 device, resident, self._resident_share, gatherer, deferred=True,
             )  # fmt: skip
         augmenter = Augmenter(augmentation, self._seed, device) if augmentation else None
-        reader = Reader(
+        reader = PrefetchReader(
             self._store, self._order, members, self._quarantine, self._kept, self._rank, self._world, self._readers
         )
         self._stream = Stream(reader, self._decoder, self._kept, augmenter, gatherer)
-        self._ahead: Ahead[Ready] | None = None
+        self._ahead: BackgroundIterator[DeviceBatch] | None = None
         self._asked = 0  # batches, until resident sets may take memory
         self.epoch = 0
         self._position = 0
@@ -218,7 +218,9 @@ class Loader:
             self._kept.allow()
         while True:
             if self._ahead is None:
-                self._ahead = Ahead(self._stream.batches(self.epoch, self._position), self._decoder.options.prefetch)
+                self._ahead = BackgroundIterator(
+                    self._stream.batches(self.epoch, self._position), self._decoder.options.prefetch
+                )
             try:
                 return next(self._ahead).batch()
             except Exception as error:

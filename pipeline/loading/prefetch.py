@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.loading.decode import Encoded
-from pipeline.loading.sample_cache import Resident
-from pipeline.loading.sampler import Order
-from pipeline.loading.shard_reader import Damaged, Store
+from pipeline.loading.sample_cache import SampleCache
+from pipeline.loading.sampler import Sampler
+from pipeline.loading.shard_reader import Damaged, ShardReader
 from pipeline.loading.split import Split
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Quarantine:
 
 
 @dataclass(frozen=True)
-class Share:
+class EncodedBatch:
     """One rank's share of a global batch."""
 
     epoch: int
@@ -98,16 +98,16 @@ class _Read(NamedTuple):
     """The time that a set took."""
 
 
-class Reader:
+class PrefetchReader:
     """The shares of one rank, batch after batch and epoch after epoch."""
 
     def __init__(
         self,
-        store: Store,
-        order: Order,
+        store: ShardReader,
+        order: Sampler,
         split: Split,
         quarantine: Quarantine,
-        resident: Resident | None,
+        resident: SampleCache | None,
         rank: int,
         world: int,
         threads: int,
@@ -121,7 +121,7 @@ class Reader:
         """Whether there is nothing left to read."""
         return self._resident is not None and self._resident.kept == self._order.count - len(self._quarantine)
 
-    def shares(self, epoch: int, number: int) -> Generator[Share, None, None]:
+    def shares(self, epoch: int, number: int) -> Generator[EncodedBatch, None, None]:
         """Yield from batch `number` of `epoch` on, without end.
 
         Only where all sets may be resident after an epoch it ends there: more would be read ahead in vain. Raises
@@ -159,7 +159,7 @@ class Reader:
         sets = self._store.read_records(records)
         return _Read(sets, (time.perf_counter() - started_sec) / len(sets))
 
-    def _collect(self, asked: _Asked) -> Share:
+    def _collect(self, asked: _Asked) -> EncodedBatch:
         reads = [read.result() for read in asked.reads]
         if reads:  # the slower the storage answers, the more it is asked at once
             slowest_sec = max(read.set_sec for read in reads)
@@ -173,4 +173,4 @@ class Reader:
             else:
                 for part, content in zip(encoded, parts, strict=True):
                     part.append(content)
-        return Share(asked.epoch, asked.rows[good], asked.records[good], asked.slots[good], encoded)
+        return EncodedBatch(asked.epoch, asked.rows[good], asked.records[good], asked.slots[good], encoded)

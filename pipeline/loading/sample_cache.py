@@ -20,7 +20,7 @@ Pictures = dict[str, torch.Tensor]
 """For each part uint8 [N, 1, S, S]."""
 
 
-class Resident:
+class SampleCache:
     """Decoded sets of one split, uint8 and not packed, as many as there is room for; bit for bit what was decoded.
 
     Memory is taken at the first `keep` that may: a share of what is free then, at most what all sets need. PyTorch
@@ -268,7 +268,7 @@ class Resident:
             self._on_the_way = None
 
 
-_on_hosts = WeakSet[Resident]()
+_on_hosts = WeakSet[SampleCache]()
 
 
 def _on(device: torch.device, indices: NDArray[np.int64]) -> torch.Tensor:

@@ -61,7 +61,7 @@ def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return values
 
 
-class Piece(NamedTuple):
+class WindowSlice(NamedTuple):
     """A run of a batch inside one window."""
 
     shards: NDArray[np.int64]
@@ -70,7 +70,7 @@ class Piece(NamedTuple):
     """Which sets, [N]: they count the split's sets of these shards, one shard after the other. Read only."""
 
 
-class Order:
+class Sampler:
     """The order of a split in global batches of `batch_size`; the last batch of an epoch may be smaller.
 
     Global batches are laid down before ranks: every rank takes its share of the same batch, so the number of ranks
@@ -103,7 +103,7 @@ class Order:
         """Global batches in an epoch."""
         return -(-self.count // self.batch_size)
 
-    def batch(self, epoch: int, number: int, rank: int = 0, world: int = 1) -> list[Piece]:
+    def batch(self, epoch: int, number: int, rank: int = 0, world: int = 1) -> list[WindowSlice]:
         """One rank's share, about batch_size / world sets, of a global batch; empty if no set is left for this rank."""
         start = number * self.batch_size
         length = min(self.batch_size, self.count - start)
@@ -112,7 +112,7 @@ class Order:
         while first < last:
             window = self._window_at(epoch, first)
             end = min(last, window.end)
-            pieces.append(Piece(window.shards, window.sets(first, end)))
+            pieces.append(WindowSlice(window.shards, window.sets(first, end)))
             first = end
         return pieces
 

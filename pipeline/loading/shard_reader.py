@@ -44,7 +44,7 @@ class _OpenFile:
             os.close(self.descriptor)
 
 
-class Store:
+class ShardReader:
     """The bytes of a shard directory; threads may share it. `close` it, or let it go."""
 
     def __init__(self, shards: Path, manifest: Manifest, rows: NDArray[np.void], *, depth: bool = True) -> None:
@@ -66,8 +66,8 @@ class Store:
         """What `read` returns, in this order."""
 
     @classmethod
-    def open(cls, shards: Path, *, depth: bool = True) -> "Store":
-        """The store of a finished shard directory; raise `InputError` if it is none, or does not belong together."""
+    def open(cls, shards: Path, *, depth: bool = True) -> "ShardReader":
+        """The reader of a finished shard directory; raise `InputError` if it is none, or does not belong together."""
         manifest = Manifest.load(shards)
         store = cls(shards, manifest, load_index(shards, manifest), depth=depth)
         store._index_file = _OpenFile(shards / INDEX)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError
 from pipeline.format.manifest import BLOCK, INDEX, shards_between
 from pipeline.format.sample import UNKNOWN
-from pipeline.loading.sampler import Piece
+from pipeline.loading.sampler import WindowSlice
 
 SPLITS = ("train", "val", "test")
 CELL_SPLITS = {"val-cells": ("train", "val"), "test-cells": ("train", "test")}
@@ -79,8 +79,8 @@ class Split:
         blocks = range(0, int(self._bounds[-1]), BLOCK)
         return np.concatenate([np.empty(0, np.int64), *(self._held(first, first + BLOCK) for first in blocks)])
 
-    def rows(self, pieces: Iterable[Piece]) -> NDArray[np.int64]:
-        """Rows of the index, int64 [N], of a batch that an `Order` of these `sizes` has laid down.
+    def rows(self, pieces: Iterable[WindowSlice]) -> NDArray[np.int64]:
+        """Rows of the index, int64 [N], of a batch that an `Sampler` of these `sizes` has laid down.
 
         Raises `InputError` if the index was written over since it was mapped.
         """

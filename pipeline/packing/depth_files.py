@@ -18,11 +18,11 @@ from pipeline.format.images import (
     BadImage,
     Picture,
     check_picture,
-    decode_deep,
+    decode_16_bit,
     decode_gray,
     decode_rgb,
     encode_gray,
-    is_deep,
+    is_16_bit,
 )
 from pipeline.packing.metadata import Metadata
 
@@ -67,8 +67,8 @@ class DepthFiles:
         if content.startswith(NPY_START):
             return self._scaled(load_array(content))
         picture = check_picture(content, verify)
-        if is_deep(content) and (self.per_image or self.limits):
-            return self._scaled(decode_deep(content))
+        if is_16_bit(content) and (self.per_image or self.limits):
+            return self._scaled(decode_16_bit(content))
         if self.encoding in CONVERTED:
             table, levels = depth_table("gray", self.near), scalar_of_colours(decode_rgb(content), self.encoding)
         elif self.encoding == "gray" and self.near == "bright":
@@ -106,7 +106,7 @@ def recognise_depth_files(
     `arrays`: how many depth files are arrays. `encoding`: "auto", or that of the pictures. Raises `InputError` for
     pictures whose encoding cannot be told (see `depth.recognise_encoding`), and a range where nothing could be scaled.
     """
-    largest = max((int(decode_deep(content).max()) for _, content in sample if is_deep(content)), default=None)
+    largest = max((int(decode_16_bit(content).max()) for _, content in sample if is_16_bit(content)), default=None)
     if (per_image or limits) and not arrays and largest is None:
         raise InputError(
             f"all {len(sample)} sampled depth maps are pictures of 8 bits: leave out --depth-range and "

@@ -26,7 +26,7 @@ from pipeline.format.manifest import (
 from pipeline.format.planes import PLANES, decode_set, decompress_frames
 from pipeline.format.sample import UNKNOWN
 from pipeline.format.tar import Shard, TarWriter, load_shard
-from pipeline.loading.shard_reader import Store
+from pipeline.loading.shard_reader import ShardReader
 from pipeline.resume import atomic_file
 
 
@@ -194,7 +194,7 @@ def contact_sheet(
     return sheet
 
 
-def _decode_planes(store: Store, row: int, bg: memoryview) -> list[NDArray[np.uint8]]:
+def _decode_planes(store: ShardReader, row: int, bg: memoryview) -> list[NDArray[np.uint8]]:
     """The background and the parts of a set that is stored as planes, uint8 [size, size] each."""
     size = store.manifest.plane_size
     [background] = decompress_frames([bg], size * size)
@@ -204,7 +204,7 @@ def _decode_planes(store: Store, row: int, bg: memoryview) -> list[NDArray[np.ui
 
 def write_preview(shards: Path, manifest: Manifest) -> None:
     """Write preview.jpg: the first sets as they lie in the shards, read back through the index; depth as nearness."""
-    store = Store(shards, manifest, load_index(shards, manifest))
+    store = ShardReader(shards, manifest, load_index(shards, manifest))
     titles = ["bg", "fg_bg", "mask"]
     if "depth" in store.parts:
         titles.append("depth (near = bright)")

@@ -21,7 +21,7 @@ from pipeline.format.images import Picture
 from pipeline.format.manifest import Manifest, ShardInfo, row_type
 from pipeline.format.planes import PLANES
 from pipeline.format.tar import Shard
-from pipeline.loading.shard_reader import Store
+from pipeline.loading.shard_reader import ShardReader
 from pipeline.packing.finalize import (
     done_shards,
     finalize,
@@ -50,7 +50,7 @@ def merge(sources: Sequence[Path], shards: Path, sets_merged: Callable[[int, int
     """
     if len(sources) < 2:
         raise InputError(f"{len(sources)} shard directories to merge: give two or more")
-    stores = [Store.open(source) for source in sources]
+    stores = [ShardReader.open(source) for source in sources]
     for other in stores[1:]:
         _require_same_kind(stores[0], other)
     backgrounds = _backgrounds(stores)
@@ -83,7 +83,7 @@ def merge(sources: Sequence[Path], shards: Path, sets_merged: Callable[[int, int
         )
 
 
-def _require_same_kind(one: Store, other: Store) -> None:
+def _require_same_kind(one: ShardReader, other: ShardReader) -> None:
     """Raise `InputError` unless what two manifests say holds for all sets together."""
     kinds = []
     for store in (one, other):
@@ -103,9 +103,9 @@ def _require_same_kind(one: Store, other: Store) -> None:
             )
 
 
-def _backgrounds(stores: Sequence[Store]) -> dict[int, Store]:
+def _backgrounds(stores: Sequence[ShardReader]) -> dict[int, ShardReader]:
     """Where to take each background from; raise `InputError` if one id means two pictures."""
-    origins = dict[int, tuple[Store, tuple[int, int]]]()
+    origins = dict[int, tuple[ShardReader, tuple[int, int]]]()
     for store in stores:
         for one in store.manifest.backgrounds:
             first, picture = origins.setdefault(one.id, (store, (one.size, one.crc32)))
@@ -118,7 +118,7 @@ def _backgrounds(stores: Sequence[Store]) -> dict[int, Store]:
     return {bg: store for bg, (store, _) in sorted(origins.items())}
 
 
-def _require_distinct_sets(stores: Sequence[Store]) -> None:
+def _require_distinct_sets(stores: Sequence[ShardReader]) -> None:
     keys, counts = np.unique(np.concatenate([store.index["key"] for store in stores]), return_counts=True)
     if (duplicates := keys[counts > 1]).size:
         holders = [str(store.shards) for store in stores if duplicates[0] in store.index["key"]]
@@ -128,14 +128,14 @@ def _require_distinct_sets(stores: Sequence[Store]) -> None:
         )
 
 
-def _pictures(backgrounds: dict[int, Store]) -> Iterator[tuple[int, Picture]]:
+def _pictures(backgrounds: dict[int, ShardReader]) -> Iterator[tuple[int, Picture]]:
     for bg, store in backgrounds.items():
         content = store.read_background(bg).tobytes()
         extension, height, width = stored_background(store.manifest.codec).check(content, "header")
         yield bg, Picture(extension, content, (height, width))
 
 
-def _shards(stores: Sequence[Store]) -> Iterator[tuple[Path, ShardInfo, Rows, NDArray[np.int64]]]:
+def _shards(stores: Sequence[ShardReader]) -> Iterator[tuple[Path, ShardInfo, Rows, NDArray[np.int64]]]:
     """Each shard: tar, entry in the manifest, index rows, smallest and largest picture sizes [2, parts, 2]."""
     key_type = row_type(max(store.index.dtype["key"].itemsize for store in stores))
     for store in stores:

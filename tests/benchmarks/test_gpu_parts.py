@@ -222,12 +222,12 @@ def test_the_devices_clock_counts_what_lies_within_steps(monkeypatch: pytest.Mon
             now += 1  # a wait for data
             yield SimpleNamespace(bg=[0])
 
-    def learn(*_: object) -> None:
+    def train_step(*_: object) -> None:
         nonlocal now
         now += 4
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
-    learner: Any = SimpleNamespace(device=torch.device("cuda"), learn=learn)
+    learner: Any = SimpleNamespace(device=torch.device("cuda"), train_step=train_step)
     assert timed(learner, loading())[1] == pytest.approx(80.0)
     learner.device = CPU
     assert timed(learner, loading())[1] is None

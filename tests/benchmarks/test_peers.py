@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest
 from pipeline.format.sample import PARTS
 from pipeline.loading.loader import Loader
-from pipeline.loading.shard_reader import Store
+from pipeline.loading.shard_reader import ShardReader
 from pipeline.resume import UNFINISHED, resumable
 from tests.samples import files_below
 from tools.benchmark.reference import Reference
@@ -195,7 +195,7 @@ def test_other_formats_get_the_bytes_that_are_in_the_tars(packed: Path) -> None:
                 content = tar.extractfile(member)
                 assert content is not None
                 members[member.name] = content.read()
-    store = Store.open(packed)
+    store = ShardReader.open(packed)
     for row in (0, 17, 99):
         found = sample(store, row)
         assert set(found) == {"key", "bg", *PARTS}
@@ -243,7 +243,7 @@ def test_a_format_that_fails_leaves_nothing(fault: Exception, packed: Path, tmp_
 
 def test_damaged_sets_are_refused(packed: Path, tmp_path: Path) -> None:
     shards = Path(shutil.copytree(packed, tmp_path / "shards"))
-    store = Store.open(shards)
+    store = ShardReader.open(shards)
     with (shards / store.shard_name(40)).open("r+b") as file:
         file.seek(int(store.index["offset"][40][1]))
         file.write(b"damage")

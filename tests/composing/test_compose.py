@@ -21,7 +21,7 @@ from pipeline.composing.synthetic.source import Synthetic
 from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest
 from pipeline.format.tar import TarWriter
-from pipeline.loading.shard_reader import Store
+from pipeline.loading.shard_reader import ShardReader
 from pipeline.loading.split import SPLITS
 from pipeline.packing.pack import PackOptions, pack
 from pipeline.workers import Workers
@@ -271,7 +271,7 @@ def test_shards_hold_what_the_loose_files_hold(depth: bool, folders: Path, tmp_p
     run(tmp_path / "loose", source)
     run(tmp_path / "shards", source, sets_per_shard=10)
     loose = files_below(tmp_path / "loose")
-    store = Store.open(tmp_path / "shards")
+    store = ShardReader.open(tmp_path / "shards")
     assert [shard.sets for shard in store.manifest.shards] == [10, 10, 10, 6]
     assert store.manifest.parts == (("fg_bg", "mask", "depth") if depth else ("fg_bg", "mask"))
     table = labels(tmp_path / "shards")
@@ -299,7 +299,7 @@ def test_shards_hold_what_the_loose_files_hold(depth: bool, folders: Path, tmp_p
 def test_any_one_shard_is_a_fair_sample(folders: Path, tmp_path: Path) -> None:
     options = ComposeOptions(placements=60)
     run(tmp_path, photographs(folders, size=16), options, sets_per_shard=120)
-    store = Store.open(tmp_path)
+    store = ShardReader.open(tmp_path)
     for shard in range(6):
         backgrounds = store.index["bg"][store.index["shard"] == shard]
         assert np.bincount(backgrounds, minlength=3).min() > 20
@@ -429,7 +429,7 @@ def test_the_originals_cars_on_its_streets(s15: Path, tmp_path: Path) -> None:
     assert summary.recipe.total == 4000
     manifest = Manifest.load(tmp_path)
     assert (manifest.sets, manifest.foregrounds, len(manifest.backgrounds)) == (100, 10, 10)
-    store = Store.open(tmp_path)
+    store = ShardReader.open(tmp_path)
     for row in range(100):
         overlay, mask = (part.tobytes() for part in store.read(row))
         outside = simplejpeg.decode_jpeg(mask, "GRAY")[..., 0] < 2

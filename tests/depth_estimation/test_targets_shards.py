@@ -14,7 +14,7 @@ from pipeline.depth_estimation.targets import rewrite_with_depth
 from pipeline.errors import InputError
 from pipeline.format.images import decode_gray, decode_rgb
 from pipeline.loading.loader import Loader
-from pipeline.loading.shard_reader import Store
+from pipeline.loading.shard_reader import ShardReader
 from pipeline.packing.pack import PackOptions, pack
 from pipeline.resume import UNFINISHED
 from pipeline.workers import SourceProgress
@@ -46,7 +46,7 @@ def rewritten(bare: Path, depth_model: DepthModel, tmp_path_factory: pytest.Temp
 
 
 def test_the_same_sets_with_depth(bare: Path, rewritten: Path) -> None:
-    old, new = Store.open(bare), Store.open(rewritten)
+    old, new = ShardReader.open(bare), ShardReader.open(rewritten)
     assert (old.manifest.parts, new.manifest.parts) == (("fg_bg", "mask"), ("fg_bg", "mask", "depth"))
     assert (new.manifest.depth_encoding, new.manifest.depth_near) == ("gray", "bright")
     assert new.manifest.sizes == old.manifest.sizes | {"depth": {"min": [48, 48], "max": [48, 48]}}
@@ -72,7 +72,7 @@ def test_the_same_sets_with_depth(bare: Path, rewritten: Path) -> None:
 
 def test_depth_that_is_there_is_replaced(packed: Path, depth_model: DepthModel, tmp_path: Path) -> None:
     rewrite_with_depth(packed, tmp_path / "shards", depth_model, OPTIONS)
-    old, new = Store.open(packed), Store.open(tmp_path / "shards")
+    old, new = ShardReader.open(packed), ShardReader.open(tmp_path / "shards")
     for row in range(0, 100, 9):
         assert old.key(row) == new.key(row)
         pictures, before = new.read(row), old.read(row)
@@ -139,7 +139,7 @@ def test_a_damaged_set_is_left_out_by_name(
     part: int, what: str, source: Path, depth_model: DepthModel, tmp_path: Path
 ) -> None:
     pack(source, tmp_path / "bare", PackOptions(sets_per_shard=30, workers=1, depth=False))
-    store = Store.open(tmp_path / "bare")
+    store = ShardReader.open(tmp_path / "bare")
     with (tmp_path / "bare" / store.shard_name(33)).open("r+b") as tar:
         mask_end = int(store.index["offset"][33, 1] + store.index["size"][33, 1])
         tar.seek(int(store.index["offset"][33, part]) if part < 2 else -(-mask_end // 512) * 512)
@@ -152,7 +152,7 @@ def test_a_damaged_set_is_left_out_by_name(
     assert (new / "sets-000000.tar").exists()
     report = rewrite_with_depth(tmp_path / "bare", new, depth_model, EstimateOptions(skip_bad=True))
     assert (report.sets, report.sets_before) == (69, 30)
-    store = Store.open(new)
+    store = ShardReader.open(new)
     assert [shard.sets for shard in store.manifest.shards] == [30, 29, 30, 10]
     assert key not in [store.key(row) for row in range(99)]
     [_, line] = (new / "problems.csv").read_text().splitlines()

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.format.images import VERIFY, BadImage, check_image, decode_deep, decode_gray, decode_rgb, is_deep
+from pipeline.format.images import VERIFY, BadImage, check_image, decode_16_bit, decode_gray, decode_rgb, is_16_bit
 from pipeline.loading.decode import DecodeOptions, Decoder
 from tests.samples import jpeg, png, smooth_picture
 
@@ -61,8 +61,8 @@ def test_a_jpeg_of_four_colours_is_refused() -> None:
 def test_sixteen_bits_are_scaled_as_by_dali() -> None:
     values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     content = png(values)
-    assert is_deep(content)
-    assert np.array_equal(decode_deep(content), values)
+    assert is_16_bit(content)
+    assert np.array_equal(decode_16_bit(content), values)
     gray = decode_gray(content)
     assert np.array_equal(gray, np.rint(values / 257))
     assert (decode_rgb(content) == gray[..., None]).all()
@@ -74,5 +74,5 @@ def test_sixteen_bits_are_scaled_as_by_dali() -> None:
 
 @pytest.mark.parametrize("picture", [smooth_picture(0), smooth_picture(0)[..., 0]])
 def test_eight_bits_are_not_sixteen(picture: NDArray[np.uint8]) -> None:
-    assert not is_deep(png(picture))
-    assert not is_deep(jpeg(smooth_picture(0)))
+    assert not is_16_bit(png(picture))
+    assert not is_16_bit(jpeg(smooth_picture(0)))

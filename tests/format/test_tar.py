@@ -17,7 +17,7 @@ from pipeline.format.images import decode_rgb
 from pipeline.format.manifest import Manifest, load_index
 from pipeline.format.sample import PARTS
 from pipeline.format.tar import TarWriter, tar_header
-from pipeline.loading.shard_reader import Store
+from pipeline.loading.shard_reader import ShardReader
 
 
 def tars(shards: Path) -> list[Path]:
@@ -29,7 +29,7 @@ def tars(shards: Path) -> list[Path]:
 def test_tar_and_tarfile_read_every_shard(packed: Path) -> None:
     manifest = Manifest.load(packed)
     index = load_index(packed, manifest)
-    store = Store(packed, manifest, index)
+    store = ShardReader(packed, manifest, index)
     members: dict[str, bytes] = {}
     for path in tars(packed):
         listed = subprocess.run(["tar", "tf", path], check=True, capture_output=True, text=True).stdout.split()
@@ -69,7 +69,7 @@ def test_dalis_reader_reads_every_shard_through_our_idx(packed: Path) -> None:
         )
         graph.set_outputs(*parts)
     manifest = Manifest.load(packed)
-    store = Store(packed, manifest, load_index(packed, manifest))
+    store = ShardReader(packed, manifest, load_index(packed, manifest))
     for row in range(manifest.sets):
         if row % 50 == 0:
             outputs = graph.run()

@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import pytest
 
-from pipeline.loading.ahead import Ahead
+from pipeline.loading.ahead import BackgroundIterator
 
 
 def numbers(end: int, drawn: list[int], closed: threading.Event) -> Generator[int, None, None]:
@@ -24,7 +24,7 @@ def threads() -> set[threading.Thread]:
 
 def test_everything_comes_in_order_and_the_end_comes_again() -> None:
     closed = threading.Event()
-    ahead = Ahead(numbers(50, [], closed), 3)
+    ahead = BackgroundIterator(numbers(50, [], closed), 3)
     assert list(ahead) == list(range(50))
     assert list(ahead) == []
     assert closed.wait(10)
@@ -32,7 +32,7 @@ def test_everything_comes_in_order_and_the_end_comes_again() -> None:
 
 def test_no_more_than_depth_items_wait() -> None:
     drawn: list[int] = []
-    ahead = Ahead(numbers(50, drawn, threading.Event()), 3)
+    ahead = BackgroundIterator(numbers(50, drawn, threading.Event()), 3)
     for taken in range(10):
         assert next(ahead) == taken
         assert len(drawn) <= taken + 1 + 3
@@ -49,7 +49,7 @@ def test_it_draws_without_being_asked() -> None:
         third.set()
         yield 2
 
-    ahead = Ahead(source(), 3)
+    ahead = BackgroundIterator(source(), 3)
     assert third.wait(10)
     ahead.close()
 
@@ -59,7 +59,7 @@ def test_what_the_source_raises_comes_through_after_what_it_gave() -> None:
         yield 1
         raise LookupError("lost")
 
-    ahead = Ahead(source(), 5)
+    ahead = BackgroundIterator(source(), 5)
     assert next(ahead) == 1
     for _ in range(2):
         with pytest.raises(LookupError, match="lost"):
@@ -70,7 +70,7 @@ def test_what_the_source_raises_comes_through_after_what_it_gave() -> None:
 def test_the_thread_ends_and_closes_the_source(how: str) -> None:
     others = threads()  # of loaders that other tests have let go, and nobody has collected yet
     closed = threading.Event()
-    ahead = Ahead(numbers(10**9, [], closed), 2)
+    ahead = BackgroundIterator(numbers(10**9, [], closed), 2)
     assert next(ahead) == 0
     assert len(threads() - others) == 1
     if how != "let go":
@@ -84,7 +84,7 @@ def test_the_thread_ends_and_closes_the_source(how: str) -> None:
 
 def test_letting_go_in_its_own_thread_does_not_wait_for_itself() -> None:
     closed = threading.Event()
-    held: list[Ahead[int]] = []
+    held: list[BackgroundIterator[int]] = []
 
     def source() -> Generator[int, None, None]:
         try:
@@ -94,7 +94,7 @@ def test_letting_go_in_its_own_thread_does_not_wait_for_itself() -> None:
         finally:
             closed.set()
 
-    held.append(Ahead(source(), 1))
+    held.append(BackgroundIterator(source(), 1))
     next(held[0])
     assert closed.wait(10)
     gc.collect()

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from pipeline.loading.cache_sync import exchange
-from pipeline.loading.sample_cache import Resident
+from pipeline.loading.sample_cache import SampleCache
 from tests.loading.test_sample_cache import CPU, PARTS, pictures
 
 ROWS, SIZE = 60, 4
@@ -51,7 +51,7 @@ def expected(case: Case, rank: int) -> list[int]:
 def run(case: Case, group: dist.ProcessGroup | None) -> None:
     rank = dist.get_rank(group)
     with patch("pipeline.loading.sample_cache.available_host_memory", lambda: case.room[rank] * SET):
-        resident = Resident(ROWS, ROWS, PARTS, SIZE, CPU, share=1.0)
+        resident = SampleCache(ROWS, ROWS, PARTS, SIZE, CPU, share=1.0)
         if case.kept[rank]:
             resident.keep(np.array(case.kept[rank]), pictures(case.kept[rank], SIZE))
         exchange(resident, group, case.at_once * SET)

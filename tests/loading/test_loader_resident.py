@@ -15,7 +15,7 @@ from pipeline.format.manifest import Manifest, load_index
 from pipeline.loading.augment import Augmentation
 from pipeline.loading.batch import Batch
 from pipeline.loading.loader import Loader
-from pipeline.loading.shard_reader import Store
+from pipeline.loading.shard_reader import ShardReader
 from tests.loading.test_loader import SIZE, equal, load, rows
 from tests.loading.test_shard_reader import flip_bit
 
@@ -83,7 +83,7 @@ def test_evaluation_is_not_augmented(packed: Path) -> None:
 def test_later_epochs_touch_neither_storage_nor_decoder(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loader, expected = load(shards, resident="auto"), epochs(load(shards), 4)
     first = epochs(loader, 1)
-    monkeypatch.setattr(Store, "read_records", None)
+    monkeypatch.setattr(ShardReader, "read_records", None)
     monkeypatch.setattr(loader._stream._decoder, "decode", None)
     assert all(equal(one, other) for one, other in zip(first + epochs(loader, 3), expected, strict=True))
 
@@ -123,7 +123,7 @@ def on_rank(rank: int, rendezvous: str, shards: str, out: str) -> None:
     loader = load(Path(shards), rank=rank, world=2, resident="auto")
     batches = epochs(loader, 1)
     loader.exchange()
-    Store.read_records = None  # type: ignore[assignment,method-assign]
+    ShardReader.read_records = None  # type: ignore[assignment,method-assign]
     loader._stream._decoder.decode = None  # type: ignore[assignment,method-assign]
     torch.save([vars(batch) for batch in batches + epochs(loader, 2)], f"{out}/{rank}.pt")
     dist.destroy_process_group()
@@ -150,7 +150,7 @@ def test_damaged_sets_stay_out_and_are_not_read_again(
     loader = load(copy, "all", resident="auto", shuffle=False)
     good = [row for row in range(100) if row != 50]
     assert sum(rows(loader), []) == good
-    monkeypatch.setattr(Store, "read_records", None)
+    monkeypatch.setattr(ShardReader, "read_records", None)
     assert sum(rows(loader), []) == good
     monkeypatch.undo()
     streamed = load(copy, "all", shuffle=False)

@@ -18,7 +18,7 @@ import pipeline.loading.prefetch
 from pipeline.errors import InputError
 from pipeline.format.manifest import INDEX
 from pipeline.loading.loader import Loader
-from pipeline.loading.shard_reader import Store
+from pipeline.loading.shard_reader import ShardReader
 from tests.loading.test_loader import equal, load, rows
 
 OURS = "fgbg-"
@@ -45,14 +45,14 @@ def test_reading_runs_ahead_of_the_consumer_by_so_much_and_no_more(
     read = list[int]()
     enough = threading.Event()
 
-    def read_records(store: Store, asked: Any) -> Any:
+    def read_records(store: ShardReader, asked: Any) -> Any:
         read.extend(asked.tolist())
         if len(read) >= 5 * 10:
             enough.set()
         return original(store, asked)
 
-    original = Store.read_records
-    monkeypatch.setattr(Store, "read_records", read_records)
+    original = ShardReader.read_records
+    monkeypatch.setattr(ShardReader, "read_records", read_records)
     batches = iter(load(shards, "all", prefetch=2, readers=1))
     next(batches)
     assert enough.wait(30)  # nobody asked for more
@@ -65,7 +65,7 @@ def test_the_next_epoch_is_read_before_it_is_asked_for(shards: Path, monkeypatch
     loader = load(shards)
     expected = rows(load(shards)), rows(load(shards))
     assert rows(loader) == expected[0]
-    monkeypatch.setattr(Store, "read_records", None)  # the first batches of the second epoch are there already
+    monkeypatch.setattr(ShardReader, "read_records", None)  # the first batches of the second epoch are there already
     started = iter(loader)
     first = next(started).index.tolist()
     again = load(shards)

@@ -13,7 +13,7 @@ import pipeline.loading.loader
 from pipeline.errors import InputError
 from pipeline.loading.batch import Batch
 from pipeline.loading.loader import Loader
-from pipeline.loading.sample_cache import Resident
+from pipeline.loading.sample_cache import SampleCache
 from tests.loading.test_loader import SIZE, equal, load, rows
 from tests.loading.test_loader_resident import epochs
 
@@ -38,19 +38,19 @@ class Card:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.step_bytes = 0
         """What PyTorch holds for steps: the most that one has needed."""
-        self._resident: Resident | None = None
-        free_bytes, attempt = Resident._free_bytes, Resident._try
+        self._resident: SampleCache | None = None
+        free_bytes, attempt = SampleCache._free_bytes, SampleCache._try
 
-        def free_as_on_a_gpu(resident: Resident) -> dict[str, int]:
+        def free_as_on_a_gpu(resident: SampleCache) -> dict[str, int]:
             with patch.object(resident, "device", torch.device("cuda")):
                 return free_bytes(resident)
 
-        def try_on_the_card(resident: Resident, place: str, sets: int) -> bool:
+        def try_on_the_card(resident: SampleCache, place: str, sets: int) -> bool:
             self._resident = resident
             return sets * SET_BYTES <= self.free_bytes and attempt(resident, place, sets)
 
-        monkeypatch.setattr(Resident, "_free_bytes", free_as_on_a_gpu)
-        monkeypatch.setattr(Resident, "_try", try_on_the_card)
+        monkeypatch.setattr(SampleCache, "_free_bytes", free_as_on_a_gpu)
+        monkeypatch.setattr(SampleCache, "_try", try_on_the_card)
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (self.free_bytes, 15 * GB))
 
     @property

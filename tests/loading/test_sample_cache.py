@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import pipeline.loading.sample_cache
 from pipeline.errors import InputError
 from pipeline.loading.buffers import Gatherer
-from pipeline.loading.sample_cache import Resident
+from pipeline.loading.sample_cache import SampleCache
 
 ROWS, PARTS = 40, ("fg_bg", "mask", "depth")
 CPU = torch.device("cpu")
@@ -32,7 +32,7 @@ def pictures(rows: list[int], size: int, version: int = 0, device: torch.device 
 def free(monkeypatch: pytest.MonkeyPatch, host: int, device: int | None = None) -> None:
     """Pretend that so many bytes are free; with `device`, also that the CPU is one with memory of its own."""
     left = {"host": host} if device is None else {"device": device, "host": host}
-    monkeypatch.setattr(Resident, "_free_bytes", lambda _: left)
+    monkeypatch.setattr(SampleCache, "_free_bytes", lambda _: left)
 
 
 def row_lists(least: int = 0) -> st.SearchStrategy[list[int]]:
@@ -45,7 +45,7 @@ def test_any_sequence_gives_what_a_dictionary_gives(
 ) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         free(monkeypatch, capacity * 3 * size**2)
-        resident = Resident(ROWS, ROWS, PARTS, size, CPU, share=1.0, gatherer=Gatherer(2))
+        resident = SampleCache(ROWS, ROWS, PARTS, size, CPU, share=1.0, gatherer=Gatherer(2))
         reference: dict[int, dict[str, torch.Tensor]] = {}
         for version, (keeps, rows) in enumerate(calls):
             new = pictures(rows, size, version)
@@ -71,7 +71,7 @@ def test_any_sequence_gives_what_a_dictionary_gives(
 
 
 def test_what_is_taken_is_memory_of_its_own() -> None:
-    resident = Resident(ROWS, ROWS, PARTS, 4, CPU)
+    resident = SampleCache(ROWS, ROWS, PARTS, 4, CPU)
     rows = np.arange(10)
     decoded = pictures(rows.tolist(), 4)
     resident.keep(rows, decoded)
@@ -85,7 +85,7 @@ def test_what_is_taken_is_memory_of_its_own() -> None:
 
 
 def test_what_nothing_is_kept_of_is_handed_on_and_an_empty_share_is_empty() -> None:
-    resident = Resident(ROWS, ROWS, PARTS, 4, CPU)
+    resident = SampleCache(ROWS, ROWS, PARTS, 4, CPU)
     decoded = pictures([1, 2], 4)
     assert resident.take(resident.slots(np.array([1, 2])), decoded) is decoded
     empty = resident.take(resident.slots(np.arange(0)), {})
@@ -93,14 +93,14 @@ def test_what_nothing_is_kept_of_is_handed_on_and_an_empty_share_is_empty() -> N
 
 
 def test_what_fails_to_be_copied_is_not_kept() -> None:
-    resident = Resident(ROWS, ROWS, PARTS, 4, CPU)
+    resident = SampleCache(ROWS, ROWS, PARTS, 4, CPU)
     with pytest.raises(AssertionError, match="not there"):
         resident.keep(np.arange(3), pictures([0, 1], 4))
     assert (resident.kept, resident.slots(np.arange(3)).tolist()) == (0, [-1] * 3)
 
 
 def test_memory_is_taken_at_the_first_keep_and_not_for_more_sets_than_there_are() -> None:
-    resident = Resident(1000, 30, PARTS, 4, CPU)
+    resident = SampleCache(1000, 30, PARTS, 4, CPU)
     assert (resident.capacity, resident.holds_all) == (0, False)
     resident.keep(np.arange(0), pictures([], 4))
     assert (resident.capacity, resident.holds_all, resident.kept, resident.where) == (30, True, 0, "host")
@@ -125,7 +125,7 @@ def test_the_device_is_preferred_where_all_fit_else_what_holds_more(
 ) -> None:
     free(monkeypatch, host * SET, device * SET)
     tried = trials(monkeypatch, lambda *_: True)
-    resident = Resident(ROWS, ROWS, PARTS, 4, CPU, share=0.5)
+    resident = SampleCache(ROWS, ROWS, PARTS, 4, CPU, share=0.5)
     resident.keep(np.arange(1), pictures([0], 4))
     assert tried == [(where, capacity)]
     assert resident.capacity == capacity
@@ -135,14 +135,14 @@ def trials(monkeypatch: pytest.MonkeyPatch, succeeds: Any) -> list[tuple[str, in
     """Let allocations fail as told; what was tried."""
     tried: list[tuple[str, int]] = []
     real = torch.empty
-    attempt = Resident._try
+    attempt = SampleCache._try
 
     def empty(shape: Any, **options: Any) -> torch.Tensor:
         if tried and not succeeds(*tried[-1]):
             raise torch.OutOfMemoryError("CUDA out of memory") if tried[-1][0] == "device" else RuntimeError("no")
         return real(shape, **options)
 
-    def noting(resident: Resident, place: str, sets: int) -> bool:
+    def noting(resident: SampleCache, place: str, sets: int) -> bool:
         tried.append((place, sets))
         monkeypatch.setattr(torch, "empty", empty)
         try:
@@ -150,7 +150,7 @@ def trials(monkeypatch: pytest.MonkeyPatch, succeeds: Any) -> list[tuple[str, in
         finally:
             monkeypatch.setattr(torch, "empty", real)
 
-    monkeypatch.setattr(Resident, "_try", noting)
+    monkeypatch.setattr(SampleCache, "_try", noting)
     return tried
 
 
@@ -164,7 +164,7 @@ def test_out_of_memory_falls_back_step_by_step_and_says_so(
 ) -> None:
     free(monkeypatch, 60 * SET, 90 * SET)
     tried = trials(monkeypatch, lambda *attempt: STAGES.index(attempt) >= stage)
-    resident = Resident(ROWS, ROWS, PARTS, 4, CPU, share=0.5)
+    resident = SampleCache(ROWS, ROWS, PARTS, 4, CPU, share=0.5)
     rows = np.arange(10)
     with caplog.at_level(logging.WARNING):
         resident.keep(rows, pictures(rows.tolist(), 4))
@@ -185,7 +185,7 @@ def test_out_of_memory_falls_back_step_by_step_and_says_so(
 
 def test_room_for_nothing_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     free(monkeypatch, 1)
-    Resident(ROWS, ROWS, PARTS, 4, CPU).keep(np.arange(1), pictures([0], 4))
+    SampleCache(ROWS, ROWS, PARTS, 4, CPU).keep(np.arange(1), pictures([0], 4))
     [message] = caplog.messages
     assert "0 of 40 decoded sets" in message
 
@@ -200,14 +200,14 @@ def available(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("available")
 def test_ranks_on_one_host_divide_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    resident = Resident(1000, 1000, PARTS, 4, CPU, share=0.8)
+    resident = SampleCache(1000, 1000, PARTS, 4, CPU, share=0.8)
     resident.keep(np.arange(0), {})
     assert resident.capacity == 20
 
 
 @pytest.mark.usefixtures("available")
 def test_memory_that_another_is_still_to_fill_is_not_free() -> None:
-    one, other = (Resident(1000, 1000, PARTS, 4, CPU, share=0.5) for _ in range(2))
+    one, other = (SampleCache(1000, 1000, PARTS, 4, CPU, share=0.5) for _ in range(2))
     one.keep(np.arange(10), pictures(list(range(10)), 4))
     assert one.capacity == 50
     other.keep(np.arange(0), {})
@@ -216,7 +216,7 @@ def test_memory_that_another_is_still_to_fill_is_not_free() -> None:
 
 @pytest.mark.parametrize("where", ["auto", "host", "device"])
 def test_without_a_gpu_every_place_is_the_host(where: str) -> None:
-    resident = Resident(ROWS, ROWS, PARTS, 4, CPU, where)
+    resident = SampleCache(ROWS, ROWS, PARTS, 4, CPU, where)
     resident.keep(np.arange(2), pictures([0, 1], 4))
     assert (resident.where, resident.capacity) == ("host", ROWS)
 
@@ -231,12 +231,12 @@ def test_without_a_gpu_every_place_is_the_host(where: str) -> None:
 )
 def test_settings_out_of_range_are_errors(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as error:
-        Resident(ROWS, ROWS, PARTS, 4, CPU, **wrong)
+        SampleCache(ROWS, ROWS, PARTS, 4, CPU, **wrong)
     assert str(error.value) == message
 
 
 def test_sets_wait_in_memory_of_their_own_until_memory_may_be_taken() -> None:
-    resident, decoded = Resident(ROWS, ROWS, PARTS, 4, CPU, deferred=True), pictures([1, 2], 4)
+    resident, decoded = SampleCache(ROWS, ROWS, PARTS, 4, CPU, deferred=True), pictures([1, 2], 4)
     resident.keep(np.array([1, 2]), decoded)
     decoded["mask"].zero_()
     assert (resident.capacity, resident.kept, resident.settled, resident.release()) == (0, 0, False, None)
@@ -250,7 +250,7 @@ def test_sets_wait_in_memory_of_their_own_until_memory_may_be_taken() -> None:
 
 def test_memory_is_given_back_once_for_half_the_share_and_then_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
     free(monkeypatch, 100 * SET)
-    resident, rows = Resident(1000, 1000, PARTS, 4, CPU, share=0.5), np.arange(10)
+    resident, rows = SampleCache(1000, 1000, PARTS, 4, CPU, share=0.5), np.arange(10)
     for capacity in (50, 25, 0):
         resident.settle()
         resident.keep(rows, pictures(rows.tolist(), 4))
@@ -272,7 +272,7 @@ def test_memory_is_given_back_once_for_half_the_share_and_then_for_good(monkeypa
 def test_a_gpu_gives_what_the_cpu_gives_wherever_they_stay(where: str, size: int) -> None:
     cuda = torch.device("cuda", torch.cuda.current_device())
     generator = np.random.default_rng(0)
-    here, there = Resident(ROWS, ROWS, PARTS, size, CPU), Resident(ROWS, ROWS, PARTS, size, cuda, where)
+    here, there = SampleCache(ROWS, ROWS, PARTS, size, CPU), SampleCache(ROWS, ROWS, PARTS, size, cuda, where)
     for version in range(20):
         rows = generator.integers(0, ROWS, 6)
         slots = there.slots(rows)
@@ -298,7 +298,7 @@ def test_a_gpu_gives_what_the_cpu_gives_wherever_they_stay(where: str, size: int
 @pytest.mark.parametrize("where", ["device", "host"])
 def test_nothing_waits_for_the_gpu(where: str) -> None:
     cuda = torch.device("cuda", torch.cuda.current_device())
-    resident = Resident(ROWS, ROWS, PARTS, 16, cuda, where)
+    resident = SampleCache(ROWS, ROWS, PARTS, 16, cuda, where)
     rows = np.arange(20)
     resident.keep(rows[:10], pictures(list(range(10)), 16, device=cuda))
     decoded = pictures(list(range(10, 20)), 16, device=cuda)

@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.loading.sampler import AHEAD, ROUNDS, Order, Permutation, Piece
+from pipeline.loading.sampler import AHEAD, ROUNDS, Permutation, Sampler, WindowSlice
 
 Set = tuple[int, int]  # (shard, which of its sets that are in the split)
 
 
-def sets(pieces: list[Piece], sizes: list[int]) -> list[Set]:
+def sets(pieces: list[WindowSlice], sizes: list[int]) -> list[Set]:
     """The sets of a batch, by their names."""
     found = []
     for shards, positions in pieces:
@@ -20,16 +20,16 @@ def sets(pieces: list[Piece], sizes: list[int]) -> list[Set]:
     return found
 
 
-def epoch_of(order: Order, sizes: list[int], epoch: int) -> list[Set]:
+def epoch_of(order: Sampler, sizes: list[int], epoch: int) -> list[Set]:
     return [one for number in range(order.batches) for one in sets(order.batch(epoch, number), sizes)]
 
 
-def numbers(count: int, batch_size: int, key: str) -> Order:
+def numbers(count: int, batch_size: int, key: str) -> Sampler:
     """An order of one shard, whose sets are 0 .. count - 1."""
-    return Order(np.array([count]), batch_size, key)
+    return Sampler(np.array([count]), batch_size, key)
 
 
-def positions(order: Order, epoch: int, number: int) -> NDArray[np.int64]:
+def positions(order: Sampler, epoch: int, number: int) -> NDArray[np.int64]:
     return np.concatenate([piece.positions for piece in order.batch(epoch, number)])
 
 
@@ -81,18 +81,18 @@ def test_the_order_is_frozen() -> None:
     # Golden: a run resumed under a later version must see the sets that it would have seen.
     assert Permutation(10, "golden")(np.arange(10)).tolist() == [1, 2, 5, 0, 9, 6, 7, 3, 4, 8]
     assert Permutation(400_000, "golden")(np.arange(3)).tolist() == [282706, 234394, 166805]
-    whole = Order(np.array([7, 0, 12, 1]), 8, "golden")
+    whole = Sampler(np.array([7, 0, 12, 1]), 8, "golden")
     assert [positions(whole, 3, number).tolist() for number in range(3)] == [
         [8, 14, 6, 0, 5, 13, 3, 17],
         [10, 2, 4, 18, 15, 16, 1, 19],
         [12, 11, 9, 7],
     ]
-    many = Order(np.full(400, 1000), 512, "golden")
+    many = Sampler(np.full(400, 1000), 512, "golden")
     assert positions(many, 2, 700)[:5].tolist() == [398178, 270386, 162068, 194765, 137426]
 
 
 def test_the_order_in_windows_is_frozen() -> None:
-    order = Order(np.array([3, 0, 2, 4, 1]), 6, "golden", window=2)
+    order = Sampler(np.array([3, 0, 2, 4, 1]), 6, "golden", window=2)
     found = [[(p.shards.tolist(), p.positions.tolist()) for p in order.batch(3, number)] for number in range(2)]
     assert found == [[([0, 3], [3, 5, 6, 4, 1, 2])], [([0, 3], [0]), ([2, 4], [1, 2, 0])]]
 
@@ -120,7 +120,7 @@ def test_neighbours_are_strangers() -> None:
 def test_every_set_comes_once_and_ranks_share_the_global_batch(
     sizes: list[int], window: int | None, batch_size: int, world: int, shuffle: bool
 ) -> None:
-    order = Order(np.array(sizes), batch_size, "k", shuffle, window)
+    order = Sampler(np.array(sizes), batch_size, "k", shuffle, window)
     seen = []
     for number in range(order.batches):
         whole = sets(order.batch(1, number), sizes)
@@ -147,21 +147,21 @@ def test_windows_are_those_of_the_slow_reference(sizes: list[int], window: int, 
         # A window that holds everything is no window.
         key = f"k/{epoch}/{number}" if window < len(shards) else f"k/{epoch}"
         expected += [here[n] for n in Permutation(len(here), key)(np.arange(len(here)))]
-    assert epoch_of(Order(np.array(sizes), batch_size, "k", window=window), sizes, epoch) == expected
+    assert epoch_of(Sampler(np.array(sizes), batch_size, "k", window=window), sizes, epoch) == expected
 
 
 def test_shards_without_sets_change_nothing() -> None:
     dense, sparse = [3, 4, 5, 2], [0, 3, 4, 0, 0, 5, 2, 0]
     names = [1, 2, 5, 6]
     for window in (None, 1, 2, 3, 4):
-        expected = epoch_of(Order(np.array(dense), 3, "k", window=window), dense, 0)
-        found = epoch_of(Order(np.array(sparse), 3, "k", window=window), sparse, 0)
+        expected = epoch_of(Sampler(np.array(dense), 3, "k", window=window), dense, 0)
+        found = epoch_of(Sampler(np.array(sparse), 3, "k", window=window), sparse, 0)
         assert found == [(names[shard], place) for shard, place in expected]
 
 
 def test_only_so_many_shards_are_read_from_at_a_time() -> None:
     sizes = [10] * 12
-    order = Order(np.array(sizes), 7, "k", window=3)
+    order = Sampler(np.array(sizes), 7, "k", window=3)
     windows = [tuple(p.shards.tolist()) for number in range(order.batches) for p in order.batch(0, number)]
     in_turn = [window for place, window in enumerate(windows) if window != windows[place - 1]]
     assert len(in_turn) == 4  # none is come back to
@@ -170,7 +170,7 @@ def test_only_so_many_shards_are_read_from_at_a_time() -> None:
 
 def test_epochs_put_other_shards_together_in_another_order() -> None:
     sizes = [20] * 30
-    orders = [epoch_of(Order(np.array(sizes), 64, "k", window=1), sizes, epoch) for epoch in range(2)]
+    orders = [epoch_of(Sampler(np.array(sizes), 64, "k", window=1), sizes, epoch) for epoch in range(2)]
     shards = [[shard for shard, place in order if place == 0] for order in orders]
     assert shards[0] != shards[1]
     inside = [{shard: [place for one, place in order if one == shard] for shard in range(30)} for order in orders]
@@ -178,7 +178,7 @@ def test_epochs_put_other_shards_together_in_another_order() -> None:
     together = [
         {frozenset(p.shards.tolist()) for n in range(order.batches) for p in order.batch(epoch, n)}
         for epoch in range(2)
-        for order in [Order(np.array(sizes), 64, "k", window=3)]
+        for order in [Sampler(np.array(sizes), 64, "k", window=3)]
     ]
     assert len(together[0]) == len(together[1]) == 10
     assert len(together[0] & together[1]) < 3
@@ -188,7 +188,7 @@ def test_epochs_and_keys_differ_and_no_shuffle_is_the_index() -> None:
     first = positions(numbers(100, 100, "k"), 0, 0).tolist()
     assert first != positions(numbers(100, 100, "k"), 1, 0).tolist()
     assert first != positions(numbers(100, 100, "other"), 0, 0).tolist()
-    plain = Order(np.array([50, 50]), 30, "k", shuffle=False)
+    plain = Sampler(np.array([50, 50]), 30, "k", shuffle=False)
     assert positions(plain, 5, 3).tolist() == list(range(90, 100))
 
 
@@ -206,14 +206,14 @@ def test_what_is_permuted_ahead_is_no_edge() -> None:
 @pytest.mark.parametrize("window", [None, 1, 2])
 def test_going_on_anywhere_with_any_number_of_ranks(window: int | None) -> None:
     sizes = [7, 0, 5, 9, 2]
-    undisturbed = Order(np.array(sizes), 4, "k", window=window)
+    undisturbed = Sampler(np.array(sizes), 4, "k", window=window)
     expected = [sets(undisturbed.batch(epoch, n), sizes) for epoch in range(2) for n in range(undisturbed.batches)]
     for before, after in product(range(1, 5), repeat=2):
         for stop in range(len(expected) + 1):
             seen = []
             # Every rank has an Order of its own, and those of the second run know nothing of the first.
             for world, steps in ((before, range(stop)), (after, range(stop, len(expected)))):
-                ranks = [Order(np.array(sizes), 4, "k", window=window) for _ in range(world)]
+                ranks = [Sampler(np.array(sizes), 4, "k", window=window) for _ in range(world)]
                 for step in steps:
                     epoch, number = divmod(step, undisturbed.batches)
                     shares = [sets(order.batch(epoch, number, r, world), sizes) for r, order in enumerate(ranks)]

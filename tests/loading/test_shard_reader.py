@@ -10,13 +10,13 @@ import pytest
 
 import pipeline.loading.shard_reader
 from pipeline.errors import InputError
-from pipeline.loading.shard_reader import Damaged, Store
+from pipeline.loading.shard_reader import Damaged, ShardReader
 
 
 @pytest.fixture
-def store(packed: Path, tmp_path: Path) -> Store:
+def store(packed: Path, tmp_path: Path) -> ShardReader:
     shards = Path(shutil.copytree(packed, tmp_path / "shards"))
-    return Store.open(shards)
+    return ShardReader.open(shards)
 
 
 def tar_members(shards: Path, key: str) -> dict[str, bytes]:
@@ -45,7 +45,7 @@ def flip_bit(path: Path, offset: int) -> None:
 
 
 @pytest.mark.parametrize("part", range(3))
-def test_every_flipped_bit_of_a_picture_is_found(part: int, store: Store) -> None:
+def test_every_flipped_bit_of_a_picture_is_found(part: int, store: ShardReader) -> None:
     index = store.index
     path = store.shards / "sets-000002.tar"
     row = int(np.flatnonzero(index["shard"] == 2)[3])
@@ -61,7 +61,7 @@ def test_every_flipped_bit_of_a_picture_is_found(part: int, store: Store) -> Non
     assert len(store.read(row)) == 3
 
 
-def test_a_shard_cut_short_damages_only_what_is_gone(store: Store) -> None:
+def test_a_shard_cut_short_damages_only_what_is_gone(store: ShardReader) -> None:
     index = store.index
     rows = np.flatnonzero(index["shard"] == 1)
     cut = int(index["offset"][rows[8]][1]) + 5
@@ -75,13 +75,13 @@ def test_a_shard_cut_short_damages_only_what_is_gone(store: Store) -> None:
         store.read(int(rows[9]))
 
 
-def test_a_missing_shard_is_named(store: Store) -> None:
+def test_a_missing_shard_is_named(store: ShardReader) -> None:
     (store.shards / "sets-000000.tar").unlink()
     with pytest.raises(Damaged, match=r"sets-000000\.tar cannot be read \(No such file or directory\)"):
         store.read(0)
 
 
-def test_a_damaged_background_is_an_error(store: Store) -> None:
+def test_a_damaged_background_is_an_error(store: ShardReader) -> None:
     background = store.manifest.backgrounds[4]
     flip_bit(store.shards / "backgrounds.tar", background.offset + 100)
     with pytest.raises(InputError, match=r"backgrounds\.tar: background 4 is damaged"):
@@ -92,7 +92,7 @@ def test_a_damaged_background_is_an_error(store: Store) -> None:
         store.read_background(background.id)
 
 
-def test_few_files_are_open_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_files_are_open_at_once(store: ShardReader, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline.loading.shard_reader, "MAX_OPEN_FILES", 2)
     before = open_files()
     for row in range(100):
@@ -103,18 +103,24 @@ def test_few_files_are_open_at_once(store: Store, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("row", [0, 41, 99])
-def test_a_set_has_the_parts_of_the_data_or_those_asked_for(row: int, store: Store, bare: Path) -> None:
-    def read(store: Store) -> list[bytes]:
+def test_a_set_has_the_parts_of_the_data_or_those_asked_for(row: int, store: ShardReader, bare: Path) -> None:
+    def read(store: ShardReader) -> list[bytes]:
         return [bytes(part) for part in store.read(row)]
 
     members = tar_members(store.shards, store.key(row))
     expected = [members["fg_bg.jpg"], members["mask.jpg"], members["depth.jpg"]]
     assert (store.parts, read(store)) == (("fg_bg", "mask", "depth"), expected)
-    for asked in (Store.open(bare), Store.open(bare, depth=False), Store.open(store.shards, depth=False)):
+    for asked in (
+        ShardReader.open(bare),
+        ShardReader.open(bare, depth=False),
+        ShardReader.open(store.shards, depth=False),
+    ):
         assert (asked.parts, read(asked)) == (("fg_bg", "mask"), expected[:2])
 
 
-def test_depth_that_is_not_asked_for_is_neither_read_nor_checked(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_depth_that_is_not_asked_for_is_neither_read_nor_checked(
+    store: ShardReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
     offset, size = store.index["offset"][5].tolist(), store.index["size"][5].tolist()
     flip_bit(store.shards / store.shard_name(5), offset[2])
     asked: list[tuple[int, int]] = []
@@ -127,19 +133,19 @@ def test_depth_that_is_not_asked_for_is_neither_read_nor_checked(store: Store, m
     monkeypatch.setattr(os, "pread", pread)
     with pytest.raises(Damaged, match="depth in"):
         store.read(5)
-    Store.open(store.shards, depth=False).read(5)
+    ShardReader.open(store.shards, depth=False).read(5)
     assert asked == [(offset[0], offset[2] + size[2] - offset[0]), (offset[0], offset[1] + size[1] - offset[0])]
 
 
 @pytest.mark.parametrize("row", [0, 41, 99])
-def test_the_note_of_a_set_is_its_json(row: int, store: Store, bare: Path) -> None:
+def test_the_note_of_a_set_is_its_json(row: int, store: ShardReader, bare: Path) -> None:
     expected: dict[str, Any] = json.loads(tar_members(store.shards, store.key(row))["json"])
     assert expected["bg"] == store.index["bg"][row]
-    assert store.read_note(row) == Store.open(bare).read_note(row) == expected
-    assert Store.open(store.shards, depth=False).read_note(row) == expected
+    assert store.read_note(row) == ShardReader.open(bare).read_note(row) == expected
+    assert ShardReader.open(store.shards, depth=False).read_note(row) == expected
 
 
-def test_a_note_that_is_not_what_was_packed_is_damage(store: Store) -> None:
+def test_a_note_that_is_not_what_was_packed_is_damage(store: ShardReader) -> None:
     path, key = store.shards / store.shard_name(7), store.key(7)
     header = int(store.index["offset"][7, 2]) + int(store.index["size"][7, 2])
     header += -header % 512
@@ -151,11 +157,11 @@ def test_a_note_that_is_not_what_was_packed_is_damage(store: Store) -> None:
     assert store.read_note(7)["bg"] == store.index["bg"][7]
 
 
-def test_an_index_that_points_elsewhere_finds_no_note(store: Store) -> None:
+def test_an_index_that_points_elsewhere_finds_no_note(store: ShardReader) -> None:
     rows = np.array(store.index)
     rows["offset"][0], rows["size"][0] = rows["offset"][1], rows["size"][1]
     with pytest.raises(Damaged, match=r"\(found .*\.json\)"):
-        Store(store.shards, store.manifest, rows).read_note(0)
+        ShardReader(store.shards, store.manifest, rows).read_note(0)
     os.truncate(store.shards / store.shard_name(1), int(rows["offset"][1, 2]) + 10)
     with pytest.raises(Damaged, match=r"\(empty header\)"):
         store.read_note(1)

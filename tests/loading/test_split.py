@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError
 from pipeline.format.manifest import row_type
 from pipeline.format.sample import UNKNOWN
-from pipeline.loading.sampler import Order, Piece
+from pipeline.loading.sampler import Sampler, WindowSlice
 from pipeline.loading.split import BACKGROUND_SALT, FOREGROUND_SALT, SPLITS, TABLE_IDS, Split, group
 from tests.samples import split_rows
 
@@ -114,7 +114,7 @@ def test_sizes_and_rows_are_those_of_the_slow_reference(
         held = Split(index.rows, index.shard_sets, split)
         assert held.sizes.tolist() == [len(rows) for rows in expected]
         assert held.count == sum(map(len, expected))
-        order = Order(held.sizes, batch_size, "k", window=window)
+        order = Sampler(held.sizes, batch_size, "k", window=window)
         for epoch in range(2):
             for number in range(order.batches):
                 pieces = order.batch(epoch, number)
@@ -127,7 +127,7 @@ def test_sizes_and_rows_are_those_of_the_slow_reference(
 
 def test_a_rank_without_sets_has_no_rows() -> None:
     held = Split(index_of([0], [0], [1]).rows, [1], "all")
-    rows = held.rows(Order(held.sizes, 4, "k").batch(0, 0, rank=0, world=4))
+    rows = held.rows(Sampler(held.sizes, 4, "k").batch(0, 0, rank=0, world=4))
     assert rows.dtype == np.int64
     assert not len(rows)
     with pytest.raises(InputError, match="no split called 'dev'"):
@@ -137,7 +137,7 @@ def test_a_rank_without_sets_has_no_rows() -> None:
 def test_the_rows_of_two_windows_are_kept() -> None:
     index = index_of([0] * 9, [0] * 9, [3, 3, 3])
     held = Split(index.rows, index.shard_sets, "train")
-    windows = [[Piece(np.array([shard]), np.arange(3))] for shard in range(3)]
+    windows = [[WindowSlice(np.array([shard]), np.arange(3))] for shard in range(3)]
     assert [held.rows(window).tolist() for window in windows[:2]] == [[0, 1, 2], [3, 4, 5]]
     index.rows["bg"] = 5  # of another split: who looks at the index again now finds nothing
     assert [held.rows(window).tolist() for window in windows[:2]] == [[0, 1, 2], [3, 4, 5]]
@@ -163,7 +163,7 @@ def test_an_epoch_in_windows_needs_no_memory_for_its_sets() -> None:
     for window in (8, None):
         tracemalloc.start()
         held = Split(index, shard_sets, "train")
-        order = Order(held.sizes, 4096, "k", window=window)
+        order = Sampler(held.sizes, 4096, "k", window=window)
         seen = sum(len(held.rows(order.batch(0, number))) for number in range(order.batches))
         peaks[window] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()

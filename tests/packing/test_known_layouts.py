@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest
-from pipeline.loading.shard_reader import Store
+from pipeline.loading.shard_reader import ShardReader
 from pipeline.packing.join import find_sets
 from pipeline.packing.known_layouts import (
     FORMER_NAMES,
@@ -31,7 +31,7 @@ def packed_sets(
     """What is in the shards: the pictures of each set by its key, its background before them."""
     assert layout is None or isinstance(layout, list | Layout)
     pack(sources, shards, PackOptions(workers=1, sets_per_shard=7, depth=depth), layout=layout)
-    store = Store.open(shards)
+    store = ShardReader.open(shards)
     rows = range(store.manifest.sets)
     backgrounds = [store.read_background(int(store.index["bg"][row])).tobytes() for row in rows]
     return {store.key(row): [backgrounds[row], *(part.tobytes() for part in store.read(row))] for row in rows}
@@ -87,7 +87,7 @@ def test_any_mix_of_sources_gives_the_same_bytes(extension: str, tmp_path: Path)
 def test_an_unknown_foreground_is_recorded_as_such(tmp_path: Path) -> None:
     source = write_folder(SCHEMES["bg-folders"].files(), tmp_path / "source")
     pack(source, tmp_path / "shards", PackOptions(workers=1))
-    store = Store.open(tmp_path / "shards")
+    store = ShardReader.open(tmp_path / "shards")
     assert set(store.index["fg"].tolist()) == {-1}
     assert store.read_note(0)["fg"] is None
     assert store.key(0).startswith("fg_unknown_bg_")

@@ -13,7 +13,7 @@ from pipeline.errors import InputError
 from pipeline.format.images import decode_gray, decode_rgb
 from pipeline.format.manifest import Manifest, load_index
 from pipeline.format.tar import TarWriter
-from pipeline.loading.shard_reader import Store
+from pipeline.loading.shard_reader import ShardReader
 from pipeline.packing.pack import PackOptions, pack
 from pipeline.workers import SourceProgress
 from tests.samples import files_below, jpeg, png, set_paths, smooth_picture, write, write_sets
@@ -40,7 +40,7 @@ def test_the_directory_is_format_1(packed: Path) -> None:
 def test_every_byte_is_as_it_came(source: Path, packed: Path) -> None:
     manifest = Manifest.load(packed)
     index = load_index(packed, manifest)
-    store = Store(packed, manifest, index)
+    store = ShardReader(packed, manifest, index)
     for row in range(100):
         bg, fg = int(index["bg"][row]), int(index["fg"][row])
         loose = [(source / path).read_bytes() for path in set_paths(bg, fg, bg * 10 + fg)]
@@ -232,7 +232,7 @@ def test_the_originals_own_pictures(s15: Path, tmp_path: Path) -> None:
     # Rightly paired: outside the mask, an overlay is its background (which is stored at another size).
     manifest = summary.manifest
     index = load_index(tmp_path / "shards", manifest)
-    store = Store(tmp_path / "shards", manifest, index)
+    store = ShardReader(tmp_path / "shards", manifest, index)
     for row in range(4):
         overlay, mask, _ = (part.tobytes() for part in store.read(row))
         outside = decode_gray(mask) < 10

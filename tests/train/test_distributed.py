@@ -17,7 +17,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from pipeline.errors import InputError
 from pipeline.workers import available_cores
 from tests.ranks import in_ranks
-from train.distributed import Ranks
+from train.distributed import Distributed
 
 TOLD = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -33,13 +33,13 @@ def test_alone_there_is_no_group(told: dict[str, str], monkeypatch: pytest.Monke
     for name, value in told.items():
         monkeypatch.setenv(name, value)
     network, threads = nn.Linear(1, 1), torch.get_num_threads()
-    with Ranks.from_environment("cpu") as ranks:
+    with Distributed.from_environment("cpu") as ranks:
         assert (ranks.rank, ranks.world, ranks.local, ranks.first, ranks.group) == (0, 1, 0, True, None)
         assert ranks.cores == available_cores()
         assert torch.get_num_threads() == threads
         assert ranks.sums([0.1, 2]) == [0.1, 2]
-        assert ranks.everyones("word") == ["word"]
-        assert ranks.from_first({"a": 1}) == {"a": 1}
+        assert ranks.all_gather("word") == ["word"]
+        assert ranks.broadcast({"a": 1}) == {"a": 1}
         ranks.barrier()
         weight = network.weight.clone()
         network(torch.ones(1, 1)).sum().backward()
@@ -90,7 +90,7 @@ def test_an_environment_that_contradicts_itself_is_refused(
         if value is not None:
             monkeypatch.setenv(name, value)
     with pytest.raises(InputError) as refused:
-        Ranks.from_environment("cpu")
+        Distributed.from_environment("cpu")
     assert str(refused.value).startswith(message)
     assert not dist.is_initialized()
 
@@ -103,14 +103,14 @@ def test_each_rank_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None
     for name, value in (GOOD | {"LOCAL_RANK": "2", "LOCAL_WORLD_SIZE": "4"}).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=r"^4 processes on this machine, but 2 GPUs: torchrun --nproc-per-node 2, or "):
-        Ranks.from_environment("gpu")
+        Distributed.from_environment("gpu")
     assert not chosen
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(InputError, match="no MASTER_ADDR"):
-        Ranks.from_environment("auto")
+        Distributed.from_environment("auto")
     assert chosen == [1]
     with pytest.raises(InputError, match="no MASTER_ADDR"):
-        Ranks.from_environment("cpu")
+        Distributed.from_environment("cpu")
     assert chosen == [1]
 
 
@@ -119,7 +119,7 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     for name, value in GOOD.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="no usable GPU"):
-        Ranks.from_environment("gpu")
+        Distributed.from_environment("gpu")
 
 
 def test_ranks_that_are_not_reached_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +130,7 @@ def test_ranks_that_are_not_reached_are_said(monkeypatch: pytest.MonkeyPatch) ->
     threads = torch.get_num_threads()
     try:
         with pytest.raises(InputError, match=rf"^rank 1 does not reach the others by 127.0.0.1 port {closed}: .+$"):
-            Ranks.from_environment("cpu")
+            Distributed.from_environment("cpu")
     finally:
         torch.set_num_threads(threads)
     assert not dist.is_initialized()
@@ -138,7 +138,7 @@ def test_ranks_that_are_not_reached_are_said(monkeypatch: pytest.MonkeyPatch) ->
 
 def words(folder: Path) -> tuple[Any, ...]:
     """What a rank hears."""
-    with Ranks.from_environment("cpu") as ranks:
+    with Distributed.from_environment("cpu") as ranks:
         rank = ranks.rank
         (folder / str(rank)).touch()
         ranks.barrier()
@@ -148,8 +148,8 @@ def words(folder: Path) -> tuple[Any, ...]:
         heard = (
             ranks.sums([rank, 0.1 * rank, 2**30 + 2**-20]),
             ranks.sums([]),
-            ranks.everyones({"rank": rank, "first": ranks.first, "text": "x" * 1000 * rank}),
-            ranks.from_first(["of", rank]),
+            ranks.all_gather({"rank": rank, "first": ranks.first, "text": "x" * 1000 * rank}),
+            ranks.broadcast(["of", rank]),
             (torch.get_num_threads(), ranks.cores, here),
         )
     ranks.close()
@@ -162,11 +162,11 @@ def words(folder: Path) -> tuple[Any, ...]:
 def test_all_ranks_hear_the_same(world: int, tmp_path: Path) -> None:
     heard = in_ranks(world, words, tmp_path)
     assert all(of_rank == heard[0] for of_rank in heard)
-    sums, nothing, everyones, first, (threads, cores, here) = heard[0]
+    sums, nothing, all_gather, first, (threads, cores, here) = heard[0]
     ranks = range(world)
     assert sums == [sum(ranks), pytest.approx(sum(0.1 * rank for rank in ranks)), world * (2**30 + 2**-20)]
     assert nothing == []
-    assert everyones == [{"rank": rank, "first": rank == 0, "text": "x" * 1000 * rank} for rank in ranks]
+    assert all_gather == [{"rank": rank, "first": rank == 0, "text": "x" * 1000 * rank} for rank in ranks]
     assert first == ["of", 0]
     assert threads == cores == max(1, available_cores() // world)
     assert here == world
@@ -184,7 +184,7 @@ def values(tensors: Iterable[Tensor]) -> list[list[float]]:
 
 def exchange_tensors() -> tuple[list[list[float]], list[list[float]]]:
     """A rank's weights and gradients after it has exchanged them; the last convolution has no gradients."""
-    with Ranks.from_environment("cpu") as ranks:
+    with Distributed.from_environment("cpu") as ranks:
         torch.manual_seed(ranks.rank)
         network = a_stack()
         ranks.copy_from_first(network.parameters())
@@ -208,7 +208,7 @@ def test_ranks_have_the_weights_of_the_first_and_the_sum_of_the_gradients() -> N
 
 def outlive(end: str, what: str) -> str:
     """Rank 1 ends; what the others are told."""
-    with Ranks.from_environment("cpu") as ranks:
+    with Distributed.from_environment("cpu") as ranks:
         network = nn.Linear(3, 3)
         network(torch.ones(1, 3)).sum().backward()
         ranks.barrier()
@@ -222,7 +222,7 @@ def outlive(end: str, what: str) -> str:
             if what == "sums":
                 ranks.sums([1.0])
             elif what == "everyones":
-                ranks.everyones(1)
+                ranks.all_gather(1)
             elif what == "barrier":
                 ranks.barrier()
             else:
@@ -240,7 +240,7 @@ def test_the_end_of_a_rank_ends_the_others(end: str, what: str) -> None:
 
 
 def fall() -> None:
-    with Ranks.from_environment("cpu") as ranks:
+    with Distributed.from_environment("cpu") as ranks:
         ranks.barrier()
         if ranks.first:
             raise ValueError("a fault")

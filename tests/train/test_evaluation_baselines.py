@@ -11,7 +11,7 @@ import train.trivial_baselines
 from pipeline.loading.batch import Batch
 from pipeline.loading.loader import Loader
 from tests.samples import smooth_picture
-from train.ceiling import ceiling_scores, round_trip
+from train.ceiling import jpeg_ceiling, round_trip
 from train.trivial_baselines import MeanDepth
 
 
@@ -81,9 +81,9 @@ def test_the_ceiling_is_below_one_and_rises_with_the_quality() -> None:
     pictures = smooth(4)
     noisy = torch.randint(0, 256, pictures.shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     batch = Batch(pictures, pictures, noisy, noisy, torch.arange(4))
-    low, high = (ceiling_scores(batch, quality) for quality in (75, 90))
+    low, high = (jpeg_ceiling(batch, quality) for quality in (75, 90))
     for name in ("mask_iou", "depth_ssim"):
         assert (low[name] < high[name]).all()
         assert (high[name] < 1).all()
-    alone = ceiling_scores(Batch(pictures, pictures, noisy, None, batch.index), 75)
+    alone = jpeg_ceiling(Batch(pictures, pictures, noisy, None, batch.index), 75)
     assert not [name for name in alone if "depth" in name]

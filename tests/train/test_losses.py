@@ -28,7 +28,7 @@ def mask_with_a_block(sets: int = 3) -> Tensor:
     return mask
 
 
-def of_each(reference: Callable[[Plane, Plane], float], a: Tensor, b: Tensor) -> Tensor:
+def per_sample(reference: Callable[[Plane, Plane], float], a: Tensor, b: Tensor) -> Tensor:
     """A reference of two planes, for each set of two [N,1,H,W]."""
     pairs = zip(a.double().numpy(), b.double().numpy(), strict=True)
     return torch.tensor([reference(p[0], q[0]) for p, q in pairs], dtype=torch.float64)
@@ -76,7 +76,7 @@ def plain_mean_bce(logits: Plane, mask: Plane) -> float:
 
 def test_bce_is_the_formula_for_soft_masks() -> None:
     logits, mask = plane() * 8 - 4, plane()
-    expected = of_each(plain_mean_bce, logits, mask)
+    expected = per_sample(plain_mean_bce, logits, mask)
     torch.testing.assert_close(bce_of_each(logits, mask).double(), expected, rtol=1e-5, atol=0)
     torch.testing.assert_close(depth_bce(logits.sigmoid(), mask).double(), expected, rtol=1e-5, atol=0)
 
@@ -92,13 +92,13 @@ def test_dice_and_edge_are_their_formulas(
     loss: Callable[[Tensor, Tensor], Tensor], reference: Callable[[Plane, Plane], float], mask: Tensor
 ) -> None:
     logits = plane() * 8 - 4
-    torch.testing.assert_close(loss(logits, mask).double(), of_each(reference, logits, mask), rtol=1e-5, atol=0)
+    torch.testing.assert_close(loss(logits, mask).double(), per_sample(reference, logits, mask), rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize(("height", "width"), [(24, 32), (27, 33)])
 def test_the_gradient_is_its_formula_at_four_scales(height: int, width: int) -> None:
     depth, truth = plane(3, height, width), plane(3, height, width)
-    expected = of_each(plain_gradient, depth, truth)
+    expected = per_sample(plain_gradient, depth, truth)
     torch.testing.assert_close(gradient_loss(depth, truth).double(), expected, rtol=1e-5, atol=0)
 
 
@@ -142,7 +142,7 @@ def test_gradients_are_finite_for_empty_and_full_masks_and_constant_depth(name: 
 def test_the_totals_are_the_weighted_sums_of_the_parts(name: str) -> None:
     mask, depth = ((plane() * 255).byte() for _ in range(2))
     prediction = Prediction(plane() * 4 - 2, plane())
-    losses = Criterion(name, mask_weight=3, depth_weight=0.25).of_each(prediction, mask, depth)
+    losses = Criterion(name, mask_weight=3, depth_weight=0.25).per_sample(prediction, mask, depth)
     assert losses.parts.keys() == RECIPES[name].keys()
     for head, total in (("mask", losses.mask), ("depth", losses.depth)):
         weights = {part: weight for part, weight in RECIPES[name].items() if part.startswith(head)}
@@ -170,7 +170,7 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_sets_each_by_itself(name: str)
     mask, depth = ((plane() * 255).byte() for _ in range(2))
     prediction, criterion = Prediction(plane() * 8 - 4, plane()), Criterion(name)
     batch = criterion(prediction, mask, depth).named()
-    each = criterion.of_each(prediction, mask, depth).named()
+    each = criterion.per_sample(prediction, mask, depth).named()
     assert prediction.depth is not None
     for i in range(len(mask)):
         one = Prediction(prediction.mask_logits[i : i + 1], prediction.depth[i : i + 1])

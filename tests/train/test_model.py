@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
 
 from train.losses import Criterion
-from train.model import Head, UNet, bordered, planes
+from train.model import Head, UNet, planes, replicate_pad
 from train.optim import adamw, learning_rate
 
 
@@ -63,7 +63,7 @@ def test_a_border_is_repeated_as_pytorch_repeats_it() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(2, 3, 6, 7, dtype=torch.float64)
-    ours, theirs = bordered(x), F.pad(x, (1, 1, 1, 1), mode="replicate")
+    ours, theirs = replicate_pad(x), F.pad(x, (1, 1, 1, 1), mode="replicate")
     assert torch.equal(ours, theirs)
     torch.testing.assert_close(*(torch.autograd.grad((y * weight).sum(), x) for y in (ours, theirs)))
 

@@ -12,7 +12,7 @@ from tests.train.test_train_step import CPU, a_batch, a_learner, weights
 from tests.train.test_trainer import CrashError, assert_equal_runs, configuration, crash_at, fit, lines
 from tests.train.test_training_ranks import assert_alike
 from train.checkpoint import load
-from train.distributed import ALONE, Ranks
+from train.distributed import SINGLE, Distributed
 from train.logging import Meter
 from train.precision import autocast, describe_format, number_format
 from train.run import open_run
@@ -76,10 +76,10 @@ def spoil(learner: Learner) -> None:
 
 def test_a_step_that_overflows_is_skipped_and_the_next_is_not() -> None:
     learner, batch = a_learner(precision="fp16", ema=0.0), a_batch(4)
-    assert learner.learn(batch, 0.5, 4).skipped.item() == 0
+    assert learner.train_step(batch, 0.5, 4).skipped.item() == 0
     before = {name: parameter.clone() for name, parameter in learner.network.named_parameters()}
     overflow(learner)
-    step = learner.learn(batch, 0.5, 4)
+    step = learner.train_step(batch, 0.5, 4)
     assert (step.skipped.item(), step.grad_norm.item()) == (1, 0)
     assert step.losses["loss"].isfinite()
     assert all(torch.equal(parameter, before[name]) for name, parameter in learner.network.named_parameters())
@@ -87,40 +87,40 @@ def test_a_step_that_overflows_is_skipped_and_the_next_is_not() -> None:
     assert learner.loss_scale == 2.0**59
     assert learner.step == 2
     learner._scaler.update(2.0**10)
-    step = learner.learn(batch, 0.5, 4)
+    step = learner.train_step(batch, 0.5, 4)
     assert step.skipped.item() == 0
     assert step.grad_norm > 0
     assert not any(torch.equal(parameter, before[name]) for name, parameter in learner.network.named_parameters())
 
 
 def test_the_gradient_is_clipped_by_its_length_before_scaling() -> None:
-    norms = {precision: a_learner(precision=precision).learn(a_batch(4), 0.5, 4).grad_norm.item()
+    norms = {precision: a_learner(precision=precision).train_step(a_batch(4), 0.5, 4).grad_norm.item()
              for precision in ("float32", "fp16")}  # fmt: skip
     assert norms["fp16"] == pytest.approx(norms["float32"], rel=0.02)
 
 
 def test_the_meter_counts_skipped_steps_and_means_are_over_the_others() -> None:
-    learner, meter = a_learner(precision="fp16"), Meter(CPU, ALONE)
+    learner, meter = a_learner(precision="fp16"), Meter(CPU, SINGLE)
     norms = list[float]()
     for number in range(3):
         if number == 1:
             overflow(learner)
-        step = learner.learn(a_batch(4, number), 0.5, 4)
+        step = learner.train_step(a_batch(4, number), 0.5, 4)
         learner._scaler.update(2.0**10)
         norms.append(step.grad_norm.item())
         meter.add(step, 4, 0.0)
-    values = meter.read()
+    values = meter.compute()
     assert values["skipped_steps"] == 1
     assert values["grad_norm"] == pytest.approx((norms[0] + norms[2]) / 2)
-    meter.restart()
-    meter.add(learner.learn(a_batch(4), 0.5, 4), 4, 0.0)
-    assert "skipped_steps" not in meter.read()
+    meter.reset()
+    meter.add(learner.train_step(a_batch(4), 0.5, 4), 4, 0.0)
+    assert "skipped_steps" not in meter.compute()
 
 
 def test_of_other_formats_nothing_is_scaled_nor_skipped() -> None:
     learner = a_learner()
     spoil(learner)
-    step = learner.learn(a_batch(4), 0.5, 4)
+    step = learner.train_step(a_batch(4), 0.5, 4)
     assert step.skipped.item() == 0
     assert step.grad_norm.isnan()
     assert learner.loss_scale == 1
@@ -142,7 +142,7 @@ def test_a_run_in_float16_resumes_to_the_same_bits(packed: Path, tmp_path: Path)
 
 
 def in_float16(shards: Path, out: Path) -> None:
-    with Ranks.from_environment("cpu") as ranks:
+    with Distributed.from_environment("cpu") as ranks:
         fit(Trainer(configuration(shards, out, precision="fp16", log_every=1), ranks=ranks, say=lambda line: None))
 
 

@@ -10,7 +10,7 @@ from pipeline.errors import InputError
 from tests.loading.test_release import no_memory
 from tests.train.test_trainer import assert_equal_runs, configuration, fit
 from train.checkpoint import load
-from train.distributed import Ranks
+from train.distributed import Distributed
 from train.trainer import Trainer
 
 STEPS = 16  # 2 epochs of 64 sets, 8 at a time
@@ -72,7 +72,7 @@ def test_without_memory_to_give_back_the_run_ends_with_a_line_that_helps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     trainer = Trainer(configuration(packed, tmp_path, batch_size=8, checkpoint_every=1, **changes))
-    trainer.ranks = Ranks(0, world)  # the other would wait within the step that is done again
+    trainer.ranks = Distributed(0, world)  # the other would wait within the step that is done again
     run_out_at(list(steps), trainer, monkeypatch)
     with pytest.raises(InputError) as error:
         fit(trainer)
@@ -99,13 +99,13 @@ def test_on_a_gpu_a_step_that_is_too_large_takes_the_resident_sets_memory(
     said = list[str]()
     settings: dict[str, Any] = {"batch_size": 8, "device": "gpu", "resident": "device", "compile": "off"}
     trainer = Trainer(configuration(packed, tmp_path, **settings), say=said.append)
-    learn, free_bytes = trainer.learner.learn, list[int]()
+    train_step, free_bytes = trainer.learner.train_step, list[int]()
 
     def learn_with_more(*arguments: Any) -> Any:
         if trainer.step == 11 and trainer.loader._kept is not None and trainer.loader._kept.capacity:
             free_bytes.append(torch.cuda.mem_get_info()[0])
             torch.empty(2 * torch.cuda.mem_get_info()[1], dtype=torch.uint8, device="cuda")  # there is never so much
-        return learn(*arguments)
+        return train_step(*arguments)
 
     monkeypatch.setattr(trainer.learner, "learn", learn_with_more)
     fit(trainer)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.ranks import in_ranks
-from train.distributed import Ranks
+from train.distributed import Distributed
 from train.losses import Criterion
 from train.networks import build_network
 from train.synced_norm import SharedBatch, SyncedNorm, synced
@@ -68,7 +68,7 @@ def build(case: Case) -> nn.Module:
     return network.to(case.kept, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def learn(case: Case, ranks: Ranks | None = None, share: slice = slice(None), sync: bool = True) -> Found:
+def train_step(case: Case, ranks: Distributed | None = None, share: slice = slice(None), sync: bool = True) -> Found:
     """Some steps with this share of each batch: the first one's output and gradients, and what is learnt in the end."""
     network = build(case)
     if ranks and sync:
@@ -85,12 +85,12 @@ def learn(case: Case, ranks: Ranks | None = None, share: slice = slice(None), sy
             prediction = network(bg, fg_bg)
         if isinstance(prediction, Tensor):
             weight = torch.arange(1, 4, dtype=case.kept).view(1, 3, 1, 1) + depth.to(case.kept)
-            of_each = (prediction * weight).square().mean((1, 2, 3))
+            per_sample = (prediction * weight).square().mean((1, 2, 3))
             output = prediction
         else:
-            of_each = criterion.of_each(prediction, mask, depth).total
+            per_sample = criterion.per_sample(prediction, mask, depth).total
             output = torch.cat(prediction, 1)
-        (of_each.sum() / SETS).backward()
+        (per_sample.sum() / SETS).backward()
         if ranks:
             ranks.sum_gradients(network.parameters())
         if step == 0:
@@ -103,11 +103,11 @@ def learn(case: Case, ranks: Ranks | None = None, share: slice = slice(None), sy
     return found | {f"{name} in the end": value.numpy() for name, value in network.state_dict().items()}
 
 
-def of_rank(case: Case, ranks: Ranks | None = None, share: slice = slice(None), sync: bool = True) -> Found:
-    """`learn`, all of it in the precision of the case: networks and losses turn what they get into float32, else."""
-    cast, unit = patch.object(Tensor, "float", lambda x: x.to(case.kept)), lambda label: label.to(case.kept) / 255
-    with cast, patch("train.losses.unit", unit):
-        return learn(case, ranks, share, sync)
+def of_rank(case: Case, ranks: Distributed | None = None, share: slice = slice(None), sync: bool = True) -> Found:
+    """`train_step`, all of it in the precision of the case: networks and losses turn what they get into float32."""
+    cast, to_float = patch.object(Tensor, "float", lambda x: x.to(case.kept)), lambda label: label.to(case.kept) / 255
+    with cast, patch("train.losses.unit", to_float):
+        return train_step(case, ranks, share, sync)
 
 
 def part_of(rank: int, shares: tuple[int, ...]) -> slice:
@@ -116,7 +116,7 @@ def part_of(rank: int, shares: tuple[int, ...]) -> slice:
 
 def rank_does() -> list[Found]:
     """What a process does: all cases with all shares, then one with norms that are not synced."""
-    with Ranks.from_environment("cpu") as ranks:
+    with Distributed.from_environment("cpu") as ranks:
         found = list[Found]()
         for case in CASES:
             found += [of_rank(case, ranks, part_of(ranks.rank, shares)) for shares in SHARES[ranks.world]]
@@ -174,7 +174,7 @@ class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return operation(*arguments, **(named or {}))
 
 
-def normalise(dtype: torch.dtype, ranks: Ranks | None = None, share: slice = slice(None)) -> Found:
+def normalise(dtype: torch.dtype, ranks: Distributed | None = None, share: slice = slice(None)) -> Found:
     """A norm's output and gradients for one batch, whose means are up to 1,000 times as far from 0 as it spreads."""
     numbers = torch.Generator().manual_seed(3)
     x = torch.randn(SETS, 4, 6, 5, generator=numbers) + torch.tensor([0.0, 1, -30, 1000]).view(-1, 1, 1)
@@ -205,7 +205,7 @@ def normalise(dtype: torch.dtype, ranks: Ranks | None = None, share: slice = sli
 
 
 def rank_normalises(dtype: torch.dtype) -> list[Found]:
-    with Ranks.from_environment("cpu") as ranks:
+    with Distributed.from_environment("cpu") as ranks:
         of_one_value = torch.linspace(1e6, 1e8, 32).view(1, -1, 1, 1).expand(2 - ranks.rank, -1, 5, 7)
         norm = synced(nn.BatchNorm2d(32), ranks, SharedBatch(3))
         assert norm(of_one_value).isfinite().all()  # no variance is rounded to below 0
@@ -240,7 +240,7 @@ def test_synced_norm_keeps_the_tensors_and_the_mode() -> None:
     pictures = torch.full((2, 1, 16, 16), 9, dtype=torch.uint8)
     with patch.object(Tensor, "float", Tensor.double):
         expected = network(pictures, pictures).mask_logits
-    converted = synced(network, Ranks(rank=1, world=2), SharedBatch())
+    converted = synced(network, Distributed(rank=1, world=2), SharedBatch())
     after = converted.state_dict(keep_vars=True)
     assert list(after) == list(before)
     assert all(after[name] is before[name] for name in before)
@@ -254,5 +254,5 @@ def test_synced_norm_keeps_the_tensors_and_the_mode() -> None:
 def test_alone_nothing_is_replaced() -> None:
     network = build(Case("unet-4"))
     modules = list(network.modules())
-    assert list(synced(network, Ranks(), SharedBatch()).modules()) == modules
+    assert list(synced(network, Distributed(), SharedBatch()).modules()) == modules
     assert not any(isinstance(module, SyncedNorm) for module in modules)

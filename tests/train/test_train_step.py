@@ -33,18 +33,18 @@ def gradients_at_the_step(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> 
     found: list[torch.Tensor] = []
     monkeypatch.setattr(learner.optimizer, "step", lambda: found.extend(
         p.grad.clone() for p in learner.network.parameters() if p.grad is not None))  # fmt: skip
-    learner.learn(a_batch(4), 0.5, 4)
+    learner.train_step(a_batch(4), 0.5, 4)
     return found
 
 
 def test_a_step_changes_every_weight_and_tells_the_sums_of_the_losses() -> None:
     learner, batch = a_learner(), a_batch(4)
     before = weights(learner.network)
-    expected = learner.criterion.of_each(learner.network(batch.bg, batch.fg_bg), batch.mask, batch.depth).named()
+    expected = learner.criterion.per_sample(learner.network(batch.bg, batch.fg_bg), batch.mask, batch.depth).named()
     learner.network.load_state_dict(before)  # batch norm has seen the batch
-    step = learner.learn(batch, 0.5, 4)
-    for name, of_each in expected.items():
-        torch.testing.assert_close(step.losses[name], of_each.sum().detach())
+    step = learner.train_step(batch, 0.5, 4)
+    for name, per_sample in expected.items():
+        torch.testing.assert_close(step.losses[name], per_sample.sum().detach())
     changed = [name for name, old in before.items() if not torch.equal(old, learner.network.state_dict()[name])]
     assert changed == list(before)
     assert all(parameter.grad is None for parameter in learner.network.parameters())
@@ -59,14 +59,14 @@ def test_the_gradient_is_clipped_to_its_longest_and_its_length_told(monkeypatch:
         shortened = gradients_at_the_step(learner, monkeypatch)
         for gradient, full in zip(shortened, whole, strict=True):
             torch.testing.assert_close(gradient, full * min(1.0, clip / norm), rtol=1e-4, atol=1e-8)
-    assert a_learner(clip=norm / 3).learn(a_batch(4), 0.5, 4).grad_norm.item() == pytest.approx(norm, rel=1e-5)
+    assert a_learner(clip=norm / 3).train_step(a_batch(4), 0.5, 4).grad_norm.item() == pytest.approx(norm, rel=1e-5)
 
 
 def test_the_average_follows_the_weights_by_its_formula() -> None:
     learner = a_learner(ema=0.35)
     reference = {name: tensor.double() for name, tensor in weights(learner.network).items()}
     for number in range(1, 7):
-        learner.learn(a_batch(4, number), 0.5, 4)
+        learner.train_step(a_batch(4, number), 0.5, 4)
         share = 1 - min(0.35, (1 + number) / (10 + number))
         for name, parameter in learner.network.named_parameters():
             reference[name] += share * (parameter.detach().double() - reference[name])
@@ -105,19 +105,19 @@ def test_a_failed_step_that_is_undone_and_repeated_is_as_if_it_had_not_failed(
 ) -> None:
     learner, undisturbed = a_learner(ema=ema, precision=precision), a_learner(ema=ema, precision=precision)
     for number in range(done):
-        learner.learn(a_batch(4, number), 0.5, 4)
+        learner.train_step(a_batch(4, number), 0.5, 4)
     module, name, call = FAILURES[failure]
     with monkeypatch.context() as patch:
         patch.setattr(module, name, fail_at(call, getattr(module, name)))
         if done and name == "zeros_like":  # it has its memory
-            learner.learn(a_batch(4, done), 0.5, 4)
+            learner.train_step(a_batch(4, done), 0.5, 4)
         else:
             with pytest.raises(torch.OutOfMemoryError):
-                learner.learn(a_batch(4, done), 0.5, 4)
+                learner.train_step(a_batch(4, done), 0.5, 4)
             assert learner.undo(done)
-            learner.learn(a_batch(4, done), 0.5, 4)
+            learner.train_step(a_batch(4, done), 0.5, 4)
     for number in range(done + 1):
-        undisturbed.learn(a_batch(4, number), 0.5, 4)
+        undisturbed.train_step(a_batch(4, number), 0.5, 4)
     averages = {name for name, _ in learner.network.named_buffers()}
     for name, tensor in undisturbed.network.state_dict().items():
         if ema or name not in averages:
@@ -134,11 +134,11 @@ def test_a_step_that_has_changed_weights_cannot_be_undone(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch, "zeros_like", fail_at(2 * decayed + 1, torch.zeros_like))
     before = weights(learner.network)
     with pytest.raises(torch.OutOfMemoryError):
-        learner.learn(a_batch(4), 0.5, 4)
+        learner.train_step(a_batch(4), 0.5, 4)
     assert not torch.equal(before["stem.0.0.weight"], learner.network.state_dict()["stem.0.0.weight"])
     assert not learner.undo(0)
     learner = a_learner()
-    learner.learn(a_batch(4), 0.5, 4)
+    learner.train_step(a_batch(4), 0.5, 4)
     assert not learner.undo(0)
 
 
@@ -150,9 +150,9 @@ def test_without_average_the_weights_themselves_are_used() -> None:
 
 def test_the_learning_rate_is_that_of_the_share_done() -> None:
     learner = a_learner(schedule="one-cycle")
-    learner.learn(a_batch(2), 0.3, 2)
+    learner.train_step(a_batch(2), 0.3, 2)
     assert {group["lr"] for group in learner.optimizer.param_groups} == {0.01}
-    learner.learn(a_batch(2), 0.9, 2)
+    learner.train_step(a_batch(2), 0.9, 2)
     assert {group["lr"] for group in learner.optimizer.param_groups} == {learner.rate(0.9)}
     assert learner.rate(0.9) < 0.001
 
@@ -178,11 +178,11 @@ def test_convolutions_alone_are_of_the_precision(precision: str, dtype: torch.dt
     for module in learner.network.modules():
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(lambda _, inputs, output: computed.append(output.dtype))
-    losses = learner.learn(a_batch(4), 0.5, 4).losses
+    losses = learner.train_step(a_batch(4), 0.5, 4).losses
     assert set(computed) == {dtype}
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
     assert {parameter.dtype for parameter in learner.network.parameters()} == {torch.float32}
-    expected = a_learner(precision="float32").learn(a_batch(4), 0.5, 4).losses
+    expected = a_learner(precision="float32").train_step(a_batch(4), 0.5, 4).losses
     for name, loss in losses.items():
         assert loss.item() == pytest.approx(expected[name].item(), rel=0.02), name
 
@@ -207,5 +207,5 @@ def test_batches_that_are_not_whole_are_not_compiled(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("train.config.missing_for_compile", lambda device: "")
     learner = a_learner(compile="default", batch_size=4)
     for sets in (4, 3, 4, 1):
-        learner.learn(a_batch(sets), 0.5, sets)
+        learner.train_step(a_batch(sets), 0.5, sets)
     assert compiled == [4, 4]

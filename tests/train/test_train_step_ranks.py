@@ -18,7 +18,7 @@ from pipeline.errors import InputError
 from pipeline.loading.batch import Batch
 from tests.ranks import in_ranks
 from train.config import Config
-from train.distributed import Ranks
+from train.distributed import Distributed
 from train.networks import build_network
 from train.train_step import Learner
 
@@ -60,30 +60,30 @@ def counted() -> Iterator[Counter[str]]:
 def take_steps(learner: Learner, rank: int) -> Steps:
     told = Steps()
     for number, shares in enumerate(SHARES):
-        step = learner.learn(a_share(number, rank), 0.5, sum(shares))
+        step = learner.train_step(a_share(number, rank), 0.5, sum(shares))
         told.append({name: loss.item() for name, loss in step.losses.items()} | {"norm": step.grad_norm.item()})
     return told
 
 
-def learn() -> tuple[Steps, Steps, dict[str, int], str]:
+def train_step() -> tuple[Steps, Steps, dict[str, int], str]:
     """Steps as they are and compiled, graphs; and what rank 0 is told at a compiled step when the other has ended."""
-    with Ranks.from_environment("cpu") as ranks, counted() as graphs:
+    with Distributed.from_environment("cpu") as ranks, counted() as graphs:
         config = Config(Path(), Path(), model="unet-4", batch_size=BATCH, compile="off")
         plain = take_steps(Learner(config, CPU, ranks), ranks.rank)
         assert not graphs
         learner = Learner(replace(config, compile="default"), CPU, ranks)
         compiled = take_steps(learner, ranks.rank)
-        everyones = ranks.everyones(dict(graphs))
-        assert everyones == [graphs] * 2
+        all_gather = ranks.all_gather(dict(graphs))
+        assert all_gather == [graphs] * 2
         if not ranks.first:
             os._exit(0)
         with pytest.raises(InputError) as told, ranks.collective():
-            learner.learn(a_share(0, 0), 0.5, BATCH)
+            learner.train_step(a_share(0, 0), 0.5, BATCH)
         return plain, compiled, graphs, str(told.value)
 
 
 def test_ranks_compile_whole_batches_to_one_graph() -> None:
-    (plain, compiled, graphs, told), _ = in_ranks(2, learn, ends=1)
+    (plain, compiled, graphs, told), _ = in_ranks(2, train_step, ends=1)
     norms = sum(isinstance(module, nn.BatchNorm2d) for module in build_network("unet-4").modules())
     assert graphs == {"forward": 1, "forward collectives": norms, "backward": 1, "backward collectives": norms}
     for number, (step, expected) in enumerate(zip(compiled, plain, strict=True)):

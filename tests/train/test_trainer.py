@@ -316,15 +316,15 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint(packed: 
 def test_on_a_gpu_no_step_waits_for_the_device(packed: Path, tmp_path: Path, precision: str) -> None:
     trainer = Trainer(configuration(packed, tmp_path, device="gpu", precision=precision))
     batches = iter(trainer.loader)
-    trainer.learner.learn(next(batches), 0.0, 16)  # the first allocates
+    trainer.learner.train_step(next(batches), 0.0, 16)  # the first allocates
     torch.cuda.set_sync_debug_mode("error")
     try:
         batch = next(batches)
-        trainer.meter.add(trainer.learner.learn(batch, 0.5, 16), len(batch.bg), 0.0)
+        trainer.meter.add(trainer.learner.train_step(batch, 0.5, 16), len(batch.bg), 0.0)
     finally:
         torch.cuda.set_sync_debug_mode("default")
         trainer.close()
-    assert trainer.meter.read()["loss"] > 0
+    assert trainer.meter.compute()["loss"] > 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

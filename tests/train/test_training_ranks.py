@@ -12,7 +12,7 @@ from pipeline.errors import InputError
 from tests.ranks import in_ranks
 from train.checkpoint import load
 from train.config import Config
-from train.distributed import Ranks
+from train.distributed import Distributed
 from train.signals import Interrupted
 from train.trainer import Trainer
 
@@ -29,7 +29,7 @@ def configuration(shards: Path, out: Path) -> Config:
 def train(config: Config, resume: bool = False, stop_at: int | None = None, asked: int = 0) -> list[str]:
     """What one rank said; at a step, the rank `asked` is told to stop."""
     said: list[str] = []
-    with Ranks.from_environment("cpu") as ranks:
+    with Distributed.from_environment("cpu") as ranks:
         trainer = Trainer(config, resume=resume, ranks=ranks, say=said.append)
 
         def after(_: str) -> None:

@@ -10,7 +10,7 @@ from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest, ShardInfo, load_index
 from pipeline.format.sample import PARTS
 from pipeline.loading.loader import Loader
-from pipeline.loading.shard_reader import Damaged, Store
+from pipeline.loading.shard_reader import Damaged, ShardReader
 from pipeline.packing.pack import PackOptions, pack
 from pipeline.verify.check import CheckOptions, check, in_tar_order, rows_of_shards, stock_reader_damage, tar_damage
 from pipeline.verify.scan import WIDE, Rows, Scan, stored_parts
@@ -43,7 +43,7 @@ def damage(shards: Path, options: CheckOptions = QUICK) -> list[str]:
 
 def handed_over(shards: Path) -> dict[str, list[bytes]]:
     """What a loader decodes: for each set that is whole its pictures and its background, by key."""
-    store, found = Store.open(shards), {}
+    store, found = ShardReader.open(shards), {}
     for row in range(store.manifest.sets):
         background = store.read_background(int(store.index["bg"][row]))
         try:
@@ -267,12 +267,12 @@ def test_counts_and_sizes_of_the_manifest_are_compared(shards: Path) -> None:
 def test_no_set_gets_the_background_of_another(shards: Path) -> None:
     backgrounds = json.loads((shards / "manifest.json").read_text())["backgrounds"]
     restate(shards, backgrounds=[one | {"id": 2 if one["id"] == 3 else one["id"]} for one in backgrounds])
-    for read in (Store.open, damage):
+    for read in (ShardReader.open, damage):
         with pytest.raises(InputError, match=r"is damaged \(two backgrounds have one id\): rebuild it from the tars"):
             read(shards)
     restate(shards, backgrounds=[one | {"id": 7 if one["id"] == 3 else one["id"]} for one in backgrounds])
     with pytest.raises(InputError, match="has no background 3, which sets need"):
-        Store.open(shards)
+        ShardReader.open(shards)
     assert any("has no background 3" in line for line in damage(shards))
     assert any("bg_007: it is in the index, and not in the tar" in line for line in damage(shards))
 

@@ -10,7 +10,7 @@ import pytest
 from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest, load_index
 from pipeline.loading.loader import Loader
-from pipeline.loading.shard_reader import Store
+from pipeline.loading.shard_reader import ShardReader
 from pipeline.packing.pack import PackOptions, pack
 from pipeline.verify.check import CheckOptions, check
 from pipeline.verify.repair import repair
@@ -29,7 +29,7 @@ def shards(packed: Path, tmp_path: Path) -> Path:
 
 def contents(shards: Path) -> Contents:
     """The pictures of every set, by key."""
-    store = Store.open(shards)
+    store = ShardReader.open(shards)
     return {store.key(row): [bytes(part) for part in store.read(row)] for row in range(store.manifest.sets)}
 
 

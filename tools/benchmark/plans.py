@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.format.manifest import row_type
-from pipeline.loading.sampler import Order
+from pipeline.loading.sampler import Sampler
 from pipeline.loading.split import Split
 
 SETS_PER_SHARD, IDS, KEY_LENGTH, BATCH_SIZE = 1000, 100, 24, 512
@@ -74,13 +74,13 @@ def _plan(index: NDArray[np.void], window: int | None) -> dict[str, Any]:
     start = time.perf_counter()
     split = Split(index, shard_sets, "train")
     count_sec = time.perf_counter() - start
-    order = Order(split.sizes, BATCH_SIZE, "bench", window=window)
+    order = Sampler(split.sizes, BATCH_SIZE, "bench", window=window)
     numbers = list(_numbers(order.batches, len(index)))
     marks = [time.perf_counter()]
     for number in numbers:
         order.batch(0, number)
     marks.append(time.perf_counter())
-    again = Order(split.sizes, BATCH_SIZE, "bench", window=window)
+    again = Sampler(split.sizes, BATCH_SIZE, "bench", window=window)
     planned = sum(len(split.rows(again.batch(0, number))) for number in numbers)
     marks.append(time.perf_counter())
     order_sec, plan_sec = (after - before for before, after in pairwise(marks))

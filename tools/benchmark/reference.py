@@ -16,7 +16,7 @@ from pipeline.format.depth import depth_table
 from pipeline.format.images import decode_gray
 from pipeline.format.manifest import BACKGROUNDS, Manifest, load_index, save_index
 from pipeline.format.sample import PARTS
-from pipeline.loading.shard_reader import Store
+from pipeline.loading.shard_reader import ShardReader
 from tools.peers.options import Loaded
 
 COMPARED_SETS = 256
@@ -63,7 +63,7 @@ class Reference:
     """The slow, obvious loader: Pillow decodes to gray, looks depth up in the table and resizes."""
 
     def __init__(self, shards: Path, size: int) -> None:
-        self._store = Store.open(shards)
+        self._store = ShardReader.open(shards)
         self._rows = {key.decode(): row for row, key in enumerate(self._store.index["key"].tolist())}
         self._table = depth_table(self._store.manifest.depth_encoding, self._store.manifest.depth_near)
         self._size = size

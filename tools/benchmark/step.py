@@ -102,11 +102,11 @@ def bench_step(shards: Path, options: LoadOptions, model: str) -> dict[str, Any]
         config = Config(shards, NOWHERE, model=model, batch_size=options.batch_size)
         learner = Learner(config, torch_device(options.device))
         if tail := loader.sets % options.batch_size:  # a GPU chooses algorithms for the last batch's shape, too
-            learner.learn(batch.head(tail), HALF_WAY, tail)
+            learner.train_step(batch.head(tail), HALF_WAY, tail)
         with progress_bar("steps", (2 * EPOCHS + 1) * len(loader) + WARM_UP_STEPS) as bar:
 
             def counted(batch: Batch) -> None:
-                learner.learn(batch, HALF_WAY, len(batch.bg))
+                learner.train_step(batch, HALF_WAY, len(batch.bg))
                 bar.update(1)
 
             stalls = measure_stalls(lambda: iter(loader), lambda: cached(batch, loader.sets), counted)

@@ -12,12 +12,12 @@ from PIL import Image
 from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest
 from pipeline.format.sample import PARTS
-from pipeline.loading.shard_reader import Damaged, Store
+from pipeline.loading.shard_reader import Damaged, ShardReader
 from pipeline.resume import UNFINISHED, resumable
 from tools.peers.pillow import GrayPlanes, Planes
 
 
-def sample(store: Store, row: int) -> dict[str, Any]:
+def sample(store: ShardReader, row: int) -> dict[str, Any]:
     """What other formats hold of a set: its key, the id of its background (bg), and the bytes of each of PARTS."""
     parts = {part: data.tobytes() for part, data in zip(PARTS, store.read(row), strict=True)}
     return {"key": store.key(row), "bg": int(store.index["bg"][row]), **parts}
@@ -49,7 +49,7 @@ def in_format(package: str, shards: Path, cache: Path, write: Callable[[Path, Pa
 
 def _require_whole(shards: Path) -> None:
     # Before others read them in processes of their own, which have other ways of saying that they cannot.
-    store = Store.open(shards)
+    store = ShardReader.open(shards)
     try:
         for row in range(len(store.index)):
             store.read(row)

@@ -9,7 +9,7 @@ from typing import Any
 
 import litdata
 
-from pipeline.loading.shard_reader import Store
+from pipeline.loading.shard_reader import ShardReader
 from tools.peers.cache import decoded, in_format, sample
 from tools.peers.options import LoadOptions
 from tools.peers.pillow import GrayPlanes, PillowLoader, Planes, worker_settings
@@ -37,7 +37,7 @@ def _write(shards: Path, folder: Path, scratch: Path) -> None:
     with _environment(DATA_OPTIMIZER_CACHE_FOLDER=str(scratch), DATA_OPTIMIZER_DATA_CACHE_FOLDER=str(scratch)):
         litdata.optimize(
             functools.partial(_sample, shards=shards),
-            inputs=list(range(len(Store.open(shards).index))),
+            inputs=list(range(len(ShardReader.open(shards).index))),
             output_dir=str(folder),
             chunk_bytes="64MB",
             num_workers=1,
@@ -50,7 +50,7 @@ def _sample(row: int, shards: Path) -> dict[str, Any]:
     return sample(_store(shards), row)
 
 
-_store = functools.lru_cache(maxsize=1)(Store.open)  # opened once, in the process that LitData writes in
+_store = functools.lru_cache(maxsize=1)(ShardReader.open)  # opened once, in the process that LitData writes in
 
 
 @contextmanager

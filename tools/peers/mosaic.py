@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from pipeline.format.sample import PARTS
-from pipeline.loading.shard_reader import Store
+from pipeline.loading.shard_reader import ShardReader
 from tools.peers.cache import decoded, in_format, sample
 from tools.peers.options import LoadOptions
 from tools.peers.pillow import GrayPlanes, PillowLoader, Planes, worker_settings
@@ -79,7 +79,7 @@ class _Sets(streaming.StreamingDataset):  # type: ignore[misc]
 
 
 def _write(shards: Path, folder: Path, scratch: Path) -> None:
-    store = Store.open(shards)
+    store = ShardReader.open(shards)
     with streaming.MDSWriter(columns=COLUMNS, out=str(folder)) as writer:
         for row in range(len(store.index)):
             writer.write(sample(store, row))

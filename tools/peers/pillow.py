@@ -17,7 +17,7 @@ from pipeline.devices import torch_device
 from pipeline.format.depth import depth_table
 from pipeline.format.manifest import Manifest
 from pipeline.format.sample import PARTS
-from pipeline.loading.shard_reader import Store
+from pipeline.loading.shard_reader import ShardReader
 from tools.peers.options import Loaded, LoadOptions
 
 Planes = tuple[str, list[torch.Tensor]]
@@ -35,14 +35,14 @@ class _SeedDataset(Dataset[Planes]):
 
     def __init__(self, shards: Path, size: int) -> None:
         self._shards, self._size = shards, size
-        self._store: Store | None = None
+        self._store: ShardReader | None = None
 
     def __len__(self) -> int:
         return Manifest.load(self._shards).sets
 
     def __getitem__(self, row: int) -> Planes:
         if self._store is None:  # opened in the worker
-            self._store = Store.open(self._shards)
+            self._store = ShardReader.open(self._shards)
             manifest = self._store.manifest
             self._coloured = manifest.depth_encoding != "gray"
             self._table = depth_table(manifest.depth_encoding, manifest.depth_near).tolist()
@@ -85,7 +85,7 @@ class GrayPlanes:
     def __call__(self, bg: int, pictures: Sequence[Image.Image]) -> list[torch.Tensor]:
         """The planes of background `bg` and of `pictures`, which are one for each of PARTS."""
         if not self._backgrounds:
-            store = Store.open(self._shards)
+            store = ShardReader.open(self._shards)
             for background in store.manifest.backgrounds:
                 picture = Image.open(io.BytesIO(store.read_background(background.id).tobytes()))
                 self._backgrounds[background.id] = self._plane(picture)
