@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,18 @@ from pipeline.devices import DEVICES, torch_device
 from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest
 from pipeline.workers import available_cores
+from tools.bench_loader import AXES, bench_sweep, parse_grid
+from tools.bench_stalls import bench_step, refuse_stalls
 from tools.benchmark.chart import draw_chart
-from tools.benchmark.contest import CACHES, OURS_PLANES, OURS_RESIDENT, Contest, all_names, bench_loaders, lacking
 from tools.benchmark.machine import describe, machine
 from tools.benchmark.plans import bench_order
 from tools.benchmark.reference import first_shards
-from tools.benchmark.step import bench_step, refuse_stalls
-from tools.benchmark.sweep import AXES, bench_sweep, parse_grid
-from tools.benchmark.writers import bench_composing, bench_packing
 from tools.cli import Command
 from tools.peers.options import LoadOptions
 
+# The one import upwards, at run time: what is not installed is found in a checkout of the repository.
+race, writers = import_module("benchmarks.race"), import_module("benchmarks.writers")
+CACHES, OURS_PLANES, OURS_RESIDENT = race.CACHES, race.OURS_PLANES, race.OURS_RESIDENT
 DIR = click.Path(path_type=Path)
 SETS = {"loaders": 10_000, "composing": 10_000, "sweep": 2_000}
 OTHERS = "All"
@@ -83,7 +85,7 @@ class SectionedCommand(Command):
 @click.option("--hw-decoder-load", type=click.FloatRange(0, 1), show_default="0 on Hopper GPUs, else 0.65",
               help="Share of the pictures that ours gives to the GPU's JPEG engine.")  # fmt: skip
 @click.option("--loader", "names", metavar="NAMES", show_default="all that can be",
-              help=f"Loaders to measure, with commas: {', '.join(all_names())}.")  # fmt: skip
+              help=f"Loaders to measure, with commas: {', '.join(race.all_names())}.")  # fmt: skip
 @click.option("--planes", type=DIR, metavar="DIR", help="The sets of --shards packed with --codec planes: ours-planes.")
 @click.option("--cache", type=click.Choice((*CACHES, "both")), default="warm", show_default=True,
               help="The page cache: cold drops the files from it before each pass.")  # fmt: skip
@@ -122,9 +124,9 @@ def main(
         given["hw_decoder_load"], given["peers_cache"],
     )  # fmt: skip
     if packing is not None:
-        report = bench_packing(packing, given["rounds"], options.workers)
+        report = writers.bench_packing(packing, given["rounds"], options.workers)
     elif composing is not None:
-        report = bench_composing(composing, given["sets"] or SETS["composing"], given["rounds"])
+        report = writers.bench_composing(composing, given["sets"] or SETS["composing"], given["rounds"])
     elif order_rows is not None:
         report = bench_order(order_rows, given["window"])
     else:
@@ -182,7 +184,9 @@ def _bench_shards(shards: Path, options: LoadOptions, **given: Any) -> dict[str,
     caches = CACHES if given["cache"] == "both" else (given["cache"],)
     base = given["base"] or ("seed" if "seed" in names else names[0])
     sets = given["sets"] or SETS["loaders"]
-    report = bench_loaders(Contest(shards, given["planes"], names, sets, given["rounds"], caches, base, options))
+    report: dict[str, Any] = race.bench_loaders(
+        race.Contest(shards, given["planes"], names, sets, given["rounds"], caches, base, options)
+    )
     if given["chart"]:
         title = f"fgbg-bench: {options.size} x {options.size}, batch {options.batch_size}, {options.workers} threads"
         draw_chart(report["loaders"], title, describe(machine()), given["chart"])
@@ -192,13 +196,13 @@ def _bench_shards(shards: Path, options: LoadOptions, **given: Any) -> dict[str,
 
 def _names(text: str | None, planes: Path | None) -> list[str]:
     """The loaders to measure; raise `click.UsageError` for one that is not known, or lacks its data."""
-    missing = lacking(planes)
+    missing = race.lacking(planes)
     if text is None:
         if missing:
             click.echo("not measured: " + "; ".join(f"{name} ({reason})" for name, reason in missing.items()))
-        return [name for name in all_names() if name not in missing]
+        return [name for name in race.all_names() if name not in missing]
     names = text.split(",")
-    known = all_names()
+    known = race.all_names()
     if unknown := [name for name in names if name not in known]:
         raise click.UsageError(f"no loader called {', '.join(unknown)}: expected some of {', '.join(known)}")
     if len(set(names)) < len(names):

@@ -8,9 +8,9 @@ from statistics import mean
 from typing import NamedTuple
 
 from benchmarks.baselines.plan import Baseline, gmac
-from benchmarks.baselines.process import CommandError, done, run
 from benchmarks.baselines.results import Row, read_row
 from benchmarks.baselines.score import SPLIT
+from benchmarks.processes import CommandError, done, run
 from pipeline.composing.photos import find_pictures
 from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest, load_index

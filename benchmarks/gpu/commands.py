@@ -14,15 +14,15 @@ from xml.etree import ElementTree
 
 import torch
 
-from benchmarks.baselines.process import CommandError, done, run
 from benchmarks.baselines.results import training_time
 from benchmarks.gpu.plan import JPEG, PLANES
 from benchmarks.gpu.process import SIZES, Context
 from benchmarks.gpu.record import ROOT, Found, load_record
+from benchmarks.processes import CommandError, done, run
 from pipeline.errors import InputError
 from pipeline.workers import available_cores
 from tools.benchmark.table import quartiles
-from tools.benchmark.timing import spread, synchronize
+from tools.measure import spread, synchronize
 from tools.peers.options import Loaded, LoadOptions
 from tools.peers.pillow import seed
 from train.cells import HEADLINE

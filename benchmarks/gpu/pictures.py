@@ -26,7 +26,7 @@ from pipeline.loading.loader import Loader
 from pipeline.loading.shard_reader import ShardReader
 from pipeline.workers import available_cores
 from tools.benchmark.reference import MEAN_TOLERANCE, P999_TOLERANCE
-from tools.benchmark.timing import synchronize
+from tools.measure import synchronize
 
 Levels = NDArray[np.int64]
 LOADS = (0.0, 0.65, 1.0)  # of the hardware JPEG engine

@@ -21,10 +21,10 @@ from benchmarks.gpu.record import Found
 from pipeline.loading.batch import Batch
 from pipeline.loading.loader import Loader
 from pipeline.workers import available_cores
-from tools.benchmark.step import HALF_WAY, NOWHERE, WARM_UP_STEPS, Stall, cached
-from tools.benchmark.sweep import RUN_IN_BATCHES, Setting, recommended
+from tools.bench_loader import RUN_IN_BATCHES, Setting, recommended
+from tools.bench_stalls import HALF_WAY, NOWHERE, WARM_UP_STEPS, Stall, cached
 from tools.benchmark.table import quartiles
-from tools.benchmark.timing import DRAINS, row, spread, synchronize, warm_pass
+from tools.measure import DRAINS, row, spread, synchronize, warm_pass
 from tools.peers.loaders import our_loader
 from tools.peers.options import Loaded, LoadOptions
 from train.config import Config

@@ -12,8 +12,8 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-import benchmarks.baselines.process as process
 import benchmarks.baselines.study as study
+import benchmarks.processes as process
 from benchmarks.baselines.__main__ import main
 from benchmarks.baselines.chart import COLOURS, draw_chart, places
 from benchmarks.baselines.plan import (
@@ -26,9 +26,9 @@ from benchmarks.baselines.plan import (
     layers,
     parameters,
 )
-from benchmarks.baselines.process import CommandError, done
 from benchmarks.baselines.results import Row, load_results, save_results, training_time
 from benchmarks.baselines.table import tables
+from benchmarks.processes import CommandError, done
 from pipeline.errors import InputError
 from tests.samples import smooth_picture, soft_disc
 from train.evaluate import evaluate, open_split

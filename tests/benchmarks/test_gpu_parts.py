@@ -15,7 +15,6 @@ from click.testing import CliRunner
 from torch import nn
 
 from benchmarks.baselines.plan import gmac
-from benchmarks.baselines.process import CommandError
 from benchmarks.gpu import commands, pictures, speed
 from benchmarks.gpu.commands import differences, endless, epoch_sec, run_tests, whole_steps
 from benchmarks.gpu.pictures import SOAKED, SOAKED_SMALL, Soak, compare, recommended, sample_files
@@ -23,6 +22,7 @@ from benchmarks.gpu.plan import DATA, PARTS, in_order
 from benchmarks.gpu.process import Context
 from benchmarks.gpu.record import Found, load_record
 from benchmarks.gpu.speed import Case, counted, timed
+from benchmarks.processes import CommandError
 from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest
 from pipeline.loading.decode import DecodeOptions, Decoder

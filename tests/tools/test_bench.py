@@ -8,12 +8,12 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from benchmarks.race import all_names, decoded_pixels, device_bytes
 from pipeline.format.manifest import Manifest, load_index
 from pipeline.loading.loader import Loader
 from pipeline.packing.pack import PackOptions, pack
 from tests.samples import png, smooth_picture, write
 from tools.bench import main
-from tools.benchmark.contest import all_names, decoded_pixels, device_bytes
 from tools.benchmark.reference import Difference, first_shards
 from tools.benchmark.seat import Judged, Seat
 from tools.peers.loaders import LOADERS
@@ -94,7 +94,7 @@ def test_planning_is_measured() -> None:
 
 
 def test_what_cannot_be_measured_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tools.benchmark.contest.missing_peer", lambda name: "bring it" if name == "litdata" else None)
+    monkeypatch.setattr("benchmarks.race.missing_peer", lambda name: "bring it" if name == "litdata" else None)
     result = run("--shards", "nowhere")
     assert "not measured: ours-planes (give --planes DIR); litdata (bring it)\n" in result.output
     assert "no shards in nowhere" in result.output

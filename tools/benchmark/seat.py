@@ -10,8 +10,8 @@ from pipeline.devices import torch_device
 from pipeline.errors import InputError
 from tools.benchmark.pages import drop_pages
 from tools.benchmark.reference import Difference, Reference
-from tools.benchmark.timing import DRAINS, Pass, cold_pass, synchronize, warm_pass
 from tools.benchmark.usage import forget_peak
+from tools.measure import DRAINS, Pass, cold_pass, synchronize, warm_pass
 from tools.peers.options import Loaded, LoadOptions
 
 Make = Callable[[Path, LoadOptions], Iterable[Loaded]]

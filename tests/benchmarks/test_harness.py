@@ -8,8 +8,8 @@ from threading import Timer
 import psutil
 import pytest
 
+from benchmarks.harness import Contestant
 from pipeline.errors import InputError
-from tools.benchmark.contestant import Contestant
 from tools.peers.options import Loaded, LoadOptions
 
 OPTIONS = LoadOptions(batch_size=32, size=16, device="cpu", workers=1)
@@ -45,7 +45,7 @@ def contestant(verb: str) -> Contestant:
 @pytest.mark.parametrize(
     ("verb", "message"),
     [
-        ("raises", r"^loader odd: ZeroDivisionError: two lines \(test_contestant.py:\d+\)$"),
+        ("raises", r"^loader odd: ZeroDivisionError: two lines \(test_harness.py:\d+\)$"),
         ("dies", "^loader odd: its process ended with exit code 3$"),
         ("is killed", "^loader odd: its process was killed; is memory short"),
     ],

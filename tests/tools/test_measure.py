@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline.errors import InputError
-from tools.benchmark.timing import Pass, awaited, cold_pass, in_turn, row, spread, waits_ms, warm_pass
 from tools.benchmark.usage import Usage
+from tools.measure import Pass, awaited, cold_pass, in_turn, row, spread, waits_ms, warm_pass
 from tools.peers.options import Loaded
 
 

@@ -5,7 +5,7 @@ import torch
 
 from pipeline.errors import InputError
 from pipeline.loading.batch import Batch
-from tools.benchmark.step import Stall, cached, measure_stalls, refuse_stalls
+from tools.bench_stalls import Stall, cached, measure_stalls, refuse_stalls
 
 
 def batch(sets: int) -> Batch:

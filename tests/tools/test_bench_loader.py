@@ -1,6 +1,6 @@
 import pytest
 
-from tools.benchmark.sweep import Setting, parse_grid, recommended
+from tools.bench_loader import Setting, parse_grid, recommended
 from tools.peers.options import LoadOptions
 
 

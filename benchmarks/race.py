@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 
 import click
 
+from benchmarks.harness import Contestant
 from pipeline.format.manifest import Manifest, load_index
 from pipeline.format.planes import PLANES
 from pipeline.format.sample import PARTS
-from tools.benchmark.contestant import Contestant
 from tools.benchmark.reference import first_shards
 from tools.benchmark.seat import Judged, Make
 from tools.benchmark.table import number, print_rates, print_table
-from tools.benchmark.timing import Pass, in_turn, row, waits_ms
 from tools.cli import progress_bar
+from tools.measure import Pass, in_turn, row, waits_ms
 from tools.peers.loaders import LOADERS, missing_peer
 from tools.peers.options import LoadOptions
 

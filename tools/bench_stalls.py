@@ -15,8 +15,8 @@ from pipeline.devices import torch_device
 from pipeline.errors import InputError
 from pipeline.loading.batch import Batch
 from tools.benchmark.table import print_table
-from tools.benchmark.timing import synchronize
 from tools.cli import progress_bar
+from tools.measure import synchronize
 from tools.peers.loaders import our_loader
 from tools.peers.options import LoadOptions
 from train.config import Config

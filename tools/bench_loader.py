@@ -14,8 +14,8 @@ from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest
 from pipeline.workers import available_cores
 from tools.benchmark.table import print_table, quartiles
-from tools.benchmark.timing import DRAINS, Pass, in_turn, spread, waits_ms, warm_pass
 from tools.cli import progress_bar
+from tools.measure import DRAINS, Pass, in_turn, spread, waits_ms, warm_pass
 from tools.peers.loaders import our_loader
 from tools.peers.options import Loaded, LoadOptions
 

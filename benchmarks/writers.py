@@ -23,9 +23,9 @@ from pipeline.format.sample import PARTS
 from pipeline.packing.join import Sets, find_sets
 from pipeline.packing.known_layouts import known_layout
 from tools.benchmark.table import print_rates
-from tools.benchmark.timing import Pass, in_turn, row
 from tools.benchmark.usage import used
 from tools.cli import progress_bar
+from tools.measure import Pass, in_turn, row
 
 SIZE_PX, QUALITY, SCALE = 224, 90, (0.15, 0.35)  # what fgbg-compose does unless told otherwise
 
