@@ -1,37 +1,172 @@
-"""A contestant: a loader in a process group of its own, which does what it is told and stands still in between.
+"""The harness: one loader in a process of its own, which verifies and times it when it is told, and stops in between.
 
 So memory, CPU time, bytes read and threads of one loader are nobody else's, and none works while another is timed.
 """
 
+import functools
 import os
 import signal
 import time
 import traceback
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
+from operator import attrgetter
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import nvidia.dali
+import psutil
 import torch
+from PIL import Image
 
+from pipeline.devices import torch_device
 from pipeline.errors import InputError
-from tools.benchmark.seat import Make, Seat
-from tools.benchmark.usage import moving, used
-from tools.peers.options import LoadOptions
+from pipeline.format.depth import depth_table
+from pipeline.format.images import decode_gray
+from pipeline.format.sample import PARTS
+from pipeline.loading.shard_reader import ShardReader
+from tools.bench_loader import LoadOptions, drop_pages
+from tools.measure import Pass, TimedLoader, process_tree
 
-SETTLE_SEC, QUIET_CPU_SEC, LONGEST_SETTLE_SEC = 0.1, 0.01, 2.0
+COMPARED_SETS = 256
+# Levels of 255, against Pillow's gray decode and antialiased resize. Decoders round differently, and at the border
+# DALI's filter repeats the edge where Pillow's leaves the outside out; a wrong picture, a missing antialiasing or a
+# resize before the depth table are far outside.
+MEAN_TOLERANCE, P999_TOLERANCE = 0.6, 8
 END_SEC = 2.0
+STILL = (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
 
 
-class Contestant:
-    """Start it, `ask` it, and leave the context: then no process of it is left."""
+class Loaded(NamedTuple):
+    """A batch of any loader."""
+
+    sets: int
+    keys: Callable[[], list[str]]
+    """Asked when pictures are verified, and not while the clock runs."""
+    pictures: dict[str, torch.Tensor]
+    """For each part [sets, 1 or 3, size, size], uint8 0..255 or float32 0..1."""
+
+
+Make = Callable[[Path, LoadOptions], Iterable[Loaded]]
+"""Makes a loader of the sets in a folder, an iteration of which is an epoch."""
+
+
+class Difference(NamedTuple):
+    """How far a loader's pictures are from the reference, in levels of 255."""
+
+    mean: float
+    p999: float
+    max: float
+
+
+class Verified(NamedTuple):
+    """What came of the comparison with the reference."""
+
+    difference: Difference
+    sets: int
+    """Sets in an epoch."""
+    background_pixels: float
+    """Mean pixels of a background, as stored."""
+    other_pixels: float
+    """Mean pixels of all other pictures of a set, as stored."""
+    delivered_bytes: float
+    """Bytes of the pictures of a set, as the loader delivers them."""
+
+
+class Reference:
+    """The slow, obvious loader: Pillow decodes to gray, looks depth up in the table and resizes."""
+
+    def __init__(self, shards: Path, size: int) -> None:
+        self._store = ShardReader.open(shards)
+        self._rows = {key.decode(): row for row, key in enumerate(self._store.index["key"].tolist())}
+        self._table = depth_table(self._store.manifest.depth_encoding, self._store.manifest.depth_near)
+        self._size = size
+        self._stored_pixels: list[tuple[int, int]] = []
+
+    @property
+    def stored_pixels(self) -> tuple[float, float]:
+        """Mean pixels, as stored, of a background and of all other pictures of a set, of the sets compared so far."""
+        background, others = np.mean(self._stored_pixels, axis=0).tolist()
+        return background, others
+
+    @property
+    def sets(self) -> int:
+        """Sets in an epoch."""
+        return len(self._rows)
+
+    def compare(self, batches: Iterable[Loaded]) -> Difference:
+        """Check a whole epoch: every key once, and the pictures of the first sets; raise `InputError` if not."""
+        keys, differences = list[str](), list[np.ndarray]()
+        for loaded in batches:
+            batch_keys = loaded.keys()
+            for sample, key in enumerate(batch_keys[: max(0, COMPARED_SETS - len(keys))]):
+                expected = self._pictures(key)
+                for part, pictures in loaded.pictures.items():
+                    found = torch.as_tensor(pictures[sample, 0]).cpu().float()
+                    found = found * 255 if pictures.dtype == torch.float32 else found
+                    differences.append(np.abs(found.numpy() - expected[part]).ravel())
+            keys += batch_keys
+        if sorted(keys) != sorted(self._rows):
+            raise InputError(f"an epoch gave {len(keys):,} sets, {len(set(keys)):,} of them different; the shards hold "
+                             f"{len(self._rows):,}")  # fmt: skip
+        levels = np.concatenate(differences)
+        difference = Difference(float(levels.mean()), float(np.quantile(levels, 0.999)), float(levels.max()))
+        if difference.mean > MEAN_TOLERANCE or difference.p999 > P999_TOLERANCE:
+            raise InputError(f"the pictures differ by {difference} levels: more than {MEAN_TOLERANCE} in the mean or "
+                             f"{P999_TOLERANCE} in 99.9 % of the pixels")  # fmt: skip
+        return difference
+
+    def _pictures(self, key: str) -> dict[str, np.ndarray]:
+        row = self._rows[key]
+        background = self._store.read_background(int(self._store.index["bg"][row]))
+        grays = [decode_gray(data.tobytes()) for data in (background, *self._store.read(row))]
+        self._stored_pixels.append((grays[0].size, sum(gray.size for gray in grays[1:])))
+        grays[3] = self._table[grays[3]]
+        resized = [Image.fromarray(gray).resize((self._size,) * 2, Image.Resampling.BILINEAR) for gray in grays]
+        return dict(zip(("bg", *PARTS), (np.asarray(picture, dtype=np.float32) for picture in resized), strict=True))
+
+
+class Harness(TimedLoader):
+    """What is done with the loader in its process: it is verified, opened, timed and closed."""
+
+    def __init__(self, make: Make, folder: Path, pictures: Path, options: LoadOptions) -> None:
+        """`make` makes the loader of the sets in `folder`; `pictures` holds the same sets, as JPEG or PNG."""
+        files = functools.partial(drop_pages, folder, options.cache.expanduser())
+        super().__init__(functools.partial(make, folder, options), attrgetter("sets"), options.ahead_sets, files)
+        self._pictures, self._options, self._delivered_bytes = pictures, options, 0
+
+    def verify(self) -> Verified:
+        """Compare an epoch with the reference; raise `InputError` if a set is missing or a picture another."""
+        reference = Reference(self._pictures, self._options.size)
+        difference = reference.compare(self._weighed(self.made()))
+        self.close()
+        return Verified(difference, reference.sets, *reference.stored_pixels, self._delivered_bytes / reference.sets)
+
+    def _weighed(self, batches: Iterable[Loaded]) -> Iterator[Loaded]:
+        """The same, with their bytes counted; raise `InputError` if they are not where they were asked for."""
+        device = torch_device(self._options.device)
+        for loaded in batches:
+            for pictures in loaded.pictures.values():
+                if pictures.device.type != device.type:
+                    raise InputError(f"its batches are on {pictures.device}, not on {device}")
+                self._delivered_bytes += pictures.nbytes
+            yield loaded
+
+
+class Worker:
+    """The process of a `Harness`, and its methods from here. Leave the context: then no process of it is left.
+
+    Each method lets the process go on, waits for its answer and stops it again. They raise `InputError`, one line that
+    names the loader, for what the method raised there and for a process that died.
+    """
 
     def __init__(self, name: str, make: Make, folder: Path, pictures: Path, options: LoadOptions) -> None:
-        """Arguments as of `Seat`; `make` is a function that another process can import."""
+        """Arguments as of `Harness`; `make` is a function that another process can import."""
         self._name = name
         context = get_context("spawn")
         self._pipe, theirs = context.Pipe()
@@ -50,39 +185,54 @@ class Contestant:
         assert self._process.pid is not None
         return self._process.pid
 
-    def ask(self, verb: str, *arguments: object) -> Any:
-        """Let it call a method of its `Seat` and return the result, when what it has read ahead is at rest too.
+    def verify(self) -> Verified:
+        """`Harness.verify`."""
+        verified: Verified = self._ask("verify")
+        return verified
 
-        Raises `InputError`, one line that names the loader, for what that raised and for a process that died.
-        """
+    def open(self) -> float:
+        """`TimedLoader.open`."""
+        return float(self._ask("open"))
+
+    def warm(self, epoch_sets: int) -> Pass:
+        """`TimedLoader.warm`."""
+        run: Pass = self._ask("warm", epoch_sets)
+        return run
+
+    def cold(self) -> Pass:
+        """`TimedLoader.cold`."""
+        run: Pass = self._ask("cold")
+        return run
+
+    def close(self) -> None:
+        """`TimedLoader.close`."""
+        self._ask("close")
+
+    def _ask(self, method: str, *arguments: object) -> Any:
         self._signal(signal.SIGCONT)
         try:
-            self._pipe.send((verb, arguments))
+            self._pipe.send((method, arguments))
             wait([self._pipe, self._process.sentinel])
             good, answer = self._pipe.recv()
         except (EOFError, OSError):
             raise InputError(f"loader {self._name}: its process {self._how_it_ended()}") from None
         if not good:
             raise InputError(f"loader {self._name}: {answer}")
-        self._settle()
         self._stop()
         return answer
-
-    def _settle(self) -> None:
-        """Wait until its queues are full: every loader shall start its next turn from there."""
-        until_sec = time.monotonic() + LONGEST_SETTLE_SEC
-        before_sec, quiet = used(self.pid).cpu_sec, False
-        while not quiet and time.monotonic() < until_sec:
-            time.sleep(SETTLE_SEC)
-            now_sec = used(self.pid).cpu_sec
-            quiet, before_sec = now_sec - before_sec <= QUIET_CPU_SEC, now_sec
 
     def _stop(self) -> None:
         """Let it stand still: whatever polls, keeps alive or goes on by itself costs the others nothing."""
         self._signal(signal.SIGSTOP)
         until_sec = time.monotonic() + END_SEC
-        while moving(self.pid) and time.monotonic() < until_sec:
+        while self._moves() and time.monotonic() < until_sec:
             time.sleep(0.001)
+
+    def _moves(self) -> bool:
+        """Whether it, or a process that it started, has neither ended nor been stopped."""
+        with suppress(psutil.Error):  # it may end meanwhile
+            return any(process.status() not in STILL for process in process_tree(self.pid))
+        return False
 
     def _how_it_ended(self) -> str:
         wait([self._process.sentinel], END_SEC)
@@ -101,7 +251,7 @@ class Contestant:
             else:
                 os.kill(self.pid, number)
 
-    def __enter__(self) -> "Contestant":
+    def __enter__(self) -> "Worker":
         return self
 
     def __exit__(
@@ -119,18 +269,18 @@ class Contestant:
 
 
 def _serve(pipe: Connection, make: Make, folder: Path, pictures: Path, options: LoadOptions) -> None:
-    """The process: answer each (method of `Seat`, arguments) with (True, result) or (False, line), until None comes."""
+    """The process: answer each (method of `Harness`, arguments) with (True, result) or (False, line), until None."""
     # Not a session of its own: the kernel wakes and ends a stopped group whose parent, in the same session, is killed.
     os.setpgid(0, 0)
     Thread(target=_end_with_parent, daemon=True).start()
     if options.device == "gpu":
         torch.zeros(1, device="cuda")  # a start that all need alike, and no part of the time to the first batch
     assert nvidia.dali  # likewise
-    seat = Seat(make, folder, pictures, options)
+    harness = Harness(make, folder, pictures, options)
     while (request := pipe.recv()) is not None:
-        verb, arguments = request
+        method, arguments = request
         try:
-            answer = True, getattr(seat, verb)(*arguments)
+            answer = True, getattr(harness, method)(*arguments)
         except (InputError, OSError) as error:
             answer = False, str(error)
         except Exception as error:
@@ -138,7 +288,7 @@ def _serve(pipe: Connection, make: Make, folder: Path, pictures: Path, options: 
             line = " ".join(str(error).split())
             answer = False, f"{type(error).__name__}: {line} ({Path(where.filename).name}:{where.lineno})"
         pipe.send(answer)
-    seat.close()
+    harness.close()
 
 
 def _end_with_parent() -> None:

@@ -1,12 +1,11 @@
-"""Writers: packing and composing beside their peers, on the same files."""
+"""What writes sets: fgbg-pack beside `webdataset.ShardWriter`, fgbg-compose beside the original's way of doing it."""
 
-import contextlib
 import functools
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,8 @@ from pipeline.format.manifest import Manifest
 from pipeline.format.sample import PARTS
 from pipeline.packing.join import Sets, find_sets
 from pipeline.packing.known_layouts import known_layout
-from tools.benchmark.table import print_rates
-from tools.benchmark.usage import used
 from tools.cli import progress_bar
-from tools.measure import Pass, in_turn, row
+from tools.measure import Pass, in_turn, peak_mib, print_rates, summarize, used
 
 SIZE_PX, QUALITY, SCALE = 224, 90, (0.15, 0.35)  # what fgbg-compose does unless told otherwise
 
@@ -55,12 +52,8 @@ def bench_packing(source: Path, rounds: int, workers: int) -> dict[str, Any]:
         "webdataset.ShardWriter": with_shard_writer,
         "tar cf": with_tar,
     }
-    with progress_bar("measuring", len(writers) * (rounds + 1)) as bar:
-        runs = {name: functools.partial(_timed, write) for name, write in writers.items()}
-        in_turn(runs, 1, lambda: bar.update(1))  # the warm-up: files come into the page cache
-        passes = in_turn(runs, rounds, lambda: bar.update(1))
-    rows = {name: row(passes, name, "webdataset.ShardWriter") for name in writers}
     click.echo(f"packing {source}, {rounds} rounds each in turn, {workers} workers for ours, page cache warm")
+    rows = _compared(writers, "webdataset.ShardWriter", rounds, warm_up=1)  # by which files come into the page cache
     print_rates(rows)
     return {"rounds": rounds, "workers": workers, "packing": rows}
 
@@ -73,7 +66,7 @@ def bench_composing(photos: Path, sets: int, rounds: int) -> dict[str, Any]:
     names = {part: find_pictures(photos / part) for part in ("bg", "fg")}
     placements = -(-sets // (len(names["bg"]) * len(names["fg"]) * 2))
     recipe = Recipe(len(names["bg"]), len(names["fg"]), placements, True, sets)
-    peak_kib: dict[str, int] = {}
+    peaks_mib = dict[str, float]()
 
     def with_compose(name: str, target: list[str], folder: Path) -> int:
         folders = ["--backgrounds", str(photos / "bg"), "--foregrounds", str(photos / "fg")]
@@ -81,9 +74,7 @@ def bench_composing(photos: Path, sets: int, rounds: int) -> dict[str, Any]:
         counts = ["--sets", str(sets), "--placements", str(placements), "--workers", "1"]
         with subprocess.Popen([*command, *counts], stdout=subprocess.DEVNULL) as process:
             while process.poll() is None:
-                with contextlib.suppress(OSError, IndexError):  # it may end meanwhile
-                    status = Path(f"/proc/{process.pid}/status").read_text()
-                    peak_kib[name] = max(peak_kib.get(name, 0), int(status.split("VmHWM:")[1].split()[0]))
+                peaks_mib[name] = max(peaks_mib.get(name, 0.0), peak_mib(process.pid))
                 time.sleep(0.05)
         if process.returncode:
             raise subprocess.CalledProcessError(process.returncode, command)
@@ -110,13 +101,10 @@ def bench_composing(photos: Path, sets: int, rounds: int) -> dict[str, Any]:
         original: one_by_one,
         "two JPEGs, nothing else": encode_only,
     }
-    with progress_bar("measuring", len(writers) * rounds) as bar:
-        runs = {name: functools.partial(_timed, write) for name, write in writers.items()}
-        passes = in_turn(runs, rounds, lambda: bar.update(1))
-    rows = {name: row(passes, name, original) for name in writers}
-    for name, kib in peak_kib.items():
-        rows[name]["peak_mib"] = kib / 1024
     click.echo(f"composing {sets:,} sets of {photos}, {rounds} rounds each in turn, one process")
+    rows = _compared(writers, original, rounds)
+    for name, mib in peaks_mib.items():
+        rows[name]["peak_mib"] = mib
     print_rates(rows)
     return {"rounds": rounds, "sets": sets, "composing": rows}
 
@@ -140,19 +128,30 @@ def paste_one(photos: Path, names: dict[str, tuple[str, ...]], recipe: Recipe, n
         mask.save(folder / f"{number}_mask.jpg", quality=QUALITY)
 
 
-def _timed(write: Callable[[Path], int]) -> Pass:
-    with tempfile.TemporaryDirectory(prefix="fgbg-bench-") as name:
-        before, start = used(), time.perf_counter()
-        sets = write(Path(name))
-        wall_sec = time.perf_counter() - start
-        return Pass(sets, wall_sec, used().since(before))
-
-
 def pack_with_shard_writer(source: Path, target: Path, sets: Sets) -> None:
     """`webdataset.ShardWriter` on the same files, 1,000 sets a tar, nothing checked."""
     with webdataset.ShardWriter(str(target / "sets-%06d.tar"), maxcount=1000, verbose=0) as writer:
         for position in range(len(sets)):
             files = sets[position]
             parts = {f"{part}.jpg": (source / path).read_bytes() for part, path in zip(PARTS, files.paths, strict=True)}
-            note = {"bg": files.bg, "fg": files.fg, "id": files.number}
-            writer.write({"__key__": files.key, **parts, "json": note})
+            metadata = {"bg": files.bg, "fg": files.fg, "id": files.number}
+            writer.write({"__key__": files.key, **parts, "json": metadata})
+
+
+def _compared(
+    writers: Mapping[str, Callable[[Path], int]], base: str, rounds: int, warm_up: int = 0
+) -> dict[str, dict[str, Any]]:
+    """Let the writers take turns; each writes into a new folder and returns how many sets. A row for each."""
+    with progress_bar("measuring", len(writers) * (warm_up + rounds)) as bar:
+        runs = {name: functools.partial(_timed, write) for name, write in writers.items()}
+        in_turn(runs, warm_up, lambda: bar.update(1))
+        passes = in_turn(runs, rounds, lambda: bar.update(1))
+    return {name: summarize(passes, name, base) for name in writers}
+
+
+def _timed(write: Callable[[Path], int]) -> Pass:
+    with tempfile.TemporaryDirectory(prefix="fgbg-bench-") as name:
+        before, start = used(), time.perf_counter()
+        sets = write(Path(name))
+        wall_sec = time.perf_counter() - start
+        return Pass(sets, wall_sec, used().since(before))

@@ -1,13 +1,15 @@
-"""fgbg-bench: throughput and stalls beside peers, in one run, after proof that all loaders give the same pictures."""
+"""fgbg-bench: how fast our loader is, whether training waits for it; in a checkout, beside its peers in one run."""
 
 import json
 import os
 import shlex
 import sys
+from collections import defaultdict
 from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 # Before torch is loaded: its threads shall sleep, not spin, while they wait for one another, beside DALI's threads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -16,22 +18,20 @@ os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
 
 import click
 
-from pipeline.devices import DEVICES, torch_device
 from pipeline.errors import InputError
-from pipeline.format.manifest import Manifest
 from pipeline.workers import available_cores
-from tools.bench_loader import AXES, bench_sweep, parse_grid
-from tools.bench_stalls import bench_step, refuse_stalls
-from tools.benchmark.chart import draw_chart
-from tools.benchmark.machine import describe, machine
-from tools.benchmark.plans import bench_order
-from tools.benchmark.reference import first_shards
 from tools.cli import Command
-from tools.peers.options import LoadOptions
 
-# The one import upwards, at run time: what is not installed is found in a checkout of the repository.
-race, writers = import_module("benchmarks.race"), import_module("benchmarks.writers")
-CACHES, OURS_PLANES, OURS_RESIDENT = race.CACHES, race.OURS_PLANES, race.OURS_RESIDENT
+if TYPE_CHECKING:
+    from tools.bench_loader import LoadOptions
+
+# Written again here, lest --help load torch; a test holds them together with what they repeat.
+DEVICES, CACHES, PEERS_CACHE = ("gpu", "cpu"), ("warm", "cold"), Path("~/.cache/fgbg")
+AXES = ("threads", "prefetch", "batch-size", "hw-decoder-load")
+OURS = ("ours", "ours-planes", "ours-resident")
+PEERS = ("dali-reader", "seed", "webdataset", "streaming", "litdata")
+ROOT = Path(__file__).parent.parent
+NOT_INSTALLED = "run fgbg-bench from a checkout of the repository, whose folder benchmarks is not installed"
 DIR = click.Path(path_type=Path)
 SETS = {"loaders": 10_000, "composing": 10_000, "sweep": 2_000}
 OTHERS = "All"
@@ -85,13 +85,13 @@ class SectionedCommand(Command):
 @click.option("--hw-decoder-load", type=click.FloatRange(0, 1), show_default="0 on Hopper GPUs, else 0.65",
               help="Share of the pictures that ours gives to the GPU's JPEG engine.")  # fmt: skip
 @click.option("--loader", "names", metavar="NAMES", show_default="all that can be",
-              help=f"Loaders to measure, with commas: {', '.join(race.all_names())}.")  # fmt: skip
+              help=f"Loaders to measure, with commas: {', '.join((*OURS, *PEERS))}.")  # fmt: skip
 @click.option("--planes", type=DIR, metavar="DIR", help="The sets of --shards packed with --codec planes: ours-planes.")
 @click.option("--cache", type=click.Choice((*CACHES, "both")), default="warm", show_default=True,
               help="The page cache: cold drops the files from it before each pass.")  # fmt: skip
 @click.option("--base", metavar="NAME", show_default="seed, or the first", help="The loader that ratios are to.")
 @click.option("--chart", type=DIR, metavar="FILE", help="Draw the rates into this PNG.")
-@click.option("--peers-cache", type=DIR, default=LoadOptions.cache, show_default=True, metavar="DIR",
+@click.option("--peers-cache", type=DIR, default=PEERS_CACHE, show_default=True, metavar="DIR",
               help="Where streaming and litdata keep the sets in their own formats.")  # fmt: skip
 @click.option("--resident", type=click.Choice(("off", "auto", "device", "host")), default="off", show_default=True,
               help="Where decoded sets are kept for epoch 2.")  # fmt: skip
@@ -115,18 +115,23 @@ def main(
 ) -> None:
     """Measure loaders, or what packs or makes sets; print tables and, as the last line, one JSON object.
 
-    Every loader has a process of its own, and first has to give each set once and the pictures that Pillow gives. Then
-    they take turns.
+    In a checkout of the repository our loader can be measured beside others. Then every loader has a process of its
+    own, and first has to give each set once and the pictures that Pillow gives; after that they take turns.
     """
     _check_usage(ctx, [shards, packing, composing, order_rows].count(None) == 3)
+    from tools.bench_loader import LoadOptions, bench_order
+    from tools.measure import machine
+
     options = LoadOptions(
         given["batch_size"], given["size"], given["device"], given["workers"], given["prefetch"], given["resident"],
         given["hw_decoder_load"], given["peers_cache"],
     )  # fmt: skip
+    report: dict[str, Any]
     if packing is not None:
-        report = writers.bench_packing(packing, given["rounds"], options.workers)
+        report = _benchmarks("writers", "--packing").bench_packing(packing, given["rounds"], options.workers)
     elif composing is not None:
-        report = writers.bench_composing(composing, given["sets"] or SETS["composing"], given["rounds"])
+        sets = given["sets"] or SETS["composing"]
+        report = _benchmarks("writers", "--composing").bench_composing(composing, sets, given["rounds"])
     elif order_rows is not None:
         report = bench_order(order_rows, given["window"])
     else:
@@ -135,7 +140,26 @@ def main(
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     click.echo(json.dumps({"command": command, "machine": machine(), **report}))
     if given["assert_stall_pct"] is not None:
+        from tools.bench_stalls import refuse_stalls
+
         refuse_stalls(report["epochs"], given["assert_stall_pct"])
+
+
+def _in_checkout() -> bool:
+    return (ROOT / "benchmarks" / "race.py").is_file()
+
+
+def _benchmarks(module: str, asked: str) -> ModuleType:
+    """A module of benchmarks; raise `InputError` for what was asked for where it is not there.
+
+    This is the one import upwards in this project. It happens at run time: benchmarks is not installed, and is found
+    beside this package in a checkout.
+    """
+    if not _in_checkout():
+        raise InputError(f"{asked} is not measured here: {NOT_INSTALLED}")
+    if str(ROOT) not in sys.path:  # of an installed command it is not
+        sys.path.insert(0, str(ROOT))
+    return import_module(f"benchmarks.{module}")
 
 
 def _check_usage(ctx: click.Context, one_subject: bool) -> None:
@@ -159,57 +183,69 @@ def _check_usage(ctx: click.Context, one_subject: bool) -> None:
             raise click.UsageError(f"{flags[name]} compares loaders: it does not go with --step or --sweep")
 
 
-def _bench_shards(shards: Path, options: LoadOptions, **given: Any) -> dict[str, Any]:
+def _bench_shards(shards: Path, options: "LoadOptions", **given: Any) -> dict[str, Any]:
     """What --shards asks for."""
+    from pipeline.devices import torch_device
+    from pipeline.format.manifest import Manifest
+    from tools.bench_loader import OURS_RESIDENT, Comparison, bench_throughput, first_shards
+
     if given["step"]:
+        from tools.bench_stalls import bench_step
+
         torch_device(options.device)
         codec = Manifest.load(shards).codec
         with first_shards(shards, given["sets"], codec) if given["sets"] else nullcontext(shards) as folder:
             return {"sets": given["sets"], **bench_step(folder, options, given["model"])}
     if given["sweep"]:
+        from tools.bench_stalls import bench_sweep, parse_grid
+
         try:
             settings = parse_grid(given["grid"], options.device)
         except ValueError as error:
             raise click.UsageError(f"--grid: {error}") from None
         torch_device(options.device)
         return bench_sweep(shards, options, settings, given["sets"] or SETS["sweep"], given["rounds"])
-    names = _names(given["names"], given["planes"])
+    names, chart = _names(given["names"], given["planes"]), given["chart"]
     if given["base"] and given["base"] not in names:
         raise click.UsageError(f"--base {given['base']} is not measured: expected one of {', '.join(names)}")
-    if given["chart"] and not given["chart"].parent.is_dir():
-        raise InputError(f"no such folder: {given['chart'].parent}")  # before the work, not after it
+    if chart and not chart.parent.is_dir():
+        raise InputError(f"no such folder: {chart.parent}")  # before the work, not after it
     if given["cache"] != "warm" and names == [OURS_RESIDENT]:
         raise click.UsageError(f"{OURS_RESIDENT} reads nothing while it is timed: it has no --cache {given['cache']}")
     torch_device(options.device)
     caches = CACHES if given["cache"] == "both" else (given["cache"],)
     base = given["base"] or ("seed" if "seed" in names else names[0])
     sets = given["sets"] or SETS["loaders"]
-    report: dict[str, Any] = race.bench_loaders(
-        race.Contest(shards, given["planes"], names, sets, given["rounds"], caches, base, options)
-    )
-    if given["chart"]:
-        title = f"fgbg-bench: {options.size} x {options.size}, batch {options.batch_size}, {options.workers} threads"
-        draw_chart(report["loaders"], title, describe(machine()), given["chart"])
-        click.echo(f"chart: {given['chart']}")
-    return report
+    comparison = Comparison(shards, given["planes"], names, sets, given["rounds"], caches, base, options)
+    if chart or set(names) & set(PEERS):
+        report: dict[str, Any] = _benchmarks("race", "--chart").race(comparison, chart)
+        return report
+    return bench_throughput(comparison)
 
 
 def _names(text: str | None, planes: Path | None) -> list[str]:
-    """The loaders to measure; raise `click.UsageError` for one that is not known, or lacks its data."""
-    missing = race.lacking(planes)
-    if text is None:
-        if missing:
-            click.echo("not measured: " + "; ".join(f"{name} ({reason})" for name, reason in missing.items()))
-        return [name for name in race.all_names() if name not in missing]
-    names = text.split(",")
-    known = race.all_names()
+    """The loaders to measure; raise `click.UsageError` for one that is not known, or lacks its data or package."""
+    known, missing = (*OURS, *PEERS), {} if planes else {"ours-planes": "give --planes DIR"}
+    names = [*known] if text is None else text.split(",")
     if unknown := [name for name in names if name not in known]:
         raise click.UsageError(f"no loader called {', '.join(unknown)}: expected some of {', '.join(known)}")
     if len(set(names)) < len(names):
         raise click.UsageError(f"--loader {text} names a loader twice")
+    if not _in_checkout():
+        missing |= dict.fromkeys(PEERS, NOT_INSTALLED)
+    elif set(names) & set(PEERS):
+        missing |= _benchmarks("race", "--loader").missing_peers()
+    if text is None:
+        reasons = defaultdict(list)
+        for name, reason in missing.items():
+            reasons[reason].append(name)
+        if reasons:
+            told = (f"{', '.join(of)} ({reason})" for reason, of in reasons.items())
+            click.echo(f"not measured: {'; '.join(told)}")
+        return [name for name in names if name not in missing]
     if unable := [name for name in names if name in missing]:
         raise click.UsageError("; ".join(f"loader {name}: {missing[name]}" for name in unable))
-    return names if planes is None or OURS_PLANES in names else [*names, OURS_PLANES]
+    return names if planes is None or "ours-planes" in names else [*names, "ours-planes"]
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
-"""Stalls, measured differentially: the training step on a batch that is there, and on the loader.
+"""Stalls: how long the training step waits for our loader, and which of its settings make it fast enough.
 
-Source of the method: DS-Analyzer (Mohan et al., "Analyzing and Mitigating Data Stalls in DNN Training", VLDB 2021).
+They are measured differentially: the step on one batch that is there, and on the loader. Source of the method:
+DS-Analyzer (Mohan et al., "Analyzing and Mitigating Data Stalls in DNN Training", VLDB 2021).
 """
 
+import functools
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,18 +17,20 @@ import click
 
 from pipeline.devices import torch_device
 from pipeline.errors import InputError
+from pipeline.format.manifest import Manifest
 from pipeline.loading.batch import Batch
-from tools.benchmark.table import print_table
+from pipeline.workers import available_cores
+from tools.bench_loader import LoadOptions, our_loader
 from tools.cli import progress_bar
-from tools.measure import synchronize
-from tools.peers.loaders import our_loader
-from tools.peers.options import LoadOptions
+from tools.measure import DRAINS, Pass, in_turn, print_table, quartiles, spread, synchronize, waits_ms, warm_pass
 from train.config import Config
 from train.model import STRIDE
 from train.train_step import Learner
 
 EPOCHS = 2
 WARM_UP_STEPS = 3
+AXES = ("threads", "prefetch", "batch-size", "hw-decoder-load")
+RUN_IN_BATCHES = 2  # before the clock of a sweep starts, beyond what may be ready
 NOWHERE, HALF_WAY = Path(), 0.5  # nothing is written, and the learning rate is of no consequence for the time
 
 
@@ -136,3 +142,95 @@ def _cells(stall: Stall) -> list[str]:
     before, after, drift, end_to_end = (f"{number:.2f}" for number in numbers)
     rate = f"{stall.sets / stall.end_to_end_sec:,.0f}"
     return [str(stall.steps), before, after, drift, end_to_end, rate, f"{stall.stall_pct:.2f}"]
+
+
+class SweepSetting(NamedTuple):
+    """One point of the grid of settings."""
+
+    threads: int
+    prefetch: int
+    batch_size: int
+    hw_decoder_load: float
+
+    def flags(self, device: str) -> str:
+        """As fgbg-bench takes it."""
+        host = f"--threads {self.threads} --prefetch {self.prefetch} --batch-size {self.batch_size}"
+        return f"{host} --hw-decoder-load {self.hw_decoder_load:g}" if device == "gpu" else host
+
+    def of(self, options: LoadOptions) -> LoadOptions:
+        """The other options with this setting."""
+        return replace(options, workers=self.threads, prefetch=self.prefetch, batch_size=self.batch_size,
+                       hw_decoder_load=self.hw_decoder_load)  # fmt: skip
+
+    @property
+    def cost(self) -> tuple[float, ...]:
+        """What it takes: threads, sets in memory, sets a batch."""
+        return self.threads, self.prefetch * self.batch_size, self.batch_size, self.hw_decoder_load
+
+
+def parse_grid(texts: Sequence[str], device: str) -> list[SweepSetting]:
+    """The settings of `AXIS=VALUE,VALUE` texts, with defaults for the axes that are not named.
+
+    Raises `ValueError`, one line, for an unknown axis and for what is no number.
+    """
+    cores = available_cores()
+    axes: dict[str, list[str]] = {
+        "threads": [str(threads) for threads in sorted({1, max(1, cores // 2), cores})],
+        "prefetch": ["1", "2", "4"],
+        "batch-size": ["64", "256", "512"],
+        "hw-decoder-load": ["0.5", "0.65", "0.8"] if device == "gpu" else ["0.65"],
+    }
+    for text in texts:
+        axis, _, values = text.partition("=")
+        if axis not in axes:
+            raise ValueError(f"no axis called {axis!r}: expected some of {', '.join(AXES)}, as in threads=1,2")
+        axes[axis] = values.split(",")
+    try:
+        settings = [SweepSetting(int(t), int(p), int(b), float(h)) for t, p, b, h in itertools.product(*axes.values())]
+    except ValueError as error:
+        raise ValueError(f"{' '.join(texts)}: expected numbers with commas, as in threads=1,2 ({error})") from None
+    if min(min(setting[:3]) for setting in settings) < 1:
+        raise ValueError(f"{' '.join(texts)}: threads, prefetch and batch size are 1 or more")
+    if not all(0 <= setting.hw_decoder_load <= 1 for setting in settings):
+        raise ValueError(f"{' '.join(texts)}: hw-decoder-load is from 0 to 1")
+    return settings
+
+
+def bench_sweep(
+    shards: Path, options: LoadOptions, settings: Sequence[SweepSetting], sets: int, rounds: int
+) -> dict[str, Any]:
+    """Time our loader under each setting, in turn; print a table and what to use; return the report."""
+    manifest = Manifest.load(shards)
+    if (largest := max(setting.batch_size for setting in settings)) > manifest.sets:
+        raise InputError(f"batch size {largest}: {shards} has {manifest.sets:,} sets; see --grid")
+    with progress_bar("measuring", len(settings) * (rounds + 1)) as bar:
+        names = {setting: setting.flags(options.device) for setting in settings}
+        runs = {name: functools.partial(_sweep_pass, shards, s, options, sets) for s, name in names.items()}
+        in_turn(runs, 1, lambda: bar.update(1))
+        passes = in_turn(runs, rounds, lambda: bar.update(1))
+    rates = {s: spread([run.sets_per_sec for run in passes[name]]) for s, name in names.items()}
+    waits = {s: waits_ms(passes[name]) for s, name in names.items()}
+    click.echo(f"{rounds} passes of {sets:,} sets under each setting, in turn, {options.size} px on {options.device}")
+    print_table(
+        ["sets/s (quartiles)", "wait ms p50 / p99"],
+        {names[s]: [quartiles(rates[s]), f"{waits[s]['p50']:.1f} / {waits[s]['p99']:.1f}"] for s in settings},
+    )
+    chosen = recommended(rates)
+    click.echo(f"recommended, the cheapest of the fastest within their spread: {names[chosen]}")
+    rows = [{**s._asdict(), "sets_per_sec": rates[s], "wait_ms": waits[s]} for s in settings]
+    data = {"manifest_sha256": manifest.sha256, "sets": sets}
+    return {"data": data, "rounds": rounds, **options.plain(), "sweep": rows, "recommended": chosen._asdict()}
+
+
+def recommended(rates: Mapping[SweepSetting, Mapping[str, float]]) -> SweepSetting:
+    """The cheapest setting whose median is within the spread of the fastest: not below its lower quartile."""
+    fastest = max(rates.values(), key=lambda rate: rate["median"])
+    return min((s for s, rate in rates.items() if rate["median"] >= fastest["q1"]), key=lambda s: s.cost)
+
+
+def _sweep_pass(shards: Path, setting: SweepSetting, options: LoadOptions, sets: int) -> Pass:
+    """Time `sets` sets of a new loader, when it has read ahead; it goes through as many epochs as that takes."""
+    with closing(our_loader(shards, "all", setting.of(options))) as loader:
+        batches = itertools.chain.from_iterable(itertools.repeat(loader))
+        sizes = (len(batch.index) for batch in batches)
+        return warm_pass(sizes, setting.batch_size * (DRAINS * setting.prefetch + RUN_IN_BATCHES), sets)

@@ -17,8 +17,8 @@ from benchmarks.baselines.results import save_results
 from benchmarks.baselines.study import Settings, Study
 from benchmarks.baselines.table import tables
 from pipeline.errors import InputError
-from tools.benchmark.machine import describe, machine
 from tools.cli import Command
+from tools.measure import describe_machine, machine
 from train.config import DEVICES
 from train.losses import RECIPES
 from train.networks import require_network
@@ -96,7 +96,7 @@ def main(
         about = {"machine": found, "command": shlex.join(["python", "-m", "benchmarks.baselines", *sys.argv[1:]]),
                  "settings": settings, "failed": outcome.failed}  # fmt: skip
         save_results(work / "baselines.json", outcome.rows, about)
-        draw_chart(outcome.rows, describe(found), work / "baselines.png")
+        draw_chart(outcome.rows, describe_machine(found), work / "baselines.png")
         click.echo(f"\n{tables(outcome.rows)}\n")
         click.echo(f"numbers: {work / 'baselines.json'}, chart: {work / 'baselines.png'}")
     if outcome.failed:

@@ -17,14 +17,14 @@ import torch
 from benchmarks.baselines.results import training_time
 from benchmarks.gpu.plan import JPEG, PLANES
 from benchmarks.gpu.process import SIZES, Context
-from benchmarks.gpu.record import ROOT, Found, load_record
+from benchmarks.gpu.record import ROOT, Findings, load_record
+from benchmarks.harness import Loaded
+from benchmarks.peers_pillow import seed
 from benchmarks.processes import CommandError, done, run
 from pipeline.errors import InputError
 from pipeline.workers import available_cores
-from tools.benchmark.table import quartiles
-from tools.measure import spread, synchronize
-from tools.peers.options import Loaded, LoadOptions
-from tools.peers.pillow import seed
+from tools.bench_loader import LoadOptions
+from tools.measure import quartiles, spread, synchronize
 from train.cells import HEADLINE
 from train.checkpoint import begun, load_last
 from train.logging import Line, read_lines
@@ -33,21 +33,21 @@ from train.networks import build_network
 from train.scoring import NETWORK, TRIVIAL
 
 
-def jpeg(context: Context, found: Found) -> None:
+def jpeg(context: Context, found: Findings) -> None:
     """Compose synthetic sets, and pack them as they are; a run that was stopped goes on."""
     flags, loose = ["--synthetic", "--sets", str(context.sets), "--seed", "0"], context.folder(JPEG).with_name("sets")
     _make(context, found, "tools.compose", loose, flags, [])
     _make(context, found, "tools.pack", context.folder(JPEG), [], [str(loose), "--shards"])
 
 
-def planes(context: Context, found: Found) -> None:
+def planes(context: Context, found: Findings) -> None:
     """Pack the same sets as planes."""
     flags, folder = ["--codec", "planes", "--size", str(SIZES[context.flag])], context.folder(PLANES)
     _make(context, found, "tools.pack", folder, flags, [str(folder.with_name("sets")), "--shards"])
 
 
 def _make(
-    context: Context, found: Found, module: str, folder: Path, flags: Sequence[str], places: Sequence[str]
+    context: Context, found: Findings, module: str, folder: Path, flags: Sequence[str], places: Sequence[str]
 ) -> None:
     """Fill a folder by a command, unless it has been; raises `InputError` where that was with other flags."""
     note, found.columns = folder.with_suffix(".json"), ["s", "sets/s"]
@@ -62,12 +62,12 @@ def _make(
 MARKED = "gpu"
 
 
-def tests(context: Context, found: Found) -> None:
+def tests(context: Context, found: Findings) -> None:
     """Run the project's tests that are marked `gpu`; every one of them has to run and to pass."""
     run_tests(context, found, ROOT)
 
 
-def run_tests(context: Context, found: Found, project: Path) -> None:
+def run_tests(context: Context, found: Findings, project: Path) -> None:
     """The same of any project."""
     report, names = Path(context.work, "junit.xml"), sorted((project / "tests").glob("test_*.py"))
     files = [str(path) for path in names if f"mark.{MARKED}" in path.read_text()]  # the others take long to import
@@ -95,12 +95,13 @@ def run_tests(context: Context, found: Found, project: Path) -> None:
 ORIGINAL = {"gpu": ("net", 16, 128, 16, 40, 40, 5), "cpu": ("convgen", 2, 32, 1, 1, 1, 3)}
 
 
-def original(context: Context, found: Found) -> None:
+def original(context: Context, found: Findings) -> None:
     """The training loop of the original S15 work on the same device, for the ratio to ours; on its loader and without.
 
     Pillow, four decodes a set, a DataLoader; its network, batches of 16, binary cross-entropy and SSIM, SGD with
-    momentum, all in float32, as tools/peers and train/original.py have them. It is spared two things that would make it
-    slower: reading the loss off the device in each step, and comparing three equal channels where one will do.
+    momentum, all in float32, as benchmarks/peers_pillow.py and train/original_models.py have them. It is spared two
+    things that would make it slower: reading the loss off the device in each step, and comparing three equal channels
+    where one will do.
     """
     model, batch, size, most, run_in, steps, windows = ORIGINAL[context.flag]
     workers, rates = min(most, available_cores()), (list[float](), list[float]())
@@ -163,7 +164,7 @@ TORCHRUN = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node"]  # 
 RANKED = {"gpu": ("unet-s", 128, 40, 0.01, 0.1), "cpu": ("unet-4", 32, 3, 1e-4, 0.02)}
 
 
-def nccl(context: Context, found: Found) -> None:
+def nccl(context: Context, found: Findings) -> None:
     """Train alike, alone and in ranks of torchrun, and compare the losses step by step."""
     os.environ |= {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
     model, batch, steps, most_first, most = RANKED[context.flag]
@@ -211,7 +212,7 @@ WHOLE = {"gpu": ("unet-s", 256, 128, 100, 500), "cpu": ("unet-4", 16, 32, 5, 20)
 SCORES = {"mask_iou": "mask IoU", "depth_ssim": "depth SSIM"}
 
 
-def whole(context: Context, found: Found) -> None:
+def whole(context: Context, found: Findings) -> None:
     """Sets composed and packed on this machine, a network trained on them and scored, as a user would.
 
     What is done is noted, and a step that was stopped goes on where it was.
@@ -248,7 +249,7 @@ def whole_steps(context: Context) -> list[tuple[str, str, list[str], list[str]]]
     ]
 
 
-def report_whole(context: Context, found: Found) -> None:
+def report_whole(context: Context, found: Findings) -> None:
     """The figures of all that is done, and beside them the original's loop, where that was measured."""
     run_folder, epochs = Path(context.work, "run"), context.whole[1]
     lines = read_lines(run_folder / "metrics.jsonl")

@@ -15,7 +15,8 @@ from PIL import Image
 
 from benchmarks.gpu.plan import JPEG, PLANES
 from benchmarks.gpu.process import Context
-from benchmarks.gpu.record import Found, Record
+from benchmarks.gpu.record import Findings, Record
+from benchmarks.harness import MEAN_TOLERANCE, P999_TOLERANCE
 from pipeline.format.depth import depth_table
 from pipeline.format.images import decode_gray
 from pipeline.format.manifest import Manifest
@@ -25,7 +26,6 @@ from pipeline.loading.decode import DecodeOptions, Decoder, Encoded, Table, Unde
 from pipeline.loading.loader import Loader
 from pipeline.loading.shard_reader import ShardReader
 from pipeline.workers import available_cores
-from tools.benchmark.reference import MEAN_TOLERANCE, P999_TOLERANCE
 from tools.measure import synchronize
 
 Levels = NDArray[np.int64]
@@ -83,12 +83,12 @@ def _encoded(picture: NDArray[np.uint8] | NDArray[np.uint16], kind: str = "JPEG"
     return buffer.getvalue()
 
 
-def picture(context: Context, found: Found) -> None:
+def picture(context: Context, found: Findings) -> None:
     """A few pictures through the mixed decoder: does it work here at all?"""
     compare_pictures(context, found, FIRST)
 
 
-def agreement(context: Context, found: Found) -> None:
+def agreement(context: Context, found: Findings) -> None:
     """Pictures of every kind, and whole sets of each source; without a GPU, the CPU with Pillow and with itself.
 
     What is decoded, resident or resumed on a GPU to the same bits, is looked at by the tests marked `gpu`.
@@ -113,7 +113,9 @@ def picked_sets(
     context: Context, kind: str, device: str, load: float, keys: Sequence[str] | None
 ) -> tuple[Batch, Sequence[str]]:
     """The sets of these keys, or the first ones, from one source on one device; and their keys."""
-    loader = Loader(context.folder(kind), "all", SETS, context.size, device, hw_decoder_load=load)
+    loader = Loader(
+        context.folder(kind), "all", batch_size=SETS, size=context.size, device=device, hw_decoder_load=load
+    )
     rows = {loader.key(row): row for row in loader.rows().tolist()}
     keys = keys or list(rows)[:SETS]
     return loader.pick([rows[key] for key in keys]), keys
@@ -125,7 +127,7 @@ def apart(one: Batch, other: Batch) -> int:
     return max(int((picture - of_other).abs().max()) for picture, of_other in pairs)
 
 
-def compare_pictures(context: Context, found: Found, names: Sequence[str]) -> None:
+def compare_pictures(context: Context, found: Findings, names: Sequence[str]) -> None:
     """A row for each of these pictures: the CPU beside Pillow, the GPU under each load beside the CPU."""
     asked = {CPU: ("cpu", 0.0)} | ({f"GPU, load {load:g}": ("gpu", load) for load in LOADS} if context.on_gpu else {})
     decoders = {who: Decoder({"x": None}, DecodeOptions(COPIES, context.size, device, 2, 1, load))
@@ -171,7 +173,7 @@ def compare(
     return differences, wrong
 
 
-class Plan(NamedTuple):
+class SoakPlan(NamedTuple):
     """How much is soaked."""
 
     loads: tuple[float, ...]
@@ -186,7 +188,7 @@ class Plan(NamedTuple):
     prefetch: int
 
 
-SOAKED, SOAKED_SMALL = Plan(LOADS, 2000, 200, 128, 4096, 4), Plan((0.0,), 12, 12, 16, 64, 2)
+SOAKED, SOAKED_SMALL = SoakPlan(LOADS, 2000, 200, 128, 4096, 4), SoakPlan((0.0,), 12, 12, 16, 64, 2)
 # Levels of 255 from the CPU's pixels, beyond which a picture is another one or broken. Engines round by one or two, and
 # a depth table makes as much more of it as it is steep.
 TOLERANCE = 6
@@ -196,7 +198,7 @@ SHARE = 2  # one batch of so many comes after a burden
 ENGINE = 0.65  # the load that is recommended where the engine is right
 
 
-def soak(context: Context, found: Found) -> None:
+def soak(context: Context, found: Findings) -> None:
     """Thousands of batches under each load while the device is busy and nobody waits; every picture is compared.
 
     On Hopper GPUs nvJPEG's hardware engine ignores the order of the stream that it is given (torchcodec #1634): it
@@ -221,7 +223,7 @@ def soak(context: Context, found: Found) -> None:
     found.note(burdens if context.on_gpu else "hw_decoder_load 0.65 and 1, busy streams: skipped: no GPU")
 
 
-def recommended(rows: Mapping[str, Record], plan: Plan) -> float:
+def recommended(rows: Mapping[str, Record], plan: SoakPlan) -> float:
     """ENGINE where no load was wrong, on `plan.least` batches or more each; else 0.
 
     An engine that was wrong under one share of the pictures was lucky under another.
@@ -241,7 +243,7 @@ def default_load(context: Context) -> float:
 class Soak:
     """The files of some sets, and what they have to be: their pixels by the CPU, on the device."""
 
-    def __init__(self, context: Context, plan: Plan) -> None:
+    def __init__(self, context: Context, plan: SoakPlan) -> None:
         self._context, self._plan, self._device = context, plan, context.device
         store = ShardReader.open(context.folder(JPEG))
         rows = np.random.default_rng(0).permutation(len(store.index))[: plan.sets]

@@ -21,7 +21,7 @@ from benchmarks.gpu.record import (
     FAILED,
     POSTPONED,
     SKIPPED,
-    Found,
+    Findings,
     Record,
     circumstances,
     failures_of,
@@ -31,7 +31,7 @@ from benchmarks.gpu.record import (
 )
 from pipeline.devices import torch_device
 from pipeline.format.manifest import MANIFEST, Manifest
-from tools.benchmark.machine import machine
+from tools.measure import machine
 
 GRACE_SEC = 10.0  # between the wish that a part stops, and its end
 MARK = "GPU_CHECK_PART"  # in the environment of all that a part starts
@@ -161,7 +161,7 @@ def run_part(part: Part, context: Context, limit: float) -> Record:
     when we are interrupted.
     """
     work = Path(context.root)
-    before = len(Found(work, part.name, context.circumstances(part)).rows)
+    before = len(Findings(work, part.name, context.circumstances(part)).rows)
     log = work / "logs" / f"{part.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     started_sec, in_time = time.perf_counter(), True
@@ -246,7 +246,7 @@ def main() -> None:
     work = Path(context.root).absolute() / part.name
     work.mkdir(parents=True, exist_ok=True)
     context = replace(context, work=str(work), ends_sec=time.perf_counter() + asked["seconds"])
-    found = Found(Path(context.root), part.name, context.circumstances(part))
+    found = Findings(Path(context.root), part.name, context.circumstances(part))
     try:
         getattr(import_module(part.module), part.name)(context, found)
     except (Exception, SystemExit) as error:  # a package that is missing may end the process

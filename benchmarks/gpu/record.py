@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.resume import atomic_file
-from tools.benchmark.machine import machine
+from tools.measure import machine
 
 Record = dict[str, Any]
 """As JSON has it: name, status, seconds, columns, rows, notes, failures, figures, and what `circumstances` gives."""
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent.parent
 PACKAGES = ("pipeline", "train", "tools", "benchmarks")
 
 
-class Found:
+class Findings:
     """What one part finds; every row is on disk as soon as it is known, and is not measured again."""
 
     def __init__(self, work: Path, name: str, now: Record) -> None:

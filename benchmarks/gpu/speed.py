@@ -17,21 +17,27 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu.plan import JPEG, PLANES
 from benchmarks.gpu.process import Context
-from benchmarks.gpu.record import Found
+from benchmarks.gpu.record import Findings
 from pipeline.loading.batch import Batch
 from pipeline.loading.loader import Loader
 from pipeline.workers import available_cores
-from tools.bench_loader import RUN_IN_BATCHES, Setting, recommended
-from tools.bench_stalls import HALF_WAY, NOWHERE, WARM_UP_STEPS, Stall, cached
-from tools.benchmark.table import quartiles
-from tools.measure import DRAINS, row, spread, synchronize, warm_pass
-from tools.peers.loaders import our_loader
-from tools.peers.options import Loaded, LoadOptions
+from tools.bench_loader import LoadOptions, our_loader
+from tools.bench_stalls import (
+    HALF_WAY,
+    NOWHERE,
+    RUN_IN_BATCHES,
+    WARM_UP_STEPS,
+    Stall,
+    SweepSetting,
+    cached,
+    recommended,
+)
+from tools.measure import DRAINS, quartiles, spread, summarize, synchronize, warm_pass
 from train.config import Config
 from train.train_step import Learner
 
 Spread = dict[str, float]
-"""Median and quartiles, as `timing.spread` gives them."""
+"""Median and quartiles, as `measure.spread` gives them."""
 
 
 def rates(device: torch.device, call: Callable[[], object], amount: float) -> Spread:
@@ -41,7 +47,7 @@ def rates(device: torch.device, call: Callable[[], object], amount: float) -> Sp
     return spread([amount / sec for sec in (times_sec if len(times_sec) > 1 else times_sec * 2)])
 
 
-def floor(context: Context, found: Found) -> dict[str, float]:
+def floor(context: Context, found: Findings) -> dict[str, float]:
     """FLOP/s of matrix products and bytes/s of copies on this device, the medians: what all else is held against.
 
     Source: the roofline model (Williams et al., "Roofline: an insightful visual performance model", CACM 2009).
@@ -144,20 +150,20 @@ EPOCH_SETS = {"gpu": 20_000, "cpu": 16}  # at most: more data take longer, and t
 LATER_SETS = {"gpu": 40_000, "cpu": 32}
 
 
-def loader_of(context: Context, source: str, setting: Setting) -> Loader:
+def loader_of(context: Context, source: str, setting: SweepSetting) -> Loader:
     """A loader of all sets of one of SOURCES."""
     resident = ("device" if context.on_gpu else "host") if source == "resident" else "off"
     options = setting.of(LoadOptions(setting.batch_size, context.size, context.flag, 1, resident=resident))
     return our_loader(context.folder(PLANES if source == "planes" else JPEG), "all", options)
 
 
-def stalls(context: Context, found: Found) -> None:
+def stalls(context: Context, found: Findings) -> None:
     """Each network on each source, epoch after epoch: what of its time the training step waits for data.
 
     fgbg-bench --step measures the same differences; here the device's own clock is read beside them.
     """
     found.columns = ["sets/s", "on one batch", "% of FLOP/s, bytes/s", "stall %", "drift %", "GPU busy %"]
-    peaks, setting = floor(context, found), Setting(available_cores(), 4, BATCH[context.flag], context.load)
+    peaks, setting = floor(context, found), SweepSetting(available_cores(), 4, BATCH[context.flag], context.load)
     for model in MODELS[context.flag]:
         learner = Learner(Config(NOWHERE, NOWHERE, model=model, batch_size=setting.batch_size), context.device)
         for source in SOURCES:
@@ -180,7 +186,7 @@ def stalls(context: Context, found: Found) -> None:
 
 
 def stalled(
-    context: Context, source: str, setting: Setting, learner: Learner
+    context: Context, source: str, setting: SweepSetting, learner: Learner
 ) -> Iterator[tuple[str, Stall, float | None]]:
     """The first epoch of a loader, and its later ones until enough sets have gone by."""
     size, whole = setting.batch_size, loader_of(context, source, setting)
@@ -192,13 +198,13 @@ def stalled(
             learner.train_step(batch, HALF_WAY, size)
         for which, epochs in (("epoch 1", 1), ("from epoch 2", -(-LATER_SETS[context.flag] // loader.sets))):
             sets = epochs * loader.sets
-            before_sec, _ = timed(learner, cached(batch, sets))
-            end_to_end_sec, busy_pct = timed(learner, chain.from_iterable(repeat(loader, epochs)))
-            after_sec, _ = timed(learner, cached(batch, sets))
+            before_sec, _ = timed_steps(learner, cached(batch, sets))
+            end_to_end_sec, busy_pct = timed_steps(learner, chain.from_iterable(repeat(loader, epochs)))
+            after_sec, _ = timed_steps(learner, cached(batch, sets))
             yield which, Stall(sets // size, sets, before_sec, end_to_end_sec, after_sec), busy_pct
 
 
-def timed(learner: Learner, batches: Iterable[Batch]) -> tuple[float, float | None]:
+def timed_steps(learner: Learner, batches: Iterable[Batch]) -> tuple[float, float | None]:
     """Seconds until the device has done the last step, and on a GPU the percentage of its own time within steps."""
     marks, on_gpu = list[torch.cuda.Event](), learner.device.type == "cuda"
 
@@ -225,11 +231,11 @@ PASS_SETS = dict(zip(SOURCES, (15_000, 60_000, 400_000), strict=True))
 PICTURES = 3  # of a set that are decoded; backgrounds are, once
 
 
-def decode(context: Context, found: Found) -> None:
+def decode(context: Context, found: Findings) -> None:
     """Sets a second of each source; then along one axis after the other, each with the best of those before."""
     found.columns = ["sets/s (quartiles)", "images/s", "CPU s / 1,000 sets"]
     cores, load = available_cores(), context.load
-    best = Setting(cores, 4, 256, load) if context.on_gpu else Setting(2, 2, 16, load)
+    best = SweepSetting(cores, 4, 256, load) if context.on_gpu else SweepSetting(2, 2, 16, load)
     for source in SOURCES:
         decoded(context, found, source, best)
     axes: dict[str, Sequence[float]] = {"threads": (1, 2), "batch_size": (16, 32)}
@@ -238,7 +244,7 @@ def decode(context: Context, found: Found) -> None:
                 "threads": sorted({max(1, cores // 4), max(1, cores // 2), cores}),
                 "batch_size": (128, 256, 512), "prefetch": (2, 4, 8)}  # fmt: skip
     for axis, values in axes.items():
-        settings = [Setting(**{**best._asdict(), axis: value}) for value in values]
+        settings = [SweepSetting(**{**best._asdict(), axis: value}) for value in values]
         best = recommended({setting: decoded(context, found, "JPEG", setting) for setting in settings})
     found.note(f"best for JPEG, the cheapest of the fastest within their spread: {best.flags(context.flag)}")
     settings = [best._replace(threads=int(threads)) for threads in axes["threads"]]
@@ -248,17 +254,17 @@ def decode(context: Context, found: Found) -> None:
     found.note(f"best for planes, which depend on threads alone: {best.flags('cpu')}")
 
 
-def decoded(context: Context, found: Found, source: str, setting: Setting) -> Spread:
+def decoded(context: Context, found: Findings, source: str, setting: SweepSetting) -> Spread:
     """The sets a second under one setting, timed when the loader has read ahead; a row."""
     name = f"{source} {setting.flags(context.flag)}"
     if name not in found.rows:
         with closing(loader_of(context, source, setting)) as loader:
-            batches = (Loaded(len(batch.index), list, {}) for batch in chain.from_iterable(repeat(loader)))
+            sizes = (len(batch.index) for batch in chain.from_iterable(repeat(loader)))
             run_in = setting.batch_size * (DRAINS * setting.prefetch + RUN_IN_BATCHES)
             run_in += loader.sets if source == "resident" else 0
             sets = PASS_SETS[source] if context.on_gpu else 64
-            passes = [warm_pass(batches, 0 if number else run_in, sets) for number in range(ROUNDS)]
-        figures = row({"": passes}, "", "")
+            passes = [warm_pass(sizes, 0 if number else run_in, sets) for number in range(ROUNDS)]
+        figures = summarize({"": passes}, "", "")
         rate, cpu_sec = figures["sets_per_sec"], figures["cpu_sec_per_1000_sets"]
         found.row(name, figures, [quartiles(rate), f"{PICTURES * rate['median']:,.0f}", f"{cpu_sec:.2f}"])
     return dict(found.rows[name]["figures"]["sets_per_sec"])
@@ -269,7 +275,7 @@ RATINGS = [(256, "default"), (256, "reduce-overhead"), (256, "off"), *((sets, "d
 WARM_UP, PROFILED, DEAREST = 5, 5, 10  # steps; the compiler's CUDA graphs are there from the third on
 
 
-def rate(context: Context, found: Found) -> None:
+def rate(context: Context, found: Findings) -> None:
     """How fast networks train on a batch that is there, and where the time goes; needs no data and no decoder."""
     found.columns = ["sets/s (quartiles)", "% of FLOP/s, bytes/s", "peak GiB", "kernels", "busy %", "first step s"]
     peaks, longest_sec = floor(context, found), 0.0

@@ -20,14 +20,14 @@ from benchmarks.gpu.commands import differences, endless, epoch_sec, run_tests, 
 from benchmarks.gpu.pictures import SOAKED, SOAKED_SMALL, Soak, compare, recommended, sample_files
 from benchmarks.gpu.plan import DATA, PARTS, in_order
 from benchmarks.gpu.process import Context
-from benchmarks.gpu.record import Found, load_record
-from benchmarks.gpu.speed import Case, counted, timed
+from benchmarks.gpu.record import Findings, load_record
+from benchmarks.gpu.speed import Case, counted, timed_steps
+from benchmarks.harness import Loaded
 from benchmarks.processes import CommandError
 from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest
 from pipeline.loading.decode import DecodeOptions, Decoder
 from pipeline.packing.pack import PackOptions, pack
-from tools.peers.options import Loaded
 from train.logging import Log
 
 CPU = torch.device("cpu")
@@ -52,7 +52,7 @@ def context(packed: Path, planes32: Path, tmp_path: Path) -> Context:
 def found_by(name: str, context: Context) -> dict[str, Any]:
     """What a part finds, in this process."""
     [part] = in_order([name], DATA, {})
-    found = Found(Path(context.root), name, context.circumstances(part))
+    found = Findings(Path(context.root), name, context.circumstances(part))
     getattr(import_module(part.module), name)(context, found)
     found.end()
     return load_record(Path(context.root), name) or {}
@@ -228,9 +228,9 @@ def test_the_devices_clock_counts_what_lies_within_steps(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
     learner: Any = SimpleNamespace(device=torch.device("cuda"), train_step=train_step)
-    assert timed(learner, loading())[1] == pytest.approx(80.0)
+    assert timed_steps(learner, loading())[1] == pytest.approx(80.0)
     learner.device = CPU
-    assert timed(learner, loading())[1] is None
+    assert timed_steps(learner, loading())[1] is None
 
 
 def test_the_small_sweep_measures_sources_and_goes_along_its_axes(context: Context) -> None:
@@ -414,7 +414,7 @@ PROJECT = {
 def test_tests_that_fail_or_are_skipped_are_named(
     context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found, project = Found(Path(context.root), "tests", context.circumstances(PARTS[-1])), tmp_path / "project"
+    found, project = Findings(Path(context.root), "tests", context.circumstances(PARTS[-1])), tmp_path / "project"
     (project / "tests").mkdir(parents=True)
     for name, text in PROJECT.items():
         (project / name).write_text(text)
@@ -456,7 +456,7 @@ def test_sets_are_composed_trained_on_and_scored_and_nothing_is_done_twice(
     assert not any("original" in name for name in found["rows"])
 
     monkeypatch.setattr(commands, "run", lambda *_: pytest.fail("run again"))
-    original = Found(Path(context.root), "original", context.circumstances(PARTS[-1]))
+    original = Findings(Path(context.root), "original", context.circumstances(PARTS[-1]))
     theirs = rates["from epoch 2 on, validation and checkpoints included"] / 20
     original.row("its loop", {"sets_per_sec": {"median": theirs}}, [])
     assert found_by("whole", context)["rows"]["against the original's loop"]["cells"] == ["20 x"]

@@ -15,7 +15,7 @@ from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import process
 from benchmarks.gpu.plan import DATA, PARTS, Part, in_order, limit_sec
 from benchmarks.gpu.process import Context, run_part, run_parts
-from benchmarks.gpu.record import Found, load_record, save_report
+from benchmarks.gpu.record import Findings, load_record, save_report
 from pipeline.errors import InputError
 
 ALL = [part.name for part in PARTS if part.name not in DATA]
@@ -88,7 +88,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
         nonlocal now
         parts.append((part.name, limit))
         now += limit
-        found = Found(Path(context.root), part.name, context.circumstances(part))
+        found = Findings(Path(context.root), part.name, context.circumstances(part))
         found.row("a", {"rate": 7}, ["7"], ["it is wrong"] if part.name == "decode" else [])
         if limit < part.most_sec:
             found.late("b")
@@ -141,7 +141,7 @@ def test_figures_of_another_machine_or_of_other_data_are_not_mixed(
     [decode] = in_order(["decode"], DATA, {})
     now = context.circumstances(decode)
     now[other]["gpu" if other == "machine" else "jpeg"] = "another"
-    found = Found(Path(context.root), "decode", now)
+    found = Findings(Path(context.root), "decode", now)
     if status == "done":
         found.end()
     with pytest.raises(InputError, match=r"^decode was measured on the .*another.* give another WORK$"):
@@ -162,22 +162,22 @@ def test_other_cases_are_measured_beside_those_that_are_known(begun: list[tuple[
 
 def test_every_row_is_on_disk_at_once_and_good_ones_are_taken_over(context: Context) -> None:
     work, [part] = Path(context.root), in_order(["decode"], DATA, {})
-    found = Found(work, "decode", context.circumstances(part))
+    found = Findings(work, "decode", context.circumstances(part))
     found.columns = ["sets/s"]
     found.row("good", {"rate": 7}, ["7"])
     found.row("a|b", {"rate": 9}, ["9"], ["it is wrong"])
     record = load_record(work, "decode") or {}
     assert (record["status"], list(record["rows"])) == ("partial", ["good", "a|b"])
-    again = Found(work, "decode", context.circumstances(part))
+    again = Findings(work, "decode", context.circumstances(part))
     assert (list(again.rows), again.columns) == (["good"], ["sets/s"])
     changed = context.circumstances(part)
     changed["program"] = {"version": "another", "source_sha256": "0"}
-    assert not Found(work, "decode", changed).rows
+    assert not Findings(work, "decode", changed).rows
 
 
 def test_a_report_has_all_rows_failures_and_sentences(context: Context) -> None:
     work, [part] = Path(context.root), in_order(["decode"], DATA, {})
-    found = Found(work, "decode", context.circumstances(part))
+    found = Findings(work, "decode", context.circumstances(part))
     found.columns = ["sets/s", "CPU s"]
     found.row("a|b", {"rate": 9}, ["9"], ["it is wrong"])
     found.note("it is fast")
@@ -193,7 +193,7 @@ def test_a_report_has_all_rows_failures_and_sentences(context: Context) -> None:
 def test_the_load_that_later_parts_use_is_0_until_the_soak_has_passed(context: Context) -> None:
     work, [part] = Path(context.root), in_order(["soak"], DATA, {})
     assert context.load == 0
-    found = Found(work, "soak", context.circumstances(part))
+    found = Findings(work, "soak", context.circumstances(part))
     found.figures = {"recommended": 0.65}
     found.end()
     assert context.load == 0.65

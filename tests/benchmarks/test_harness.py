@@ -1,3 +1,4 @@
+import functools
 import os
 import signal
 import time
@@ -8,9 +9,10 @@ from threading import Timer
 import psutil
 import pytest
 
-from benchmarks.harness import Contestant
+from benchmarks.harness import Harness, Loaded, Worker
+from benchmarks.peers import Ours
 from pipeline.errors import InputError
-from tools.peers.options import Loaded, LoadOptions
+from tools.bench_loader import LoadOptions
 
 OPTIONS = LoadOptions(batch_size=32, size=16, device="cpu", workers=1)
 
@@ -38,8 +40,8 @@ def strange(folder: Path, options: LoadOptions) -> Iterable[Loaded]:
     return Strange(folder)
 
 
-def contestant(verb: str) -> Contestant:
-    return Contestant("odd", strange, Path(verb), Path(verb), OPTIONS)
+def worker(verb: str) -> Worker:
+    return Worker("odd", strange, Path(verb), Path(verb), OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -51,17 +53,17 @@ def contestant(verb: str) -> Contestant:
     ],
 )
 def test_a_loader_that_fails_is_one_line(verb: str, message: str) -> None:
-    with contestant(verb) as one, pytest.raises(InputError, match=message):
-        one.ask("open")
+    with worker(verb) as one, pytest.raises(InputError, match=message):
+        one.open()
 
 
 def test_it_stands_still_while_it_is_not_asked() -> None:
-    with contestant("works") as one:
-        assert one.ask("open") > 0
+    with worker("works") as one:
+        assert one.open() > 0
         process = psutil.Process(one.pid)
         [child] = process.children()
         assert (process.status(), child.status()) == (psutil.STATUS_STOPPED, psutil.STATUS_STOPPED)
-        assert one.ask("warm", 100).sets == 100
+        assert one.warm(100).sets == 100
         assert process.status() == psutil.STATUS_STOPPED
     assert not process.is_running()
     assert ended(child)
@@ -81,7 +83,7 @@ def ended(process: psutil.Process) -> bool:
 
 
 def test_an_interrupt_ends_all_its_processes() -> None:
-    one = contestant("never ends")
+    one = worker("never ends")
     # When it has started its child it is at work.
     process = psutil.Process(one.pid)
 
@@ -98,10 +100,54 @@ def test_an_interrupt_ends_all_its_processes() -> None:
     try:
         with pytest.raises(KeyboardInterrupt), one:
             timer.start()
-            one.ask("open")
+            one.open()
         timer.join()
     finally:
         signal.signal(signal.SIGINT, former)
     assert not process.is_running()
     assert all(map(ended, found))
     assert found
+
+
+# --- pictures
+
+
+class Wrong:
+    """Our loader with a fault."""
+
+    def __init__(self, shards: Path, options: LoadOptions, fault: str) -> None:
+        self._batches, self._fault = Ours(shards, options), fault
+
+    def __iter__(self) -> Iterator[Loaded]:
+        for batch in self._batches:
+            masks, keys = batch.pictures["mask"], batch.keys()
+            if self._fault == "paired by position":
+                yield batch._replace(pictures={**batch.pictures, "mask": masks.roll(1, 0)})
+            elif self._fault == "one set twice":
+                yield batch._replace(keys=functools.partial(list, [keys[0], *keys[:-1]]))
+            elif self._fault == "elsewhere":
+                yield batch._replace(pictures={**batch.pictures, "mask": masks.to("meta")})
+            else:
+                yield batch._replace(pictures={**batch.pictures, "depth": 255 - batch.pictures["depth"]})
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("paired by position", "^the pictures differ by"),
+        ("one set twice", "^an epoch gave 100 sets, 96 of them different; the shards hold 100"),
+        ("depth upside down", "^the pictures differ by"),
+        ("elsewhere", "^its batches are on meta, not on cpu"),
+    ],
+)
+def test_a_loader_that_is_wrong_is_refused(fault: str, message: str, packed: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        Harness(functools.partial(Wrong, fault=fault), packed, packed, OPTIONS).verify()
+
+
+def test_what_was_verified_tells_what_a_set_is(packed: Path) -> None:
+    verified = Harness(Ours, packed, packed, OPTIONS).verify()
+    assert verified.sets == 100
+    assert (verified.background_pixels, verified.other_pixels) == (48 * 48, 3 * 48 * 48)
+    assert verified.delivered_bytes == 4 * 16 * 16
+    assert verified.difference.mean <= 0.6

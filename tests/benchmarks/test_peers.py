@@ -12,7 +12,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-import tools.peers.loaders
+from benchmarks import peers
+from benchmarks.harness import Harness, Loaded, Reference
+from benchmarks.peers import LOADERS, missing_peer
+from benchmarks.peers_pillow import UNUSED, import_streaming, in_format, sample
 from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest
 from pipeline.format.sample import PARTS
@@ -20,18 +23,16 @@ from pipeline.loading.loader import Loader
 from pipeline.loading.shard_reader import ShardReader
 from pipeline.resume import UNFINISHED, resumable
 from tests.samples import files_below
-from tools.benchmark.reference import Reference
-from tools.peers.cache import in_format, sample
-from tools.peers.loaders import LOADERS, missing_peer
-from tools.peers.options import Loaded, LoadOptions
+from tools import bench_loader
+from tools.bench_loader import LoadOptions
 
 OWN_FORMAT = ("streaming", "litdata")
 ROOT = Path(__file__).parents[2]
 RUN = """
 import sys
 from pathlib import Path
-from tools.peers.loaders import LOADERS
-from tools.peers.options import LoadOptions
+from benchmarks.peers import LOADERS
+from tools.bench_loader import LoadOptions
 
 def main(name, shards, cache):
     before = set(Path("/dev/shm").iterdir())
@@ -114,8 +115,6 @@ def test_every_set_comes_once_an_epoch_in_a_new_order_with_its_own_pictures(firs
 def test_a_loader_that_is_not_installed_is_refused_with_the_remedy(
     name: str, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = {"streaming": "mosaic", "litdata": "lit"}[name]
-    monkeypatch.delitem(sys.modules, f"tools.peers.{module}", raising=False)
     monkeypatch.setitem(sys.modules, name, None)  # so that it cannot be imported
     remedy = r"is not installed: install the peers \(make peers, or pip install --no-deps -r peers.txt\), or leave"
     with pytest.raises(InputError, match=remedy) as error:
@@ -127,15 +126,15 @@ def test_a_loader_that_is_not_installed_is_refused_with_the_remedy(
 def test_a_loader_that_is_installed_in_part_is_refused_with_the_remedy(
     packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tools.peers.loaders, "find_spec", lambda name: object())
-    monkeypatch.setitem(sys.modules, "tools.peers.lit", None)
-    with pytest.raises(InputError, match=r"import of tools.peers.lit halted.*: install the peers \(make peers"):
+    monkeypatch.setattr(peers, "find_spec", lambda name: object())
+    monkeypatch.setitem(sys.modules, "litdata", None)
+    with pytest.raises(InputError, match=r"import of litdata halted.*: install the peers \(make peers"):
         LOADERS["litdata"](packed, options(tmp_path, 1))
 
 
 def test_peers_are_imported_only_when_they_are_asked_for() -> None:
     heavy = "{'streaming', 'litdata', 'boto3', 'transformers', 'torchvision'}"
-    script = f"import sys, tools.peers.loaders; print({heavy} & set(sys.modules))"
+    script = f"import sys, benchmarks.peers; print({heavy} & set(sys.modules))"
     output = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     assert output.stdout.strip() == "set()"
 
@@ -151,12 +150,12 @@ def test_ours_is_made_as_it_is_asked_for_and_closed(
             super().__init__(*arguments, **settings)
             made.append((arguments, settings))
 
-    monkeypatch.setattr(tools.peers.loaders, "Loader", Recorded)
+    monkeypatch.setattr(bench_loader, "Loader", Recorded)
     before = set(threading.enumerate())
     asked = LoadOptions(32, 16, "cpu", 3, prefetch=7, resident="host", hw_decoder_load=0.25)
     loader: Any = LOADERS[name](packed, asked)
-    settings = {"threads": 3, "prefetch": 7, "resident": resident, "hw_decoder_load": 0.25}
-    assert made == [((packed, "all", 32, 16, "cpu"), settings)]
+    settings = {"batch_size": 32, "size": 16, "device": "cpu", "threads": 3, "prefetch": 7, "resident": resident}
+    assert made == [((packed, "all"), {**settings, "hw_decoder_load": 0.25})]
     batches = iter(loader)
     assert next(batches).sets == 32
     loader.close()
@@ -174,7 +173,7 @@ def test_dalis_reader_has_its_results_before_they_are_copied(
         return run()
 
     monkeypatch.setattr(reader._graph, "run", recorded)
-    monkeypatch.setattr(tools.peers.loaders, "results_stream", "the stream of the copies on a {}".format)
+    monkeypatch.setattr(peers, "results_stream", "the stream of the copies on a {}".format)
     assert sum(batch.sets for batch in reader) == 100
     assert given == ["the stream of the copies on a cpu"] * 4
 
@@ -182,8 +181,7 @@ def test_dalis_reader_has_its_results_before_they_are_copied(
 def test_nothing_stands_in_for_what_streaming_imports_afterwards() -> None:
     if why := missing_peer("streaming"):
         pytest.skip(why)
-    from tools.peers.mosaic import UNUSED
-
+    import_streaming()
     assert [name for name in UNUSED if name in sys.modules and sys.modules[name].__spec__ is None] == []
 
 
@@ -275,3 +273,10 @@ def test_a_format_that_another_process_writes_is_refused(packed: Path, tmp_path:
         pytest.raises(InputError, match=r"another process is at work in .*: wait for it, or stop it"),
     ):
         in_format("pytest", packed, tmp_path, Writer())
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves the closing of files to the collector
+def test_the_peers_pass_the_comparison(packed: Path, tmp_path: Path) -> None:
+    for name in ("dali-reader", "seed", "webdataset"):
+        verified = Harness(LOADERS[name], packed, packed, LoadOptions(32, 16, "cpu", 1, cache=tmp_path)).verify()
+        assert verified.difference.mean <= 0.6

@@ -1,5 +1,8 @@
 import json
-from dataclasses import replace
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +11,12 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from benchmarks.race import all_names, decoded_pixels, device_bytes
+from benchmarks.peers import LOADERS
+from pipeline import devices
 from pipeline.format.manifest import Manifest, load_index
-from pipeline.loading.loader import Loader
 from pipeline.packing.pack import PackOptions, pack
-from tests.samples import png, smooth_picture, write
+from tools import bench, bench_loader, bench_stalls
 from tools.bench import main
-from tools.benchmark.reference import Difference, first_shards
-from tools.benchmark.seat import Judged, Seat
-from tools.peers.loaders import LOADERS
-from tools.peers.options import LoadOptions
 
 
 def run(*arguments: object) -> Result:
@@ -36,7 +35,7 @@ def report(result: Result) -> dict[str, Any]:
     return read
 
 
-def test_loaders_give_the_same_pictures_and_are_timed(packed: Path, planes: Path, tmp_path: Path) -> None:
+def test_in_a_race_loaders_give_the_same_pictures_and_are_timed(packed: Path, planes: Path, tmp_path: Path) -> None:
     arguments = ("--shards", packed, "--loader", "ours", "--planes", planes, "--cache", "both")
     result = run(*arguments, *SMALL, "--base", "ours-planes", "--chart", tmp_path / "chart.png")
     found = report(result)
@@ -65,17 +64,9 @@ def test_loaders_give_the_same_pictures_and_are_timed(packed: Path, planes: Path
         assert picture.width > 1000
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves the closing of files to the collector
-def test_the_peers_pass_the_comparison(packed: Path, tmp_path: Path) -> None:
-    for name in ("dali-reader", "seed", "webdataset"):
-        judged = Seat(LOADERS[name], packed, packed, LoadOptions(32, 16, "cpu", 1, cache=tmp_path)).judge()
-        assert judged.difference.mean <= 0.6
-
-
-def test_a_loader_that_refuses_its_data_is_named(packed: Path, planes: Path) -> None:
+def test_data_that_a_loader_refuses_are_one_line(packed: Path, planes: Path) -> None:
     result = run("--shards", packed, "--planes", planes, "--loader", "ours-planes", "--workers", 1)
     assert result.exit_code == 1
-    assert result.output.startswith("Error: loader ours-planes: ")
     assert "holds planes of 16 x 16 pixels, size 128 was asked for" in result.output
     assert result.output.count("\n") == 1
 
@@ -85,6 +76,26 @@ def test_planes_and_pictures_are_not_mixed_up(packed: Path, planes: Path) -> Non
     assert (result.exit_code, "holds jpeg: give pictures with --shards" in result.output) == (1, True)
     result = run("--shards", planes, "--loader", "ours")
     assert (result.exit_code, "holds planes: give pictures with --shards" in result.output) == (1, True)
+
+
+def test_our_loaders_are_timed_alone(packed: Path, planes: Path) -> None:
+    names = ["ours", "ours-resident", "ours-planes"]
+    arguments = ("--shards", packed, "--loader", "ours,ours-resident", "--planes", planes, "--cache", "both")
+    result = run(*arguments, *SMALL)
+    found = report(result)
+    assert found["data"] == {"manifest_sha256": Manifest.load(packed).sha256, "sets": 100}
+    assert {cache: list(rows) for cache, rows in found["loaders"].items()} == {
+        "warm": names, "cold": ["ours", "ours-planes"]
+    }  # fmt: skip
+    for rows in found["loaders"].values():
+        assert rows["ours"]["ratio"] == {"median": 1.0, "q1": 1.0, "q3": 1.0}
+        for row in rows.values():
+            assert row["sets_per_sec"]["q1"] <= row["sets_per_sec"]["median"] <= row["sets_per_sec"]["q3"]
+            assert row["first_batch_sec"] > 0
+            assert row["peak_mib"] is None  # theirs together is nobody's
+    assert "their pictures are not compared with Pillow's" in result.output
+    alone = report(run("--shards", packed, "--loader", "ours", *SMALL))
+    assert alone["loaders"]["warm"]["ours"]["peak_mib"] > 50
 
 
 def test_planning_is_measured() -> None:
@@ -102,26 +113,45 @@ def test_what_cannot_be_measured_is_named_with_the_remedy(monkeypatch: pytest.Mo
     assert (result.exit_code, "loader litdata: bring it" in result.output) == (2, True)
 
 
-def test_bytes_to_the_device_are_those_that_cross(packed: Path) -> None:
-    options = LoadOptions(32, 16, "gpu", 1)
-    judged = Judged(Difference(0, 0, 0), 100, 48.0 * 48, 3 * 48.0 * 48, 1234.0)
-    crossing = {name: device_bytes(name, packed, judged, options) for name in LOADERS}
-    encoded = float(np.mean(load_index(packed, Manifest.load(packed))["size"].sum(axis=1)))
-    assert crossing["dali-reader"] == encoded
-    assert crossing["ours"] == encoded + 16
-    assert crossing["ours-resident"] == 16
-    assert crossing["seed"] == crossing["webdataset"] == 1234
-    assert device_bytes("ours-planes", packed, judged, options) == 3 * 16 * 16 + 16
-    assert device_bytes("ours", packed, judged, replace(options, device="cpu")) is None
+REMEDY = "run fgbg-bench from a checkout of the repository, whose folder benchmarks is not installed"
 
 
-def test_pixels_are_counted_as_stored_where_they_are_decoded() -> None:
-    judged = Judged(Difference(0, 0, 0), 100, 10.0, 30.0, 0.0)
-    pixels = {name: decoded_pixels(name, judged, 4) for name in all_names()}
-    assert pixels["ours-resident"] is None
-    assert pixels["ours-planes"] == 3 * 4 * 4
-    assert pixels["seed"] == 40
-    assert {pixels[name] for name in ("ours", "dali-reader", "webdataset", "streaming", "litdata")} == {30}
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--packing", "sets"], 1, f"Error: --packing is not measured here: {REMEDY}"),
+        (["--composing", "photos"], 1, f"Error: --composing is not measured here: {REMEDY}"),
+        (["--shards", "nowhere", "--loader", "ours,seed"], 2, f"Error: loader seed: {REMEDY}"),
+        (["--shards", "nowhere", "--loader", "ours", "--chart", "x.png"], 1, "Error: --chart is not measured here: "),
+    ],
+)
+def test_what_is_not_installed_is_refused_with_the_remedy(
+    arguments: list[str], code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "ROOT", tmp_path)
+    result = run(*arguments)
+    assert result.exit_code == code
+    assert message in result.output
+
+
+def test_without_the_benchmarks_our_loaders_are_measured(packed: Path, tmp_path: Path) -> None:
+    for package in ("pipeline", "train", "tools"):
+        shutil.copytree(bench.ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "tools.bench", "--shards", str(packed), *map(str, SMALL)]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    first, *_, last = ran.stdout.splitlines()
+    peers = "dali-reader, seed, webdataset, streaming, litdata"
+    assert first == f"not measured: ours-planes (give --planes DIR); {peers} ({REMEDY})"
+    assert list(json.loads(last)["loaders"]["warm"]) == ["ours", "ours-resident"]
+
+
+def test_the_options_repeat_what_is_loaded_later() -> None:
+    assert [*bench.OURS, *bench.PEERS] == list(LOADERS)
+    assert bench.OURS[1:] == (bench_loader.OURS_PLANES, bench_loader.OURS_RESIDENT)
+    assert bench.AXES == bench_stalls.AXES
+    assert bench.DEVICES == devices.DEVICES
+    assert bench_loader.LoadOptions.cache == bench.PEERS_CACHE
 
 
 def test_stalls_are_measured_for_both_epochs_and_asserted(packed: Path) -> None:
@@ -150,21 +180,6 @@ def test_a_sweep_ends_in_flags(packed: Path) -> None:
     assert result.output.splitlines()[-2].endswith(f": {flags}")
     result = run("--shards", packed, "--sweep", "--grid", "batch-size=101")
     assert (result.exit_code, "batch size 101" in result.output) == (1, True)
-
-
-def test_part_of_the_shards_is_a_data_set_of_its_own(packed: Path) -> None:
-    with first_shards(packed, 20) as folder:
-        assert Manifest.load(folder).sets == 32  # two shards of 16
-        rows = [row for batch in Loader(folder, "all", 8, 16, threads=1) for row in batch.index.tolist()]
-    assert sorted(rows) == list(range(32))
-    assert not folder.exists()
-
-
-def test_packing_beside_shard_writer(source: Path) -> None:
-    result = run("--packing", source, "--rounds", 2, "--workers", 1)
-    found = report(result)
-    ours = {"ours (verify header)", "ours (verify decode)"}
-    assert set(found["packing"]) == {*ours, "webdataset.ShardWriter", "tar cf"}
 
 
 @pytest.mark.parametrize(
@@ -210,18 +225,3 @@ def test_sets_without_depth_are_refused_in_one_line(source: Path, tmp_path: Path
     [line] = result.output.splitlines()
     assert "the sets of" in line
     assert line.endswith("have no depth: loaders are compared on sets with it, see fgbg-depth")
-
-
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_composing_is_measured_beside_the_originals_way(tmp_path: Path) -> None:
-    for number in range(2):
-        write(tmp_path / "bg" / f"{number}.png", png(smooth_picture(number)))
-        alpha = np.zeros((48, 48, 1), np.uint8)
-        alpha[8:40, 8:40] = 255
-        write(tmp_path / "fg" / f"{number}.png", png(np.dstack([smooth_picture(9 + number), alpha])))
-    result = run("--composing", tmp_path, "--sets", 10, "--rounds", 2)
-    ours, loose, original, floor = report(result)["composing"].values()
-    assert original["ratio"] == {"median": 1.0, "q1": 1.0, "q3": 1.0}
-    assert 20 < ours["peak_mib"] < 2000
-    assert "peak_mib" not in floor
-    assert loose["sets_per_sec"]["median"] > 0

@@ -1,52 +1,104 @@
+import errno
+import json
+import os
+from pathlib import Path
+
+import numpy as np
 import pytest
 
-from tools.bench_loader import Setting, parse_grid, recommended
-from tools.peers.options import LoadOptions
+from pipeline.format.manifest import Manifest
+from pipeline.loading.loader import Loader
+from tests.samples import split_rows
+from tools import bench_loader
+from tools.bench_loader import bench_order, drop_pages, first_shards
+
+# --- files
 
 
-def rate(median: float, q1: float, q3: float) -> dict[str, float]:
-    return {"median": median, "q1": q1, "q3": q3}
+def test_part_of_the_shards_is_a_data_set_of_its_own(packed: Path) -> None:
+    with first_shards(packed, 20) as folder:
+        assert Manifest.load(folder).sets == 32  # two shards of 16
+        rows = [
+            row for batch in Loader(folder, "all", batch_size=8, size=16, threads=1) for row in batch.index.tolist()
+        ]
+    assert sorted(rows) == list(range(32))
+    assert not folder.exists()
 
 
-def test_a_grid_is_all_values_of_all_axes() -> None:
-    settings = parse_grid(["threads=1,2", "prefetch=3", "batch-size=8,16"], "cpu")
-    assert settings == [Setting(t, 3, b, 0.65) for t in (1, 2) for b in (8, 16)]
-    loads = {setting.hw_decoder_load for setting in parse_grid([], "gpu")}
-    assert loads == {0.5, 0.65, 0.8}
-    assert {setting.hw_decoder_load for setting in parse_grid([], "cpu")} == {0.65}
+def cached(path: Path) -> bool:
+    """Whether the first byte of a file can be read without waiting for storage."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.preadv(descriptor, [bytearray(1)], 0, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:
+            pytest.skip("this file system does not tell what is cached")
+        raise
+    finally:
+        os.close(descriptor)
+    return True
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("speed=1", "no axis called 'speed': expected some of threads, prefetch, batch-size, hw-decoder-load"),
-        ("threads=many", "threads=many: expected numbers with commas, as in threads=1,2"),
-        ("threads=", "threads=: expected numbers"),
-        ("prefetch=0", "threads, prefetch and batch size are 1 or more"),
-        ("hw-decoder-load=1.5", "hw-decoder-load is from 0 to 1"),
-    ],
-)
-def test_a_wrong_grid_is_one_line(text: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        parse_grid([text], "gpu")
+def test_files_leave_the_page_cache_through_links_too(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "folder" / "below", tmp_path / "outside"
+    inside.mkdir(parents=True)
+    outside.mkdir()
+    files = [inside / "a", outside / "b"]
+    for file in files:
+        file.write_bytes(bytes(1 << 20))  # not on the disk yet
+    (tmp_path / "folder" / "link").symlink_to(outside / "b")
+    assert all(map(cached, files))
+    assert drop_pages(tmp_path / "folder", tmp_path / "missing") == 2
+    assert not any(map(cached, files))
+    assert all(file.read_bytes() == bytes(1 << 20) for file in files)
 
 
-def test_the_cheapest_within_the_spread_of_the_fastest_is_recommended() -> None:
-    rates = {
-        Setting(1, 1, 64, 0.65): rate(80, 79, 81),
-        Setting(2, 4, 256, 0.65): rate(100, 95, 105),
-        Setting(2, 2, 256, 0.65): rate(96, 90, 99),
-        Setting(2, 2, 64, 0.65): rate(94, 94, 94),
-        Setting(1, 4, 512, 0.65): rate(95, 90, 99),
-    }
-    assert recommended(rates) == Setting(1, 4, 512, 0.65)
-    del rates[Setting(1, 4, 512, 0.65)]
-    assert recommended(rates) == Setting(2, 2, 256, 0.65)
+# --- the order
 
 
-def test_settings_are_flags_and_options() -> None:
-    setting = Setting(2, 3, 64, 0.5)
-    assert setting.flags("cpu") == "--threads 2 --prefetch 3 --batch-size 64"
-    assert setting.flags("gpu") == "--threads 2 --prefetch 3 --batch-size 64 --hw-decoder-load 0.5"
-    options = setting.of(LoadOptions(8, 32, "cpu", 1))
-    assert (options.workers, options.prefetch, options.batch_size, options.size) == (2, 3, 64, 32)
+@pytest.mark.parametrize("sparse", [False, True])
+def test_an_epoch_is_planned_in_windows_and_without(
+    sparse: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    if sparse:
+        monkeypatch.setattr(bench_loader, "WRITTEN_ROWS", 0)
+    report = bench_order(20_500, 4)
+    assert not list(tmp_path.iterdir())
+    assert list(report["plans"]) == ["whole set", "window of 4"]
+    for plan in report["plans"].values():
+        assert plan["planned_sets"] == plan["sets"]
+        assert plan["sets"] == 20_500 if sparse else 11_000 < plan["sets"] < 15_000
+        assert plan["order_sec"] > 0
+        assert plan["us_per_set"] == pytest.approx(plan["plan_sec"] / plan["sets"] * 1e6)
+        assert 0 < plan["peak_mib"] < 20
+    assert report["ids"] == ("zeros (sparse file)" if sparse else "random")
+    assert json.loads(json.dumps(report)) == report
+    shown = capsys.readouterr().out
+    assert shown.startswith("20,500 rows, ids: ")
+    assert len(shown.splitlines()) == 4
+
+
+def test_of_many_rows_three_stretches_are_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_loader, "WHOLE_ROWS", 20_000)
+    monkeypatch.setattr(bench_loader, "WRITTEN_ROWS", 0)
+    monkeypatch.setattr(bench_loader, "SAMPLE_BATCHES", 2)
+    report = bench_order(30_000, 4)
+    for plan in report["plans"].values():
+        assert plan["sets"] == 30_000
+        assert plan["planned_sets"] == 5 * 512 + 30_000 % 512
+
+
+def test_the_index_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = bench_loader._make_index(tmp_path / "index.npy", 5000)
+    assert index["shard"].tolist() == [row // 1000 for row in range(5000)]
+    assert set(np.unique(index["bg"]).tolist()) == set(np.unique(index["fg"]).tolist()) == set(range(100))
+    assert 2500 < len(split_rows(index["bg"], index["fg"], "train")) < 4000
+    monkeypatch.setattr(bench_loader, "WRITTEN_ROWS", 0)
+    sparse = bench_loader._make_index(tmp_path / "sparse.npy", 100_000)
+    assert len(sparse) == 100_000
+    assert (tmp_path / "sparse.npy").stat().st_size > 8_000_000
+    assert (tmp_path / "sparse.npy").stat().st_blocks * 512 < 1_000_000

@@ -1,13 +1,11 @@
-"""The loaders that fgbg-bench measures, ours and others, each on the same shards.
+"""The loaders of a race by name, ours and its peers, each on the same shards; and DALI's own reader among them.
 
 Every loader is a function of (shards, LoadOptions) that makes an iterable; iterating it is an epoch of `Loaded`.
 """
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,54 +13,29 @@ from typing import Any
 import torch
 from torch.utils.dlpack import from_dlpack
 
+from benchmarks.harness import Loaded, Make
+from benchmarks.peers_pillow import litdata_pillow, seed, streaming_pillow, webdataset_pillow
 from pipeline.errors import InputError
 from pipeline.format.depth import depth_table
 from pipeline.format.manifest import Manifest
 from pipeline.format.sample import PARTS, set_key
 from pipeline.loading.decode import DecodeOptions, Table, decode_part, results_stream
-from pipeline.loading.loader import Loader
-from tools.peers.options import Loaded, LoadOptions
-from tools.peers.pillow import seed, webdataset_pillow
+from tools.bench_loader import OURS_PLANES, OURS_RESIDENT, LoadOptions, our_loader, our_options
 
 PACKAGES = {"streaming": "mosaicml-streaming", "litdata": "litdata"}
 """Loader, which is what its module is called, too -> the package; imported only when the loader is asked for."""
 INSTALL = "install the peers (make peers, or pip install --no-deps -r peers.txt), or leave them out (--loader)"
 
 
-def our_loader(shards: Path, split: str, options: LoadOptions) -> Loader:
-    """`pipeline.loading.loader.Loader` under these options."""
-    return Loader(
-        shards,
-        split,
-        options.batch_size,
-        options.size,
-        options.device,
-        threads=options.workers,
-        prefetch=options.prefetch,
-        resident=options.resident,
-        hw_decoder_load=options.hw_decoder_load,
-    )
+class Ours:
+    """Our loader, by one of its names. Close it when it is done with."""
 
-
-def ours(shards: Path, options: LoadOptions) -> Iterable[Loaded]:
-    """`pipeline.loading.loader.Loader`."""
-    return _Ours(shards, options)
-
-
-def ours_resident(shards: Path, options: LoadOptions) -> Iterable[Loaded]:
-    """The same, with the decoded sets of its first epoch kept on the device."""
-    return _Ours(shards, replace(options, resident="device"))
-
-
-class _Ours:
-    """Close it when it is done with."""
-
-    def __init__(self, shards: Path, options: LoadOptions) -> None:
-        self._loader = our_loader(shards, "all", options)
+    def __init__(self, shards: Path, options: LoadOptions, name: str = "ours") -> None:
+        self._loader = our_loader(shards, "all", our_options(name, options))
 
     def __iter__(self) -> Iterator[Loaded]:
         for batch in self._loader:
-            pictures = {name: picture for name, picture in vars(batch).items() if name != "index"}
+            pictures: dict[str, Any] = {part: getattr(batch, part) for part in ("bg", *PARTS)}
             yield Loaded(len(batch.index), functools.partial(self._keys_of, batch.index), pictures)
 
     def _keys_of(self, index: torch.Tensor) -> list[str]:
@@ -73,12 +46,9 @@ class _Ours:
         self._loader.close()
 
 
-def dali_reader(shards: Path, options: LoadOptions) -> Iterable[Loaded]:
+class DaliReader:
     """`fn.readers.webdataset` with our .idx and the same graph behind it, without CRCs and without backgrounds."""
-    return _DaliReader(shards, options)
 
-
-class _DaliReader:
     def __init__(self, shards: Path, options: LoadOptions) -> None:
         from nvidia.dali import Pipeline, fn
 
@@ -130,24 +100,10 @@ def _noted_keys(notes: Any, count: int) -> list[str]:
     return [set_key(content["fg"], content["bg"], content["id"]) for content in contents]
 
 
-def streaming(shards: Path, options: LoadOptions) -> Iterable[Loaded]:
-    """MosaicML Streaming; raise `InputError` if it is not installed."""
-    with _installed("streaming"):
-        from tools.peers.mosaic import StreamingLoader
-    return StreamingLoader(shards, options)
-
-
-def litdata(shards: Path, options: LoadOptions) -> Iterable[Loaded]:
-    """LitData; raise `InputError` if it is not installed."""
-    with _installed("litdata"):
-        from tools.peers.lit import LitDataLoader
-    return LitDataLoader(shards, options)
-
-
-@contextmanager
-def _installed(name: str) -> Iterator[None]:
+def _from_package(name: str, make: Make, shards: Path, options: LoadOptions) -> Iterable[Loaded]:
+    """Make a loader; raise `InputError` if its package is not installed."""
     try:
-        yield
+        return make(shards, options)
     except ImportError as error:
         raise InputError(missing_peer(name) or f"{error}: {INSTALL}") from error
 
@@ -159,12 +115,13 @@ def missing_peer(name: str) -> str | None:
     return None
 
 
-LOADERS: dict[str, Callable[[Path, LoadOptions], Iterable[Loaded]]] = {
-    "ours": ours,
-    "ours-resident": ours_resident,
-    "dali-reader": dali_reader,
+LOADERS: dict[str, Make] = {
+    "ours": Ours,
+    OURS_PLANES: Ours,
+    OURS_RESIDENT: functools.partial(Ours, name=OURS_RESIDENT),
+    "dali-reader": DaliReader,
     "seed": seed,
     "webdataset": webdataset_pillow,
-    "streaming": streaming,
-    "litdata": litdata,
+    "streaming": functools.partial(_from_package, "streaming", streaming_pillow),
+    "litdata": functools.partial(_from_package, "litdata", litdata_pillow),
 }
