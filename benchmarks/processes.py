@@ -1,4 +1,4 @@
-"""Our commands in processes of their own: done once, and stopped when we are."""
+"""Commands in processes of their own: output in a log, an end after a time, nothing left behind, done only once."""
 
 import json
 import os
@@ -7,82 +7,125 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.errors import InputError
 from pipeline.resume import atomic_file
 
-GRACE_SEC = 5.0  # between the wish that a command stops, and its end
+GRACE_SEC = 10.0  # between the wish that a command stops, and its end
 
 
 class CommandError(InputError):
     """A command ended with an error; the message is its last line."""
 
 
-def done(note: Path, module: str, flags: Sequence[str]) -> float | None:
-    """The seconds that a command took which has been done with these flags; None if it has not been done.
+class Exit(NamedTuple):
+    """How a command ended."""
 
-    Raises `InputError` where it has been done with other flags.
+    code: int
+    """Its exit code; of one that a signal ended, the negative number of the signal."""
+    in_time: bool
+    """Whether it ended by itself within its time."""
+
+
+def run_command(
+    words: Sequence[str], log: Path, limit_sec: float | None = None, environment: Mapping[str, str] | None = None
+) -> Exit:
+    """Run a command, its output added to the file `log`, for so many seconds at most.
+
+    When its time is over, and when we are interrupted, it is asked to stop as by Ctrl-C, and killed if it takes more
+    than GRACE_SEC. Whatever it has started ends with it, in sessions of their own too, as ranks of torchrun are.
     """
-    if not note.exists():
-        return None
-    noted = json.loads(note.read_text())
-    wanted = [module, *flags]
-    if noted["command"] != wanted:
-        was, now = _beside(noted["command"], wanted), _beside(wanted, noted["command"])
-        raise InputError(f"{note}: made with {was}, now it is {now}: continue with the same, or give another WORK")
-    return float(noted["seconds"])
-
-
-def run(module: str, flags: Sequence[str], places: Sequence[str], note: Path, log: Path) -> float:
-    """Run `python -m module`, its output added to the file `log`; then write `note`, and return the seconds it took.
-
-    `flags` decide the result and are noted, `places` (paths, the device) are not. Raises `CommandError` where it ends
-    with another exit code than 0. On Ctrl-C it is asked to stop as by Ctrl-C, and killed if it takes GRACE_SEC.
-    """
-    started_sec = time.perf_counter()
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", module, *flags, *places]
+    mark = f"FGBG_COMMAND_{os.getpid()}_{time.time_ns()}"  # in the environment of all that it starts
+    in_time = True
     with log.open("ab") as output:
         # A session of its own: Ctrl-C in a terminal reaches us alone, and the command once, from us.
         child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
+            words, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+            env={**os.environ, **(environment or {}), mark: "1"},
+        )  # fmt: skip
         try:
-            code = child.wait()
-        except BaseException:
-            _stop(child)
-            raise
+            child.wait(limit_sec)
+        except subprocess.TimeoutExpired:
+            in_time = False
+        finally:
+            _end(child, mark)
+    return Exit(child.returncode, in_time)
+
+
+def _end(child: "subprocess.Popen[bytes]", mark: str) -> None:
+    """End a command and all that it has started; of a command that has ended by itself, what it has left."""
+    try:
+        if child.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(GRACE_SEC)
+    finally:  # of a second Ctrl-C, too
+        for _ in range(100):  # what was just being started is found the next time
+            for pid in (pids := _marked(mark)):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            child.poll()
+            if not pids:
+                break
+            time.sleep(0.02)
+        child.wait()
+
+
+def _marked(mark: str) -> list[int]:
+    """Processes in whose environment it is: orphans, and those in sessions of their own, too."""
+    line, found = f"{mark}=1".encode(), list[int]()
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it has ended, or is another user's
+            if line in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
+
+
+def last_line(log: Path) -> str:
+    """The last line of a file that says something."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "no output"
+
+
+def run(module: str, flags: Sequence[str], places: Sequence[str], record: Path, log: Path) -> float:
+    """Run `python -m module`, its output added to the file `log`; then write `record`, and return the seconds it took.
+
+    `flags` decide the result and are recorded, `places` (paths, the device) are not. Raises `CommandError` where it
+    ends with another exit code than 0.
+    """
+    started_sec = time.perf_counter()
+    code = run_command([sys.executable, "-m", module, *flags, *places], log).code
     if code:
-        lines = log.read_text(errors="replace").split("\n")
-        last = next((line for line in reversed(lines) if line.strip()), "no output")
-        raise CommandError(f"{last.strip()} (exit code {code}; all of its output: {log})")
+        raise CommandError(f"{last_line(log)} (exit code {code}; all of its output: {log})")
     seconds = time.perf_counter() - started_sec
-    note.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(note) as file:
+    record.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(record) as file:
         file.write(json.dumps({"command": [module, *flags], "seconds": round(seconds, 3)}).encode())
     return seconds
 
 
-def _beside(command: Sequence[str], other: Sequence[str]) -> str:
+def seconds_taken(record: Path, module: str, flags: Sequence[str]) -> float | None:
+    """The seconds that a command took which has been run with these flags; None if it has not been run to its end.
+
+    Raises `InputError` where it has been run with other flags.
+    """
+    if not record.exists():
+        return None
+    recorded = json.loads(record.read_text())
+    wanted = [module, *flags]
+    if recorded["command"] != wanted:
+        was, now = _differing(recorded["command"], wanted), _differing(wanted, recorded["command"])
+        raise InputError(f"{record}: made with {was}, now it is {now}: continue with the same, or give another WORK")
+    return float(recorded["seconds"])
+
+
+def _differing(command: Sequence[str], other: Sequence[str]) -> str:
     """The flags of a command, with their values, that another has not."""
     flags, others = (re.split(" (?=--)", " ".join(words)) for words in (command, other))
     return " ".join(flag for flag in flags if flag not in others) or "fewer flags"
-
-
-def _stop(child: "subprocess.Popen[bytes]") -> None:
-    """End a command and all that it has started."""
-    try:
-        _signal(child, signal.SIGINT)
-        with suppress(subprocess.TimeoutExpired):
-            child.wait(GRACE_SEC)
-    finally:  # of a second Ctrl-C, too
-        _signal(child, signal.SIGKILL)
-        child.wait()
-
-
-def _signal(child: "subprocess.Popen[bytes]", number: int) -> None:
-    with suppress(ProcessLookupError):  # nobody is left
-        os.killpg(child.pid, number)

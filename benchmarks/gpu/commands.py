@@ -14,13 +14,13 @@ from xml.etree import ElementTree
 
 import torch
 
-from benchmarks.baselines.results import training_time
+from benchmarks.baseline_results import training_time
 from benchmarks.gpu.plan import JPEG, PLANES
 from benchmarks.gpu.process import SIZES, Context
 from benchmarks.gpu.record import ROOT, Findings, load_record
 from benchmarks.harness import Loaded
 from benchmarks.peers_pillow import seed
-from benchmarks.processes import CommandError, done, run
+from benchmarks.processes import CommandError, run, seconds_taken
 from pipeline.errors import InputError
 from pipeline.workers import available_cores
 from tools.bench_loader import LoadOptions
@@ -51,7 +51,7 @@ def _make(
 ) -> None:
     """Fill a folder by a command, unless it has been; raises `InputError` where that was with other flags."""
     note, found.columns = folder.with_suffix(".json"), ["s", "sets/s"]
-    seconds = done(note, module, flags)
+    seconds = seconds_taken(note, module, flags)
     if seconds is None:
         seconds = run(module, flags, [*places, str(folder)], note, folder.with_suffix(".log"))
     rate = context.sets / seconds
@@ -220,7 +220,7 @@ def whole(context: Context, found: Findings) -> None:
     found.columns, work, sets = ["figure"], Path(context.work), context.whole[0]
     for name, module, flags, places in whole_steps(context):
         note, again = work / f"{name}.json", begun(work / "run") and name == "train"
-        seconds = done(note, module, flags)
+        seconds = seconds_taken(note, module, flags)
         if seconds is None:
             if name == "compose" and (free := shutil.disk_usage(work).free) < sets * SET_BYTES:
                 need = f"{sets:,} sets may take {sets * SET_BYTES / 1e9:.0f} GB"

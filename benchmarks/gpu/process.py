@@ -3,12 +3,10 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -29,12 +27,11 @@ from benchmarks.gpu.record import (
     require_alike,
     save_record,
 )
+from benchmarks.processes import last_line, run_command
 from pipeline.devices import torch_device
 from pipeline.format.manifest import MANIFEST, Manifest
 from tools.measure import machine
 
-GRACE_SEC = 10.0  # between the wish that a part stops, and its end
-MARK = "GPU_CHECK_PART"  # in the environment of all that a part starts
 SIZES = {"gpu": 128, "cpu": 32}  # pixels; nothing that a CPU gives is a figure, so that it shall be quick
 
 
@@ -57,7 +54,7 @@ class Context:
     work: str = ""
     """The part's folder, which is there; what it leaves in it, it finds again at the next start."""
     ends_sec: float = float("inf")
-    """When the part is stopped, by `time.perf_counter`: by SIGINT, and killed after GRACE_SEC."""
+    """When the part is stopped, by `time.perf_counter`: see `processes.run_command`."""
 
     @property
     def left_sec(self) -> float:
@@ -163,30 +160,20 @@ def run_part(part: Part, context: Context, limit: float) -> Record:
     work = Path(context.root)
     before = len(Findings(work, part.name, context.circumstances(part)).rows)
     log = work / "logs" / f"{part.name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    started_sec, in_time = time.perf_counter(), True
-    mark = f"{os.getpid()}-{part.name}-{time.time_ns()}"
+    log.unlink(missing_ok=True)
+    started_sec = time.perf_counter()
     # What is compiled once serves all parts, and the next start.
-    environment = {"TORCHINDUCTOR_CACHE_DIR": str(work.absolute() / "compiled"), **os.environ, MARK: mark}
+    compiled = os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(work.absolute() / "compiled"))
     words = json.dumps({"part": part, "context": asdict(context), "seconds": limit})
-    with log.open("wb") as output:
-        # A session of its own: Ctrl-C in a terminal reaches us alone, and the part once, from us.
-        child = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.gpu.process", words],
-            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True,
-        )  # fmt: skip
-        try:
-            child.wait(limit)
-        except subprocess.TimeoutExpired:
-            in_time = False
-        finally:
-            _end(child, mark)
+    ended = run_command(
+        [sys.executable, "-m", "benchmarks.gpu.process", words], log, limit, {"TORCHINDUCTOR_CACHE_DIR": compiled}
+    )
     record = load_record(work, part.name) or {}
     record["seconds"] = round(time.perf_counter() - started_sec, 1)
     why = ""
-    if child.returncode and in_time:
-        why = f"{_ending(child.returncode)}: {last_line(log)} (all of its output: {log})"
-    elif child.returncode:
+    if ended.code and ended.in_time:
+        why = f"{_ending(ended.code)}: {last_line(log)} (all of its output: {log})"
+    elif ended.code:
         record["notes"].append(f"stopped after {limit:,.0f} s; the same command goes on")
         if limit >= part.most_sec and len(record["rows"]) <= before:
             why = f"nothing found in {limit:,.0f} s; the last line of its output: {last_line(log)}"
@@ -196,44 +183,8 @@ def run_part(part: Part, context: Context, limit: float) -> Record:
     return record
 
 
-def last_line(log: Path) -> str:
-    """The last line of a file that says something."""
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "no output"
-
-
 def _ending(code: int) -> str:
     return f"exit code {code}" if code >= 0 else f"ended by {signal.Signals(-code).name}"
-
-
-def _end(child: "subprocess.Popen[bytes]", mark: str) -> None:
-    """End a part and all that it has started; of a part that has ended by itself, what it has left."""
-    try:
-        if child.poll() is None:
-            with suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGINT)
-            with suppress(subprocess.TimeoutExpired):
-                child.wait(GRACE_SEC)
-    finally:  # of a second Ctrl-C, too
-        for _ in range(100):  # what was just being started is found the next time
-            for pid in (pids := marked(mark)):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            child.poll()
-            if not pids:
-                break
-            time.sleep(0.02)
-        child.wait()
-
-
-def marked(mark: str) -> list[int]:
-    """Processes in whose environment it is: orphans, and those in sessions of their own, as torchrun's ranks, too."""
-    line, found = f"{MARK}={mark}".encode(), list[int]()
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        with suppress(OSError):  # it has ended, or is another user's
-            if line in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
-    return found
 
 
 def main() -> None:

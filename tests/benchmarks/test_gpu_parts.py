@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from benchmarks.baselines.plan import gmac
+from benchmarks.baseline_results import gmac
 from benchmarks.gpu import commands, pictures, speed
 from benchmarks.gpu.commands import differences, endless, epoch_sec, run_tests, whole_steps
 from benchmarks.gpu.pictures import SOAKED, SOAKED_SMALL, Soak, compare, recommended, sample_files
