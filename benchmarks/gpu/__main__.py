@@ -24,7 +24,7 @@ from train.config import COMPILE
 
 DIR = click.Path(path_type=Path)
 INTERRUPTED = 130
-SETS, WHOLE = {"gpu": 20_000, "cpu": 400}, {"gpu": (400_000, 20), "cpu": (300, 3)}
+SETS, END_TO_END = {"gpu": 20_000, "cpu": 400}, {"gpu": (400_000, 20), "cpu": (300, 3)}
 CASE = rf"[\w-]+,[1-9]\d*,({'|'.join(COMPILE[1:])})"
 NAMES = [part.name for part in PARTS]
 
@@ -65,16 +65,28 @@ def _cases(_: click.Context, __: click.Parameter, text: str) -> list[str]:
 @click.option("--planes", type=DIR, metavar="DIR", help="The same sets packed with --codec planes.")
 @click.option("--sets", type=click.IntRange(100), show_default="20000; on a CPU 400", help="Synthetic sets to make.")
 @click.option("--cases", callback=_cases, default="", metavar="CASES", show_default="many",
-              help="What rate measures: 'MODEL,SETS,COMPILE ...'.")  # fmt: skip
-@click.option("--whole-sets", type=click.IntRange(100), show_default="400000; on a CPU 300", help="Of the part whole.")
-@click.option("--whole-epochs", type=click.IntRange(2), show_default="20; on a CPU 3", help="Of the part whole.")
+              help="What throughput measures: 'MODEL,SETS,COMPILE ...'.")  # fmt: skip
+@click.option(
+    "--end-to-end-sets",
+    "--whole-sets",
+    type=click.IntRange(100),
+    show_default="400000; on a CPU 300",
+    help="Of the part end_to_end.",
+)
+@click.option(
+    "--end-to-end-epochs",
+    "--whole-epochs",
+    type=click.IntRange(2),
+    show_default="20; on a CPU 3",
+    help="Of the part end_to_end.",
+)
 @click.option("--device", type=click.Choice(("auto", *DEVICES)), default="auto", show_default=True,
               help="auto: the GPU if there is one.")  # fmt: skip
 @click.pass_context
 def main(
     ctx: click.Context, /, work: Path, only: list[str], skip: list[str], minutes: float, seconds: dict[str, float],
-    shards: Path | None, planes: Path | None, sets: int | None, cases: list[str], whole_sets: int | None,
-    whole_epochs: int | None, device: str,
+    shards: Path | None, planes: Path | None, sets: int | None, cases: list[str], end_to_end_sets: int | None,
+    end_to_end_epochs: int | None, device: str,
 ) -> None:  # fmt: skip
     """Check and measure everything on the GPU of this machine, part by part, what is worth most first.
 
@@ -99,8 +111,8 @@ def main(
     given = {kind: str(folder) for kind, folder in ((JPEG, shards), (PLANES, planes)) if folder is not None}
     for folder in given.values():
         Manifest.load(Path(folder))
-    whole = [whole_sets or WHOLE[device][0], whole_epochs or WHOLE[device][1]]
-    context = Context(str(work), device, sets or SETS[device], given, cases, whole)
+    end_to_end = [end_to_end_sets or END_TO_END[device][0], end_to_end_epochs or END_TO_END[device][1]]
+    context = Context(str(work), device, sets or SETS[device], given, cases, end_to_end)
     former = signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing that we have started may outlive us
     found, text = dict[str, Record](), ""
     try:

@@ -1,4 +1,4 @@
-"""Parts that run commands as a user would: `jpeg`, `planes`, `tests`, `nccl`, `whole`; and the `original`'s loop."""
+"""Parts that run commands (`jpeg`, `planes`, `tests`, `nccl`, `end_to_end`), and the `original`'s training loop."""
 
 import json
 import math
@@ -50,12 +50,12 @@ def _make(
     context: Context, found: Findings, module: str, folder: Path, flags: Sequence[str], places: Sequence[str]
 ) -> None:
     """Fill a folder by a command, unless it has been; raises `InputError` where that was with other flags."""
-    note, found.columns = folder.with_suffix(".json"), ["s", "sets/s"]
-    seconds = seconds_taken(note, module, flags)
+    record, found.columns = folder.with_suffix(".json"), ["s", "sets/s"]
+    seconds = seconds_taken(record, module, flags)
     if seconds is None:
-        seconds = run(module, flags, [*places, str(folder)], note, folder.with_suffix(".log"))
-    rate = context.sets / seconds
-    figures, cells = {"seconds": seconds, "sets_per_sec": rate}, [f"{seconds:,.1f}", f"{rate:,.0f}"]
+        seconds = run(module, flags, [*places, str(folder)], record, folder.with_suffix(".log"))
+    sets_per_sec = context.sets / seconds
+    figures, cells = {"seconds": seconds, "sets_per_sec": sets_per_sec}, [f"{seconds:,.1f}", f"{sets_per_sec:,.0f}"]
     found.row(f"{module}, {folder.name}", figures, cells)
 
 
@@ -69,7 +69,7 @@ def tests(context: Context, found: Findings) -> None:
 
 def run_tests(context: Context, found: Findings, project: Path) -> None:
     """The same of any project."""
-    report, names = Path(context.work, "junit.xml"), sorted((project / "tests").glob("test_*.py"))
+    report, names = Path(context.work, "junit.xml"), sorted((project / "tests").rglob("test_*.py"))
     files = [str(path) for path in names if f"mark.{MARKED}" in path.read_text()]  # the others take long to import
     report.unlink(missing_ok=True)
     flags = ["-c", str(project / "setup.cfg"), "--rootdir", str(project), "-q", "-m", MARKED, "-W", "default",
@@ -129,12 +129,12 @@ def original(context: Context, found: Findings) -> None:
 def endless(batches: Iterable[Loaded], batch_size: int) -> Generator[Loaded, None, None]:
     """The whole batches of its epochs, one epoch after the other; raises `InputError` where there is none."""
     while True:
-        whole = 0
+        count = 0
         for loaded in batches:
             if loaded.sets == batch_size:
-                whole += 1
+                count += 1
                 yield loaded
-        if not whole:
+        if not count:
             raise InputError(f"fewer than {batch_size} sets, a batch of the original's: give more with --shards")
 
 
@@ -179,8 +179,8 @@ def nccl(context: Context, found: Findings) -> None:
             shutil.rmtree(out, ignore_errors=True)
             words = [*TORCHRUN, ranks, "-m", "tools.train"] if ranks else []
             words += [*flags, "--shards", context.folder(JPEG), "--out", out]
-            note, module = out.with_suffix(".json"), "torch.distributed.run" if ranks else "tools.train"
-            run(module, [*map(str, words)], [], note, out.with_suffix(".log"))
+            record, module = out.with_suffix(".json"), "torch.distributed.run" if ranks else "tools.train"
+            run(module, [*map(str, words)], [], record, out.with_suffix(".log"))
             lines, alone = (read_lines(folder / "metrics.jsonl") for folder in (out, work / "run-0"))
             first, largest = differences(lines, alone)
             right = first <= most_first and largest <= most  # not of losses that are no numbers
@@ -208,34 +208,34 @@ def differences(lines: Sequence[Line], others: Sequence[Line]) -> tuple[float, f
 GOAL_SETS_PER_SEC, GOAL_SEC = 20_000, 600.0
 SET_BYTES = 40_000  # on disk, with room to spare
 # Network, sets a step, pixels, steps between lines of metrics (each waits for the device), test sets of a cell at most.
-WHOLE = {"gpu": ("unet-s", 256, 128, 100, 500), "cpu": ("unet-4", 16, 32, 5, 20)}
+END_TO_END = {"gpu": ("unet-s", 256, 128, 100, 500), "cpu": ("unet-4", 16, 32, 5, 20)}
 SCORES = {"mask_iou": "mask IoU", "depth_ssim": "depth SSIM"}
 
 
-def whole(context: Context, found: Findings) -> None:
+def end_to_end(context: Context, found: Findings) -> None:
     """Sets composed and packed on this machine, a network trained on them and scored, as a user would.
 
     What is done is noted, and a step that was stopped goes on where it was.
     """
-    found.columns, work, sets = ["figure"], Path(context.work), context.whole[0]
-    for name, module, flags, places in whole_steps(context):
-        note, again = work / f"{name}.json", begun(work / "run") and name == "train"
-        seconds = seconds_taken(note, module, flags)
+    found.columns, work, sets = ["figure"], Path(context.work), context.end_to_end[0]
+    for name, module, flags, places in end_to_end_steps(context):
+        record, again = work / f"{name}.json", begun(work / "run") and name == "train"
+        seconds = seconds_taken(record, module, flags)
         if seconds is None:
             if name == "compose" and (free := shutil.disk_usage(work).free) < sets * SET_BYTES:
                 need = f"{sets:,} sets may take {sets * SET_BYTES / 1e9:.0f} GB"
                 raise InputError(f"{need}, {work} has {free / 1e9:.0f} GB free: give a WORK with more room")
             if name == "train" and not again:
                 shutil.rmtree(work / "run", ignore_errors=True)  # it was stopped before its first checkpoint
-            seconds = run(module, flags, [*places, *(["--resume"] if again else [])], note, work / f"{name}.log")
+            seconds = run(module, flags, [*places, *(["--resume"] if again else [])], record, work / f"{name}.log")
         found.row(f"{name}, the last start", {"seconds": seconds}, [f"{seconds:,.1f} s"])
-    report_whole(context, found)
+    report_end_to_end(context, found)
 
 
-def whole_steps(context: Context) -> list[tuple[str, str, list[str], list[str]]]:
+def end_to_end_steps(context: Context) -> list[tuple[str, str, list[str], list[str]]]:
     """Name, module, flags that decide its result, and places of each command, in order."""
-    sets, epochs = map(str, context.whole)
-    model, batch, size, log_every, test_sets = map(str, WHOLE[context.flag])
+    sets, epochs = map(str, context.end_to_end)
+    model, batch, size, log_every, test_sets = map(str, END_TO_END[context.flag])
     shards, out, test = (str(Path(context.work, name)) for name in ("shards", "run", "test"))
     device = ["--shards", shards, "--device", context.flag]
     training = ["--model", model, "--epochs", epochs, "--batch-size", batch, "--size", size, "--resident", "auto",
@@ -249,9 +249,9 @@ def whole_steps(context: Context) -> list[tuple[str, str, list[str], list[str]]]
     ]
 
 
-def report_whole(context: Context, found: Findings) -> None:
+def report_end_to_end(context: Context, found: Findings) -> None:
     """The figures of all that is done, and beside them the original's loop, where that was measured."""
-    run_folder, epochs = Path(context.work, "run"), context.whole[1]
+    run_folder, epochs = Path(context.work, "run"), context.end_to_end[1]
     lines = read_lines(run_folder / "metrics.jsonl")
     first, every = training_time([line for line in lines if line["epoch"] == 1]), training_time(lines)
     later = [of_all - of_first for of_all, of_first in zip(every, first, strict=True)]
@@ -259,13 +259,13 @@ def report_whole(context: Context, found: Findings) -> None:
         cell = f"{sets / sec:,.0f} sets/s, {waited_sec / sec:.1%} of the time waiting for data"
         figures = {"sets_per_sec": sets / sec, "stall_share": waited_sec / sec}
         found.row(f"{name}, while it trains", figures, [cell])
-    end_to_end = every[0] / epochs / median_low(epoch_sec(run_folder / "pictures"))
-    told, elapsed_sec = f"{end_to_end:,.0f} sets/s", load_last(run_folder).checkpoint.state["elapsed_sec"]
-    found.row("from epoch 2 on, validation and checkpoints included", {"sets_per_sec": end_to_end}, [told])
+    sets_per_sec = every[0] / epochs / median_low(epoch_sec(run_folder / "pictures"))
+    told, elapsed_sec = f"{sets_per_sec:,.0f} sets/s", load_last(run_folder).checkpoint.state["elapsed_sec"]
+    found.row("from epoch 2 on, validation and checkpoints included", {"sets_per_sec": sets_per_sec}, [told])
     found.row(f"{epochs} epochs of {every[0] / epochs:,.0f} sets", {"sec": elapsed_sec}, [f"{elapsed_sec:,.1f} s"])
     theirs = load_record(Path(context.root), "original")
     for row in theirs["rows"].values() if theirs else ():
-        ratio = end_to_end / row["figures"]["sets_per_sec"]["median"]
+        ratio = sets_per_sec / row["figures"]["sets_per_sec"]["median"]
         found.row("against the original's loop", {"ratio": ratio}, [f"{ratio:,.0f} x"])
     cell = json.loads(Path(context.work, "test", "evaluation.json").read_text())["cells"][HEADLINE]
     for name, title in SCORES.items():
@@ -273,7 +273,7 @@ def report_whole(context: Context, found: Findings) -> None:
         told = " (trivial ".join("-" if mean is None else f"{mean:.3f}" for mean in means) + ")"
         found.row(f"{title}, new foregrounds on new backgrounds", cell["scores"], [told])
     if context.on_gpu:
-        fast, quick = end_to_end >= GOAL_SETS_PER_SEC, elapsed_sec < GOAL_SEC
+        fast, quick = sets_per_sec >= GOAL_SETS_PER_SEC, elapsed_sec < GOAL_SEC
         found.note(f"goal of {GOAL_SETS_PER_SEC:,} sets/s from epoch 2 on: {'reached' if fast else 'missed'}")
         found.note(f"goal of all epochs in {GOAL_SEC / 60:.0f} minutes: {'reached' if quick else 'missed'}")
 

@@ -1,4 +1,4 @@
-"""Parts `picture`, `agreement` and `soak`: the GPU gives what the CPU gives, and when it is busy, too."""
+"""Parts `picture`, `parity` and `soak`: the GPU gives what the CPU gives, and when it is busy, too."""
 
 import functools
 import io
@@ -88,7 +88,7 @@ def picture(context: Context, found: Findings) -> None:
     compare_pictures(context, found, FIRST)
 
 
-def agreement(context: Context, found: Findings) -> None:
+def parity(context: Context, found: Findings) -> None:
     """Pictures of every kind, and whole sets of each source; without a GPU, the CPU with Pillow and with itself.
 
     What is decoded, resident or resumed on a GPU to the same bits, is looked at by the tests marked `gpu`.
@@ -193,8 +193,11 @@ SOAKED, SOAKED_SMALL = SoakPlan(LOADS, 2000, 200, 128, 4096, 4), SoakPlan((0.0,)
 # a depth table makes as much more of it as it is steep.
 TOLERANCE = 6
 AHEAD = 8  # batches that the host is ahead of the device, as a training loop is
-SIDES, LONGEST_SEC = (16384, 8192, 4096), 0.03  # of a burden's matrices: about 10 ms on an H100, on others the like
-SHARE = 2  # one batch of so many comes after a burden
+SIDES, LONGEST_SEC = (
+    (16384, 8192, 4096),
+    0.03,
+)  # of the other work's matrices: about 10 ms on an H100, on others the like
+SHARE = 2  # one batch of so many comes after other work
 ENGINE = 0.65  # the load that is recommended where the engine is right
 
 
@@ -202,8 +205,8 @@ def soak(context: Context, found: Findings) -> None:
     """Thousands of batches under each load while the device is busy and nobody waits; every picture is compared.
 
     On Hopper GPUs nvJPEG's hardware engine ignores the order of the stream that it is given (torchcodec #1634): it
-    writes into memory that work queued before still reads. Such work is late here by burdens of some 10 ms, which keep
-    all of the device's cores; the host waits for none of it.
+    writes into memory that work queued before still reads. Such work is late here by other work, of
+    some 10 ms, which keeps all of the device's cores; the host waits for none of it.
     """
     plan, default = SOAKED if context.on_gpu else SOAKED_SMALL, default_load(context)
     found.columns = ["batches", "pictures", "largest difference", "wrong pictures", "batches with one", "batches/s"]
@@ -219,8 +222,8 @@ def soak(context: Context, found: Findings) -> None:
     found.note(f"{' and '.join(wrong)}: WRONG, do not use" if wrong else "no picture was wrong")
     found.note(f"recommended from now on: hw_decoder_load {found.figures['recommended']:g}; the default: {default:g}")
     found.note(f"a picture is wrong where it is more than {TOLERANCE} levels of 255 from the CPU's")
-    burdens = f"one batch of {SHARE} comes after a burden of {1000 * soaking.burden_sec:.1f} ms"
-    found.note(burdens if context.on_gpu else "hw_decoder_load 0.65 and 1, busy streams: skipped: no GPU")
+    other_work = f"one batch of {SHARE} comes after other work of {1000 * soaking.other_work_sec:.1f} ms"
+    found.note(other_work if context.on_gpu else "hw_decoder_load 0.65 and 1, busy streams: skipped: no GPU")
 
 
 def recommended(rows: Mapping[str, Record], plan: SoakPlan) -> float:
@@ -257,7 +260,7 @@ class Soak:
         generator = np.random.default_rng(1)
         self._places = generator.integers(0, len(self._files), (plan.batches, plan.batch))
         self._late = generator.integers(0, SHARE, plan.batches) == 0
-        self.burden_sec, self._burden = self._new_burden() if context.on_gpu else (0.0, lambda: None)
+        self.other_work_sec, self._work = self._new_work() if context.on_gpu else (0.0, lambda: None)
 
     def under(self, load: float, seconds: float) -> dict[str, float]:
         """Soak under one load, for so long at most: the figures, in the order of the table."""
@@ -272,7 +275,7 @@ class Soak:
         with torch.cuda.stream(stream) if stream else nullcontext(), closing(batches):
             for index, is_late in zip(indices, self._late, strict=True):
                 if is_late:
-                    self._burden()  # the copies of the batch, and the comparison, are queued behind it
+                    self._work()  # the copies of the batch, and the comparison, are queued behind it
                 found.append(self.differences(next(batches), index))
                 if stream:
                     queued.append(stream.record_event())
@@ -298,7 +301,7 @@ class Soak:
             largest, wrong = torch.maximum(largest, per_sample.max()), wrong + (per_sample > self._allowed[part]).sum()
         return torch.stack([largest, wrong])
 
-    def _new_burden(self) -> tuple[float, Callable[[], object]]:
+    def _new_work(self) -> tuple[float, Callable[[], object]]:
         """Work that keeps all of the GPU's cores for some 10 ms, and what it takes."""
         for side in SIDES:
             matrix = torch.randn(side, side, device=self._device, dtype=torch.bfloat16)

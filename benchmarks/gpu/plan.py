@@ -26,15 +26,15 @@ PARTS = (
     Part("picture", 5, 40, _PICTURES),
     Part(JPEG, 15, 120, _COMMANDS),
     Part(PLANES, 10, 60, _COMMANDS, (JPEG,)),
-    Part("agreement", 10, 60, _PICTURES, (JPEG, PLANES)),
+    Part("parity", 10, 60, _PICTURES, (JPEG, PLANES)),
     Part("soak", 20, 75, _PICTURES, (JPEG,)),
     Part("stalls", 30, 130, _SPEED, (JPEG, PLANES)),
     Part("decode", 15, 60, _SPEED, (JPEG, PLANES)),
-    Part("rate", 20, 150, _SPEED),
+    Part("throughput", 20, 150, _SPEED),
     Part("tests", 20, 80, _COMMANDS, needs_gpu=True),
     Part("original", 15, 50, _COMMANDS, (JPEG,)),
     Part("nccl", 20, 80, _COMMANDS, (JPEG,)),
-    Part("whole", 60, 1800, _COMMANDS),
+    Part("end_to_end", 60, 1800, _COMMANDS),
 )
 """Whether pictures are right and what that costs, how fast all of it is, the rest; the longest last."""
 DATA = (JPEG, PLANES)

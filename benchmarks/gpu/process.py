@@ -44,13 +44,13 @@ class Context:
     flag: str
     """The device as our commands and `pipeline` take it: "gpu" or "cpu"."""
     sets: int
-    """To be composed, for all parts but `whole`."""
+    """To be composed, for all parts but `end_to_end`."""
     given: dict[str, str]
     """Folders of shards, by "jpeg" and "planes", in place of those that would be made."""
     cases: list[str]
-    """Of the part `rate`: MODEL,SETS,COMPILE; none: its own."""
-    whole: list[int]
-    """Sets and epochs of the part `whole`."""
+    """Of the part `throughput`: MODEL,SETS,COMPILE; none: its own."""
+    end_to_end: list[int]
+    """Sets and epochs of the part `end_to_end`."""
     work: str = ""
     """The part's folder, which is there; what it leaves in it, it finds again at the next start."""
     ends_sec: float = float("inf")
@@ -96,7 +96,7 @@ class Context:
 
     def asked(self, name: str) -> Sequence[object]:
         """What decides how much a part of this name measures."""
-        return self.cases if name == "rate" else self.whole if name == "whole" else []
+        return self.cases if name == "throughput" else self.end_to_end if name == "end_to_end" else []
 
     def circumstances(self, part: Part) -> Record:
         """What the figures of a part depend on."""

@@ -1,4 +1,4 @@
-"""Parts `stalls`, `decode` and `rate`: how fast sets are decoded and trained on, beside what the device could do."""
+"""Parts `stalls`, `decode`, `throughput`: how fast sets are decoded and trained on, beside what the device could do."""
 
 import functools
 import gc
@@ -47,13 +47,13 @@ def rates(device: torch.device, call: Callable[[], object], amount: float) -> Sp
     return spread([amount / sec for sec in (times_sec if len(times_sec) > 1 else times_sec * 2)])
 
 
-def floor(context: Context, found: Findings) -> dict[str, float]:
+def roofline(context: Context, found: Findings) -> dict[str, float]:
     """FLOP/s of matrix products and bytes/s of copies on this device, the medians: what all else is held against.
 
     Source: the roofline model (Williams et al., "Roofline: an insightful visual performance model", CACM 2009).
     """
-    if "floor" in found.rows:
-        return dict(found.rows["floor"]["figures"])
+    if "roofline" in found.rows:
+        return dict(found.rows["roofline"]["figures"])
     device, figures = context.device, dict[str, float]()
     side, size = (8192, 2**30) if context.on_gpu else (256, 2**23)  # a copy of far more than caches hold
     for dtype in (torch.bfloat16, torch.float32):
@@ -70,7 +70,7 @@ def floor(context: Context, found: Findings) -> dict[str, float]:
         f"{name} {value / 1e12:,.2f} TFLOP/s" if "float" in name else f"{name} {value / 1e9:,.1f} GB/s"
         for name, value in figures.items()
     )
-    found.row("floor", figures, [", ".join(told)])
+    found.row("roofline", figures, [", ".join(told)])
     return figures
 
 
@@ -136,8 +136,8 @@ def shares_of(model: str, size: int, device: torch.device) -> tuple[float, float
     return flops / sets, moved / sets
 
 
-def of_floor(context: Context, peaks: dict[str, float], model: str, sets_per_sec: float) -> tuple[float, float]:
-    """A training rate as shares of the floor's FLOP/s and bytes/s; the latter may be above 1 where steps are fused."""
+def of_roofline(context: Context, peaks: dict[str, float], model: str, sets_per_sec: float) -> tuple[float, float]:
+    """A training rate as shares of the roofline's FLOP/s and bytes/s; these may be above 1 where steps are fused."""
     flops, moved = shares_of(model, context.size, context.device)
     peak = peaks["bfloat16" if context.on_gpu else "float32"]
     return sets_per_sec * flops / peak, sets_per_sec * moved / peaks["copy"]
@@ -163,7 +163,7 @@ def stalls(context: Context, found: Findings) -> None:
     fgbg-bench --step measures the same differences; here the device's own clock is read beside them.
     """
     found.columns = ["sets/s", "on one batch", "% of FLOP/s, bytes/s", "stall %", "drift %", "GPU busy %"]
-    peaks, setting = floor(context, found), SweepSetting(available_cores(), 4, BATCH[context.flag], context.load)
+    peaks, setting = roofline(context, found), SweepSetting(available_cores(), 4, BATCH[context.flag], context.load)
     for model in MODELS[context.flag]:
         learner = Learner(Config(NOWHERE, NOWHERE, model=model, batch_size=setting.batch_size), context.device)
         for source in SOURCES:
@@ -172,7 +172,7 @@ def stalls(context: Context, found: Findings) -> None:
                 continue
             for which, stall, busy_pct in stalled(context, source, setting, learner):
                 alone = stall.sets / ((stall.compute_before_sec + stall.compute_after_sec) / 2)
-                shares = of_floor(context, peaks, model, alone)
+                shares = of_roofline(context, peaks, model, alone)
                 figures = {"stall_pct": stall.stall_pct, "busy_pct": busy_pct, "alone": alone, "shares": shares}
                 cells = [f"{stall.sets / stall.end_to_end_sec:,.0f}", f"{alone:,.0f}", _percent(shares),
                          f"{stall.stall_pct:.1f}", f"{stall.drift_pct:+.1f}",
@@ -189,10 +189,10 @@ def stalled(
     context: Context, source: str, setting: SweepSetting, learner: Learner
 ) -> Iterator[tuple[str, Stall, float | None]]:
     """The first epoch of a loader, and its later ones until enough sets have gone by."""
-    size, whole = setting.batch_size, loader_of(context, source, setting)
+    size, every = setting.batch_size, loader_of(context, source, setting)
     # Whole batches: of a smaller one at the end, a compiled step would be compiled a second time.
-    picked = whole.rows()[: min(whole.sets, EPOCH_SETS[context.flag]) // size * size]
-    with closing(whole.sibling("all", picked=picked, resident=whole.resident)) as loader:
+    picked = every.rows()[: min(every.sets, EPOCH_SETS[context.flag]) // size * size]
+    with closing(every.sibling("all", picked=picked, resident=every.resident)) as loader:
         batch = loader.pick(picked[:size].tolist())
         for _ in range(WARM_UP_STEPS):
             learner.train_step(batch, HALF_WAY, size)
@@ -265,8 +265,10 @@ def decoded(context: Context, found: Findings, source: str, setting: SweepSettin
             sets = PASS_SETS[source] if context.on_gpu else 64
             passes = [warm_pass(sizes, 0 if number else run_in, sets) for number in range(ROUNDS)]
         figures = summarize({"": passes}, "", "")
-        rate, cpu_sec = figures["sets_per_sec"], figures["cpu_sec_per_1000_sets"]
-        found.row(name, figures, [quartiles(rate), f"{PICTURES * rate['median']:,.0f}", f"{cpu_sec:.2f}"])
+        sets_per_sec, cpu_sec = figures["sets_per_sec"], figures["cpu_sec_per_1000_sets"]
+        found.row(
+            name, figures, [quartiles(sets_per_sec), f"{PICTURES * sets_per_sec['median']:,.0f}", f"{cpu_sec:.2f}"]
+        )
     return dict(found.rows[name]["figures"]["sets_per_sec"])
 
 
@@ -275,10 +277,10 @@ RATINGS = [(256, "default"), (256, "reduce-overhead"), (256, "off"), *((sets, "d
 WARM_UP, PROFILED, DEAREST = 5, 5, 10  # steps; the compiler's CUDA graphs are there from the third on
 
 
-def rate(context: Context, found: Findings) -> None:
+def throughput(context: Context, found: Findings) -> None:
     """How fast networks train on a batch that is there, and where the time goes; needs no data and no decoder."""
     found.columns = ["sets/s (quartiles)", "% of FLOP/s, bytes/s", "peak GiB", "kernels", "busy %", "first step s"]
-    peaks, longest_sec = floor(context, found), 0.0
+    peaks, longest_sec = roofline(context, found), 0.0
     cases = [Case(model, int(sets), how) for model, sets, how in (text.split(",") for text in context.cases)]
     own = [Case(model, *rating) for rating in RATINGS for model in RATED]
     for case in cases or (own if context.on_gpu else [Case("unet-4", 4, "off")]):
@@ -325,7 +327,7 @@ def rated(context: Context, case: Case, peaks: dict[str, float]) -> tuple[dict[s
     total_sec = sum(sec for _, _, sec in kernels) or 1.0
     busy = total_sec * sets_per_sec["median"] / case.batch_size if on_gpu else None
     tf32 = sum(sec for name, _, sec in kernels if "tf32" in name.lower()) / total_sec
-    shares = of_floor(context, peaks, case.model, sets_per_sec["median"])
+    shares = of_roofline(context, peaks, case.model, sets_per_sec["median"])
     dearest = [(name[:100], sec / total_sec) for name, _, sec in sorted(kernels, key=lambda k: -k[2])[:DEAREST]]
     figures = {"sets_per_sec": sets_per_sec, "shares": shares, "peak_gib": peak_gib, "first_step_sec": first_sec,
                "busy_share": busy, "tf32_share": tf32, "dearest": dearest}  # fmt: skip

@@ -16,7 +16,7 @@ from torch import nn
 
 from benchmarks.baseline_results import gmac
 from benchmarks.gpu import commands, pictures, speed
-from benchmarks.gpu.commands import differences, endless, epoch_sec, run_tests, whole_steps
+from benchmarks.gpu.commands import differences, end_to_end_steps, endless, epoch_sec, run_tests
 from benchmarks.gpu.pictures import SOAKED, SOAKED_SMALL, Soak, compare, recommended, sample_files
 from benchmarks.gpu.plan import DATA, PARTS, in_order
 from benchmarks.gpu.process import Context
@@ -69,7 +69,7 @@ def test_every_part_has_a_function_of_its_name() -> None:
 def test_the_cpu_agrees_with_pillow_and_with_itself(context: Context) -> None:
     found = found_by("picture", context)
     assert (found["status"], list(found["rows"])) == ("done", list(pictures.FIRST))
-    found = found_by("agreement", context)
+    found = found_by("parity", context)
     assert (found["status"], list(found["rows"])) == ("done", [*sample_files(), "100 sets of jpeg, load 0"])
     assert found["rows"]["100 sets of jpeg, load 0"]["figures"] == {"levels": 0}
     assert "GPU against CPU: skipped: no GPU" in found["notes"]
@@ -83,7 +83,7 @@ def test_planes_that_were_packed_here_are_compared_bit_for_bit(
     data.mkdir()
     (data / "jpeg").symlink_to(packed)
     (data / "planes").symlink_to(planes32)
-    assert found_by("agreement", replace(context, given={}))["rows"]["100 sets of planes"]["figures"] == {"levels": 0}
+    assert found_by("parity", replace(context, given={}))["rows"]["100 sets of planes"]["figures"] == {"levels": 0}
     first, _ = pictures.picked_sets(context, "jpeg", "cpu", 0.0, None)
     mask = first.mask.clone()
     mask[7, 0, 3, 3] ^= 4
@@ -196,7 +196,7 @@ def test_the_small_form_of_stalls_is_measured_on_every_source(context: Context) 
     found = found_by("stalls", context)
     assert (found["status"], len(found["rows"])) == ("done", 1 + 3 * 2)
     for name, row in found["rows"].items():
-        if name != "floor":
+        if name != "roofline":
             epochs, figures = 1 if name.endswith("1") else 2, row["figures"]
             assert (figures["sets"], figures["steps"], figures["busy_pct"]) == (16 * epochs, epochs, None)
             assert figures["end_to_end_sec"] > 0 < figures["alone"]
@@ -262,14 +262,14 @@ def test_a_case_is_measured_without_data_and_without_a_decoder_and_only_once(
 ) -> None:
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     context = Context(str(tmp_path), "cpu", 400, {}, ["unet-4,2,off"], [300, 3], str(tmp_path))
-    found = found_by("rate", context)
-    assert (found["status"], list(found["rows"]), found["data"]) == ("done", ["floor", "unet-4, batch 2, off"], {})
-    figures, floor = (found["rows"][name]["figures"] for name in ("unet-4, batch 2, off", "floor"))
+    found = found_by("throughput", context)
+    assert (found["status"], list(found["rows"]), found["data"]) == ("done", ["roofline", "unet-4, batch 2, off"], {})
+    figures, roofline = (found["rows"][name]["figures"] for name in ("unet-4, batch 2, off", "roofline"))
     flops, moved = speed.shares_of("unet-4", 32, CPU)
     rate = figures["sets_per_sec"]["median"]
-    assert figures["shares"] == pytest.approx([rate * flops / floor["float32"], rate * moved / floor["copy"]])
+    assert figures["shares"] == pytest.approx([rate * flops / roofline["float32"], rate * moved / roofline["copy"]])
     monkeypatch.setattr(speed, "rated", lambda *_: pytest.fail("measured again"))
-    assert found_by("rate", context)["rows"] == found["rows"]
+    assert found_by("throughput", context)["rows"] == found["rows"]
 
 
 def test_a_case_that_fails_is_told_and_tried_again(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,7 +282,7 @@ def test_a_case_that_fails_is_told_and_tried_again(context: Context, monkeypatch
 
     monkeypatch.setattr(speed, "rated", rated)
     cases = replace(context, cases=["unet-4,1,off", "unet-4,2,off", "unet-4,3,default", "unet-8,3,off"])
-    found = found_by("rate", cases)
+    found = found_by("throughput", cases)
     assert {name: (row["cells"], row["failures"]) for name, row in list(found["rows"].items())[1:]} == {
         "unet-4, batch 1, off": (["out of memory"], []),
         "unet-4, batch 2, off": (["-"], ["RuntimeError: no ptxas"]),
@@ -291,7 +291,7 @@ def test_a_case_that_fails_is_told_and_tried_again(context: Context, monkeypatch
     }
     assert found["status"] == "failed"
     monkeypatch.setattr(speed, "rated", lambda *_: ({}, ["2"], []))
-    cells = [row["cells"] for row in found_by("rate", cases)["rows"].values()]
+    cells = [row["cells"] for row in found_by("throughput", cases)["rows"].values()]
     assert sorted(cells[1:]) == [["1"], ["2"], ["2"], ["out of memory"]]
 
 
@@ -300,11 +300,11 @@ def test_what_there_is_no_time_for_is_named_and_comes_at_the_next_start(
 ) -> None:
     monkeypatch.setattr(speed, "rated", lambda *_: ({}, ["1"], []))
     cases = replace(context, cases=["unet-4,1,off", "unet-4,2,off"])
-    found = found_by("rate", replace(cases, ends_sec=0.0))
-    assert (found["status"], list(found["rows"])) == ("partial", ["floor"])
+    found = found_by("throughput", replace(cases, ends_sec=0.0))
+    assert (found["status"], list(found["rows"])) == ("partial", ["roofline"])
     late = "unet-4, batch 1, off; unet-4, batch 2, off"
     assert f"no time was left for {late}: the same command goes on" in found["notes"]
-    assert found_by("rate", cases)["status"] == "done"
+    assert found_by("throughput", cases)["status"] == "done"
 
 
 # --- the original
@@ -400,7 +400,7 @@ def test_ranks_are_compared_with_one_process(
 
 PROJECT = {
     "setup.cfg": "[tool:pytest]\nmarkers =\n    gpu: x\n",
-    "tests/test_a.py": (
+    "tests/below/test_a.py": (
         "import pytest\n"
         "@pytest.mark.gpu\ndef test_good(): pass\n"
         "@pytest.mark.gpu\ndef test_bad(): assert 1 == 2\n"
@@ -415,7 +415,7 @@ def test_tests_that_fail_or_are_skipped_are_named(
     context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found, project = Findings(Path(context.root), "tests", context.circumstances(PARTS[-1])), tmp_path / "project"
-    (project / "tests").mkdir(parents=True)
+    (project / "tests/below").mkdir(parents=True)
     for name, text in PROJECT.items():
         (project / name).write_text(text)
     run_tests(context, found, project)
@@ -433,7 +433,7 @@ def test_tests_that_fail_or_are_skipped_are_named(
         run_tests(context, found, project)
 
 
-# --- whole
+# --- end to end
 
 
 def test_sets_are_composed_trained_on_and_scored_and_nothing_is_done_twice(
@@ -447,7 +447,7 @@ def test_sets_are_composed_trained_on_and_scored_and_nothing_is_done_twice(
         return 1.0
 
     monkeypatch.setattr(commands, "run", in_this_process)
-    found, work = found_by("whole", context), Path(context.work)
+    found, work = found_by("end_to_end", context), Path(context.work)
     assert Manifest.load(work / "shards").sets == 120
     rates = {name: row["figures"].get("sets_per_sec") for name, row in found["rows"].items()}
     assert 0 < rates["from epoch 2 on, validation and checkpoints included"] < rates["from epoch 2 on, while it trains"]
@@ -459,9 +459,9 @@ def test_sets_are_composed_trained_on_and_scored_and_nothing_is_done_twice(
     original = Findings(Path(context.root), "original", context.circumstances(PARTS[-1]))
     theirs = rates["from epoch 2 on, validation and checkpoints included"] / 20
     original.row("its loop", {"sets_per_sec": {"median": theirs}}, [])
-    assert found_by("whole", context)["rows"]["against the original's loop"]["cells"] == ["20 x"]
+    assert found_by("end_to_end", context)["rows"]["against the original's loop"]["cells"] == ["20 x"]
     with pytest.raises(InputError, match="made with --epochs 2, now it is --epochs 3"):
-        found_by("whole", replace(context, whole=[120, 3]))
+        found_by("end_to_end", replace(context, end_to_end=[120, 3]))
 
 
 @pytest.mark.parametrize("name", ["", "last.pt", "previous.pt"])
@@ -475,26 +475,26 @@ def test_a_training_that_was_stopped_goes_on_from_its_checkpoint(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(commands, "run", run)
-    (_, module, flags, _), *_ = whole_steps(context)
+    (_, module, flags, _), *_ = end_to_end_steps(context)
     (work / "compose.json").write_text(json.dumps({"command": [module, *flags], "seconds": 1.0}))
     left = work / "run" / (name or "metrics.jsonl")
     left.parent.mkdir()
     left.touch()
     with pytest.raises(KeyboardInterrupt):
-        found_by("whole", context)
+        found_by("end_to_end", context)
     assert started[0][0] == "tools.train"
     assert ("--resume" in started[0], left.exists()) == (bool(name), bool(name))
 
 
 def test_sets_that_the_disk_has_no_room_for_are_refused(context: Context, ran: list[list[str]]) -> None:
     with pytest.raises(InputError, match=r"sets may take 40000000 GB, .* GB free: give a WORK with more room"):
-        found_by("whole", replace(context, whole=[10**12, 2]))
+        found_by("end_to_end", replace(context, end_to_end=[10**12, 2]))
     assert not ran
 
 
 @pytest.mark.parametrize("flag", ["gpu", "cpu"])
 def test_every_command_takes_the_flags_that_it_is_given(context: Context, flag: str) -> None:
-    for name, module, flags, places in whole_steps(replace(context, flag=flag)):
+    for name, module, flags, places in end_to_end_steps(replace(context, flag=flag)):
         if name == "train" and flag == "gpu":
             assert places[-2:] == ["--hw-decoder-load", "0"]
         parsed = import_module(module).main.make_context(name, [*flags, *places])

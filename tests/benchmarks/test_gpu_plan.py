@@ -41,10 +41,10 @@ def test_the_first_ten_minutes_reach_what_is_worth_most_even_where_all_takes_its
         if (limit := limit_sec(part, left_sec)) is not None:
             begun[part.name] = limit
             left_sec -= limit
-    head = ["picture", "jpeg", "planes", "agreement", "soak", "stalls", "decode"]
-    assert list(begun)[: len(head) + 1] == [*head, "rate"]
+    head = ["picture", "jpeg", "planes", "parity", "soak", "stalls", "decode"]
+    assert list(begun)[: len(head) + 1] == [*head, "throughput"]
     assert all(begun[part.name] == part.most_sec for part in PARTS[: len(head)])
-    assert begun["rate"] >= 45  # of the rest a start and a compilation
+    assert begun["throughput"] >= 45  # of the rest a start and a compilation
     assert all(0 < part.least_sec < part.most_sec for part in PARTS)
 
 
@@ -54,17 +54,17 @@ def test_a_part_gets_what_is_left_from_its_least_to_its_most(left_sec: float, li
 
 
 def test_seconds_that_are_asked_for_are_the_most_and_lower_the_least() -> None:
-    [soak, rate] = in_order(["soak", "rate"], DATA, {"soak": 8, "rate": 400})
+    [soak, throughput] = in_order(["soak", "throughput"], DATA, {"soak": 8, "throughput": 400})
     assert (soak.least_sec, soak.most_sec) == (8, 8)
-    assert (rate.least_sec, rate.most_sec) == (20, 400)
+    assert (throughput.least_sec, throughput.most_sec) == (20, 400)
 
 
 @pytest.mark.parametrize(
     ("wanted", "there", "names"),
     [
-        (["rate", "picture"], [], ["picture", "rate"]),
+        (["throughput", "picture"], [], ["picture", "throughput"]),
         (["soak"], [], ["jpeg", "soak"]),
-        (["whole", "decode"], [], ["jpeg", "planes", "decode", "whole"]),
+        (["end_to_end", "decode"], [], ["jpeg", "planes", "decode", "end_to_end"]),
         (["decode"], ["jpeg"], ["planes", "decode"]),
         (["decode"], ["jpeg", "planes"], ["decode"]),
         (["jpeg"], [], ["jpeg"]),
@@ -107,14 +107,14 @@ def test_parts_run_while_there_is_time_and_the_next_start_goes_on(
     begun: list[tuple[str, float]], context: Context
 ) -> None:
     said = list[str]()
-    wanted = ["picture", "decode", "rate", "nccl"]
+    wanted = ["picture", "decode", "throughput", "nccl"]
     first = list(run_parts(wanted, context, {"picture": 3}, 1000.0 + 3 + 60 + 19, said.append))
     assert begun == [("picture", 3), ("decode", 60)]
     assert [found["status"] for found in first] == ["done", "failed", "postponed", "postponed"]
-    assert "rate: postponed: it takes 20 s at least, 19 s are left: give the command again" in said
+    assert "throughput: postponed: it takes 20 s at least, 19 s are left: give the command again" in said
     begun.clear()
     second = list(run_parts(wanted, context, {}, time.perf_counter() + 100, said.append))
-    assert begun == [("decode", 60), ("rate", 40)]
+    assert begun == [("decode", 60), ("throughput", 40)]
     assert [found["status"] for found in second] == ["done", "failed", "partial", "postponed"]
     assert "picture: done before" in said
 
@@ -150,10 +150,10 @@ def test_figures_of_another_machine_or_of_other_data_are_not_mixed(
 
 
 def test_other_cases_are_measured_beside_those_that_are_known(begun: list[tuple[str, float]], context: Context) -> None:
-    list(run_parts(["rate"], context, {}, 9000.0, print))
-    list(run_parts(["rate"], context, {}, 9000.0, print))
+    list(run_parts(["throughput"], context, {}, 9000.0, print))
+    list(run_parts(["throughput"], context, {}, 9000.0, print))
     assert len(begun) == 1
-    [found] = run_parts(["rate"], replace(context, cases=["unet-s,256,off"]), {}, 9000.0, print)
+    [found] = run_parts(["throughput"], replace(context, cases=["unet-s,256,off"]), {}, 9000.0, print)
     assert (len(begun), list(found["rows"])) == (2, ["a"])
 
 
