@@ -138,8 +138,8 @@ class Mark(NamedTuple):
 
     def until(self, end: "Mark", waits_sec: Sequence[float]) -> Pass:
         """The pass from this moment to a later one."""
-        sets, wall_sec, usage = end.seen_sets - self.seen_sets, end.sec - self.sec, end.usage.since(self.usage)
-        return Pass(sets, wall_sec, usage, tuple(waits_sec), peak_mib=peak_mib())
+        usage = end.usage.since(self.usage)
+        return Pass(end.seen_sets - self.seen_sets, end.sec - self.sec, usage, tuple(waits_sec), peak_mib=peak_mib())
 
 
 def timed(items: Iterable[Item]) -> Iterator[tuple[Item, float]]:

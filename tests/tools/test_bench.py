@@ -146,6 +146,13 @@ def test_without_the_benchmarks_our_loaders_are_measured(packed: Path, tmp_path:
     assert list(json.loads(last)["loaders"]["warm"]) == ["ours", "ours-resident"]
 
 
+def test_an_installed_command_finds_the_benchmarks_of_its_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = [path for path in sys.path if Path(path).resolve() != bench.ROOT]
+    monkeypatch.setattr(sys, "path", [*elsewhere])
+    assert bench._benchmarks("race", "it").__name__ == "benchmarks.race"
+    assert sys.path == [str(bench.ROOT), *elsewhere]  # and so do the processes that it starts
+
+
 def test_the_options_repeat_what_is_loaded_later() -> None:
     assert [*bench.OURS, *bench.PEERS] == list(LOADERS)
     assert bench.OURS[1:] == (bench_loader.OURS_PLANES, bench_loader.OURS_RESIDENT)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
+from tools import measure
 from tools.measure import (
     Pass,
     TimedLoader,
@@ -214,3 +215,14 @@ def test_a_loader_is_opened_timed_and_closed() -> None:
     assert loader.cold().sets == 75
     assert [(one.epochs, one.closed) for one in made[1:]] == [(1, True)]
     loader.close()
+
+
+@pytest.mark.parametrize(("cpu_sec", "waits"), [([0, 1, 1, 3, 3, 3.005], 3), ([0, 1] * 30, 20)])
+def test_a_turn_begins_when_all_is_at_rest_or_never_will_be(
+    cpu_sec: list[float], waits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings, slept = iter(cpu_sec), list[float]()
+    monkeypatch.setattr(measure, "used", lambda: Usage(next(readings), 0, 0))
+    monkeypatch.setattr("time.sleep", slept.append)
+    measure.settle()
+    assert len(slept) == waits
