@@ -6,11 +6,18 @@ if TYPE_CHECKING:
     from pipeline.loading.augment import Augmentation
     from pipeline.loading.batch import Batch
     from pipeline.loading.config import LoaderConfig
+    from pipeline.loading.interop import as_webdataset
     from pipeline.loading.loader import Loader
 
-__all__ = ["Augmentation", "Batch", "Loader", "LoaderConfig"]
+__all__ = ["Augmentation", "Batch", "Loader", "LoaderConfig", "as_webdataset"]
 
-_MODULES = {"Augmentation": "augment", "Batch": "batch", "Loader": "loader", "LoaderConfig": "config"}
+_MODULES = {
+    "Augmentation": "augment",
+    "Batch": "batch",
+    "Loader": "loader",
+    "LoaderConfig": "config",
+    "as_webdataset": "interop",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -12,10 +12,8 @@ from pipeline.format.planes import PLANES, BadFrame, decompress_frames
 from pipeline.loading.batch import Batch
 from pipeline.loading.buffers import Gatherer
 from pipeline.loading.decode import DecodeOptions, Decoder, Encoded, Undecodable
+from pipeline.loading.sample_cache import Pictures
 from pipeline.loading.shard_reader import ShardReader
-
-Pictures = dict[str, torch.Tensor]
-"""For each part uint8 [N, 1, size, size] on the device."""
 
 
 class Collator:

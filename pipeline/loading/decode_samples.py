@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError
 from pipeline.format.depth import depth_table
 from pipeline.format.planes import PLANES
-from pipeline.loading.collate import Pictures
 from pipeline.loading.decode import DecodeOptions, Decoder, Encoded, Table, Undecodable
 from pipeline.loading.decode_planes import PlaneDecoder
 from pipeline.loading.prefetch import EncodedBatch
+from pipeline.loading.sample_cache import Pictures
 from pipeline.loading.shard_reader import Damaged, ShardReader
 
 Decoded = Generator[tuple[EncodedBatch, Pictures], None, None]

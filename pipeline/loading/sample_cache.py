@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 PLACES = ("device", "host")
 Pictures = dict[str, torch.Tensor]
-"""For each part uint8 [N, 1, S, S]."""
+"""Decoded parts of sets, by name: uint8 [N, 1, size, size] each."""
 
 
 class SampleCache:

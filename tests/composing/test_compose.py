@@ -12,7 +12,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.composing.compose import Progress, Summary, compose
+from pipeline.composing.compose import ComposeSummary, Progress, compose
 from pipeline.composing.composer import SOLID, ComposeOptions, Composer
 from pipeline.composing.photos import Photographs, find_pictures
 from pipeline.composing.recipe import Recipe
@@ -71,7 +71,7 @@ def composer(tmp_path: Path, source: Photographs | Synthetic, options: ComposeOp
     return Composer(stage, options.recipe(stage.backgrounds, stage.foregrounds), options)
 
 
-def run(target: Path, source: Photographs | Synthetic, options: ComposeOptions = SMALL, **more: Any) -> Summary:
+def run(target: Path, source: Photographs | Synthetic, options: ComposeOptions = SMALL, **more: Any) -> ComposeSummary:
     return compose(target, source, options, {"source": "test"}, **{"workers": 1, **more})
 
 
