@@ -1,4 +1,4 @@
-"""What every command shares: one-line errors and a progress bar that is quiet in a pipe."""
+"""What every command shares: `--version`, one-line errors and a progress bar that is quiet in a pipe."""
 
 import sys
 from collections.abc import Callable
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 class Command(click.Command):
     """A click command that turns bad input and failed file operations into one line and exit code 1."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        click.version_option(package_name="fgbg", message="%(prog)s %(version)s")(self)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; raise `click.ClickException` for `InputError` and `OSError`."""
