@@ -1,4 +1,4 @@
-"""What every command shares: `--version`, one-line errors and a progress bar that is quiet in a pipe."""
+"""What every command shares: one-line errors and a progress bar that is quiet in a pipe."""
 
 import sys
 from collections.abc import Callable
