@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Iterator
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -81,8 +82,10 @@ def flags_of(source: click.Command) -> set[str]:
 def test_pages_name_flags_that_commands_have(page: Path) -> None:
     text = page.read_text().replace("\\\n", " ")
     known = {name: flags_of(command(name)) | OF_OTHERS for name in console_scripts()}
-    for name in ("benchmarks.baselines", "benchmarks.gpu"):  # python -m
-        known[name] = flags_of(import_module(f"{name}.__main__").main)
+    for name in ("benchmarks.baselines", "benchmarks.gpu"):  # python -m, a module or a package
+        found = find_spec(name)
+        is_package = found is not None and found.submodule_search_locations
+        known[name] = flags_of(import_module(f"{name}.__main__" if is_package else name).main)
     mentioned = set(re.findall(rf"(?<![\w/`-]){FLAG}", text)) | set(re.findall(rf"`({FLAG})", text))
     wrong = mentioned.difference(*known.values())
     assert not wrong, f"{page.name} mentions {wrong}, which no command has"
