@@ -82,9 +82,9 @@ class Reference:
     """The slow, obvious loader: Pillow decodes to gray, looks depth up in the table and resizes."""
 
     def __init__(self, shards: Path, size: int) -> None:
-        self._store = ShardReader.open(shards)
-        self._rows = {key.decode(): row for row, key in enumerate(self._store.index["key"].tolist())}
-        self._table = depth_table(self._store.manifest.depth_encoding, self._store.manifest.depth_near)
+        self._reader = ShardReader.open(shards)
+        self._rows = {key.decode(): row for row, key in enumerate(self._reader.index["key"].tolist())}
+        self._table = depth_table(self._reader.manifest.depth_encoding, self._reader.manifest.depth_near)
         self._size = size
         self._stored_pixels: list[tuple[int, int]] = []
 
@@ -123,8 +123,8 @@ class Reference:
 
     def _pictures(self, key: str) -> dict[str, np.ndarray]:
         row = self._rows[key]
-        background = self._store.read_background(int(self._store.index["bg"][row]))
-        grays = [decode_gray(data.tobytes()) for data in (background, *self._store.read(row))]
+        background = self._reader.read_background(int(self._reader.index["bg"][row]))
+        grays = [decode_gray(data.tobytes()) for data in (background, *self._reader.read(row))]
         self._stored_pixels.append((grays[0].size, sum(gray.size for gray in grays[1:])))
         grays[3] = self._table[grays[3]]
         resized = [Image.fromarray(gray).resize((self._size,) * 2, Image.Resampling.BILINEAR) for gray in grays]

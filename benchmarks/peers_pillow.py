@@ -51,24 +51,24 @@ class _SeedDataset(Dataset[Planes]):
 
     def __init__(self, shards: Path, size: int) -> None:
         self._shards, self._size = shards, size
-        self._store: ShardReader | None = None
+        self._reader: ShardReader | None = None
 
     def __len__(self) -> int:
         return Manifest.load(self._shards).sets
 
     def __getitem__(self, row: int) -> Planes:
-        if self._store is None:  # opened in the worker
-            self._store = ShardReader.open(self._shards)
-            manifest = self._store.manifest
+        if self._reader is None:  # opened in the worker
+            self._reader = ShardReader.open(self._shards)
+            manifest = self._reader.manifest
             self._coloured = manifest.depth_encoding != "gray"
             self._table = depth_table(manifest.depth_encoding, manifest.depth_near).tolist()
-        background = self._store.read_background(int(self._store.index["bg"][row]))
+        background = self._reader.read_background(int(self._reader.index["bg"][row]))
         pictures: list[Image.Image] = [
-            Image.open(io.BytesIO(data.tobytes())) for data in (background, *self._store.read(row))
+            Image.open(io.BytesIO(data.tobytes())) for data in (background, *self._reader.read(row))
         ]
         if self._coloured:
             pictures[3] = pictures[3].convert("L").point(self._table)
-        return self._store.key(row), [self._transform(picture) for picture in pictures]
+        return self._reader.key(row), [self._transform(picture) for picture in pictures]
 
     def _transform(self, picture: Image.Image) -> torch.Tensor:
         # torchvision's Resize, Grayscale(num_output_channels=3) and ToTensor, step by step as it does them on pictures.
@@ -101,9 +101,9 @@ class GrayPlanes:
     def __call__(self, bg: int, pictures: Sequence[Image.Image]) -> list[torch.Tensor]:
         """The planes of background `bg` and of `pictures`, which are one for each of PARTS."""
         if not self._backgrounds:
-            store = ShardReader.open(self._shards)
-            for background in store.manifest.backgrounds:
-                picture = Image.open(io.BytesIO(store.read_background(background.id).tobytes()))
+            reader = ShardReader.open(self._shards)
+            for background in reader.manifest.backgrounds:
+                picture = Image.open(io.BytesIO(reader.read_background(background.id).tobytes()))
                 self._backgrounds[background.id] = self._plane(picture)
         overlay, mask, depth = pictures
         depth = depth.convert("L").point(self._table)
@@ -155,10 +155,10 @@ def _collate(samples: list[Planes]) -> tuple[list[str], list[torch.Tensor]]:
 # Formats of their own.
 
 
-def sample(store: ShardReader, row: int) -> dict[str, Any]:
+def sample(reader: ShardReader, row: int) -> dict[str, Any]:
     """What other formats hold of a set: its key, the id of its background (bg), and the bytes of each of PARTS."""
-    parts = {part: data.tobytes() for part, data in zip(PARTS, store.read(row), strict=True)}
-    return {"key": store.key(row), "bg": int(store.index["bg"][row]), **parts}
+    parts = {part: data.tobytes() for part, data in zip(PARTS, reader.read(row), strict=True)}
+    return {"key": reader.key(row), "bg": int(reader.index["bg"][row]), **parts}
 
 
 def decoded(found: dict[str, Any], gray: GrayPlanes) -> Planes:
@@ -187,10 +187,10 @@ def in_format(package: str, shards: Path, cache: Path, write: Callable[[Path, Pa
 
 def _require_intact(shards: Path) -> None:
     # Before others read them in processes of their own, which have other ways of saying that they cannot.
-    store = ShardReader.open(shards)
+    reader = ShardReader.open(shards)
     try:
-        for row in range(len(store.index)):
-            store.read(row)
+        for row in range(len(reader.index)):
+            reader.read(row)
     except Damaged as error:
         raise InputError(f"{error}: loaders are compared on whole sets, see fgbg-check --shards {shards}") from error
 
@@ -302,10 +302,10 @@ def _streaming_sets(pickled: bytes, gray: GrayPlanes) -> _StreamingSets:
 
 
 def _write_streaming(shards: Path, folder: Path, scratch: Path) -> None:
-    store, columns = ShardReader.open(shards), {"key": "str", "bg": "int", **dict.fromkeys(PARTS, "bytes")}
+    reader, columns = ShardReader.open(shards), {"key": "str", "bg": "int", **dict.fromkeys(PARTS, "bytes")}
     with import_streaming().MDSWriter(columns=columns, out=str(folder)) as writer:
-        for row in range(len(store.index)):
-            writer.write(sample(store, row))
+        for row in range(len(reader.index)):
+            writer.write(sample(reader, row))
 
 
 @contextmanager

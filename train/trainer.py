@@ -147,7 +147,7 @@ class Trainer:
         self._epochs_here += 1
         if self.loader.residency and self._epochs_here <= EXCHANGES and not self.over:
             if self.ranks.world > 1:
-                self.loader.exchange()
+                self.loader.sync_cache()
             if self._epochs_here == 1:
                 self._tell(f"{self.loader.residency}: later epochs gather them")
         self.scores = self.validator.scores(self.learner.averaged, self.learner.criterion, self.config.precision)

@@ -66,20 +66,10 @@ def _cases(_: click.Context, __: click.Parameter, text: str) -> list[str]:
 @click.option("--sets", type=click.IntRange(100), show_default="20000; on a CPU 400", help="Synthetic sets to make.")
 @click.option("--cases", callback=_cases, default="", metavar="CASES", show_default="many",
               help="What throughput measures: 'MODEL,SETS,COMPILE ...'.")  # fmt: skip
-@click.option(
-    "--end-to-end-sets",
-    "--whole-sets",
-    type=click.IntRange(100),
-    show_default="400000; on a CPU 300",
-    help="Of the part end_to_end.",
-)
-@click.option(
-    "--end-to-end-epochs",
-    "--whole-epochs",
-    type=click.IntRange(2),
-    show_default="20; on a CPU 3",
-    help="Of the part end_to_end.",
-)
+@click.option("--end-to-end-sets", "--whole-sets", type=click.IntRange(100), show_default="400000; on a CPU 300",
+              help="Of the part end_to_end.")  # fmt: skip
+@click.option("--end-to-end-epochs", "--whole-epochs", type=click.IntRange(2), show_default="20; on a CPU 3",
+              help="Of the part end_to_end.")  # fmt: skip
 @click.option("--device", type=click.Choice(("auto", *DEVICES)), default="auto", show_default=True,
               help="auto: the GPU if there is one.")  # fmt: skip
 @click.pass_context

@@ -192,7 +192,7 @@ def stalled(
     size, every = setting.batch_size, loader_of(context, source, setting)
     # Whole batches: of a smaller one at the end, a compiled step would be compiled a second time.
     picked = every.rows()[: min(every.sets, EPOCH_SETS[context.flag]) // size * size]
-    with closing(every.sibling("all", picked=picked, resident=every.resident)) as loader:
+    with closing(every.sibling("all", picked=picked, resident=every.config.resident)) as loader:
         batch = loader.pick(picked[:size].tolist())
         for _ in range(WARM_UP_STEPS):
             learner.train_step(batch, HALF_WAY, size)

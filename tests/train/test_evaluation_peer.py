@@ -26,7 +26,7 @@ def said(run: Path, shards: Path, out: Path, *flags: str) -> tuple[Any, str]:
 
 
 def trained_on_slowly(shards: Path, rows: range | list[int]) -> int:
-    loader = Loader(shards, "all", 1, 32)
+    loader = Loader(shards, "all", batch_size=1, size=32)
     return sum(group(PEER_SALT, loader.key(row)) == "train" for row in rows)
 
 

@@ -80,7 +80,7 @@ def test_numbers_and_tables_say_how_many_of_how_many(trained: Path, packed: Path
 def test_scores_are_means_over_the_sets_that_were_drawn(trained: Path, packed: Path, tmp_path: Path) -> None:
     numbers = scored(trained, packed, tmp_path, "--split", "train", "--sets-per-cell", "6")
     drawn = opened_rows(trained, packed, 6)
-    batch = Loader(packed, "all", 1, 32).pick(sorted(in_cells(packed, drawn)["seen_seen"]))
+    batch = Loader(packed, "all", batch_size=1, size=32).pick(sorted(in_cells(packed, drawn)["seen_seen"]))
     assert batch.depth is not None
     with torch.no_grad():
         depth = open_run(trained, "best", CPU).network(batch.bg, batch.fg_bg)[1]

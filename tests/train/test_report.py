@@ -238,7 +238,7 @@ def test_pictures_are_of_the_worst_and_the_best(run: Path, packed: Path, page: P
     """Of the one set in the headline, and, without such, of all."""
     [caption] = re.findall(r"fg_\d+_bg_\d+_\d+: mask IoU \d\.\d+", page.texts["figcaption"])
     network = open_run(run, "best", CPU, packed).network
-    [batch] = (loader := Loader(packed, "val", 1, 32))
+    [batch] = (loader := Loader(packed, "val", batch_size=1, size=32))
     with torch.no_grad():
         found = iou(network(batch.bg, batch.fg_bg)[0] > 0, batch.mask).item()
     assert caption == f"{loader.key(int(batch.index))}: mask IoU {found:.3f}"
@@ -319,7 +319,7 @@ def test_a_run_of_the_peer_protocol_is_scored_by_it_and_called_leaking(
 ) -> None:
     monkeypatch.setattr(Run, "peer_protocol", property(lambda _: True))
     found = report_of(shutil.copytree(run, tmp_path / "run"), packed)
-    sets = Loader(packed, "peer-val", 1, 32).sets
+    sets = Loader(packed, "peer-val", batch_size=1, size=32).sets
     assert f"validation, LEAKING: random split by set, {sets} sets on" in found.texts["header"]
     assert "LEAKING: sets were parted at random" in found.texts["p"]
 

@@ -236,7 +236,7 @@ def test_logged_losses_are_means_over_the_sets_since_the_last_line(packed: Path,
 def test_the_trainings_loader_starts_at_its_first_batch(packed: Path, tmp_path: Path) -> None:
     trainer = Trainer(configuration(packed, tmp_path))
     trainer.close()
-    fresh = Loader(packed, "train", 16, 32, "cpu", 0)
+    fresh = Loader(packed, "train", batch_size=16, size=32, device="cpu", seed=0)
     assert trainer.loader.state_dict() == fresh.state_dict()
     assert torch.equal(next(iter(trainer.loader)).index, next(iter(fresh)).index)
 
@@ -245,9 +245,11 @@ def test_the_baselines_threshold_is_the_best_of_the_grid(packed: Path) -> None:
     grid = range(0, 200, 20)
     means = []
     for threshold in grid:
-        scores = [iou(difference(b.bg, b.fg_bg) > threshold, b.mask) for b in Loader(packed, "train", 16, 32)]
+        scores = [
+            iou(difference(b.bg, b.fg_bg) > threshold, b.mask) for b in Loader(packed, "train", batch_size=16, size=32)
+        ]
         means.append(torch.cat(scores).mean().item())
-    assert best_threshold(Loader(packed, "train", 16, 32), grid) == grid[means.index(max(means))]
+    assert best_threshold(Loader(packed, "train", batch_size=16, size=32), grid) == grid[means.index(max(means))]
 
 
 def test_too_few_sets_for_validation_train_without(s15: Path, tmp_path: Path) -> None:
@@ -294,7 +296,9 @@ def test_other_settings_are_refused_with_both_values(packed: Path, whole: Path, 
 
 def test_another_data_set_is_refused_with_both_hashes(packed: Path, source: Path, whole: Path, tmp_path: Path) -> None:
     pack(source, tmp_path / "shards", PackOptions(sets_per_shard=16, workers=1, seed=1))
-    hashes = [Loader(shards, "train", 16, 32).manifest.sha256 for shards in (packed, tmp_path / "shards")]
+    hashes = [
+        Loader(shards, "train", batch_size=16, size=32).manifest.sha256 for shards in (packed, tmp_path / "shards")
+    ]
     with pytest.raises(InputError, match=rf"the data set is {hashes[0]}, but here it is {hashes[1]}"):
         Trainer(configuration(tmp_path / "shards", whole), resume=True)
 

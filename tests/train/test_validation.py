@@ -96,6 +96,6 @@ def test_nothing_to_score_is_an_error(network: nn.Module) -> None:
 
 
 def test_a_loaders_epoch_is_scored_set_by_set(packed: Path, network: nn.Module) -> None:
-    scores = score_sets(network, Criterion(), Loader(packed, "train", 10, 32, shuffle=False), THRESHOLD)
+    scores = score_sets(network, Criterion(), Loader(packed, "train", batch_size=10, size=32, shuffle=False), THRESHOLD)
     assert scores.rows.tolist() == sorted(scores.rows.tolist())
     assert {len(values) for values in scores.values.values()} == {len(scores.rows)} == {64}
