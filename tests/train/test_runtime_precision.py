@@ -10,7 +10,7 @@ from tests.ranks import in_ranks
 from tests.tools.test_train_command import trained_on
 from tests.train.test_train_step import CPU, a_batch, a_learner, weights
 from tests.train.test_trainer import CrashError, assert_equal_runs, configuration, crash_at, fit, lines
-from tests.train.test_training_ranks import assert_alike
+from tests.train.test_trainer_ranks import assert_alike
 from train.checkpoint import load
 from train.distributed import SINGLE, Distributed
 from train.logging import Meter

@@ -87,7 +87,7 @@ def test_without_memory_to_give_back_the_run_ends_with_a_line_that_helps(
 
 def test_another_error_of_a_step_comes_through(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = Trainer(configuration(packed, tmp_path))
-    monkeypatch.setattr(trainer.learner, "learn", lambda *_: torch.zeros(2) @ torch.zeros(3))
+    monkeypatch.setattr(trainer.learner, "train_step", lambda *_: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError, match="size"):
         fit(trainer)
 
@@ -107,7 +107,7 @@ def test_on_a_gpu_a_step_that_is_too_large_takes_the_resident_sets_memory(
             torch.empty(2 * torch.cuda.mem_get_info()[1], dtype=torch.uint8, device="cuda")  # there is never so much
         return train_step(*arguments)
 
-    monkeypatch.setattr(trainer.learner, "learn", learn_with_more)
+    monkeypatch.setattr(trainer.learner, "train_step", learn_with_more)
     fit(trainer)
     assert len(free_bytes) == 1
     assert trainer.step == STEPS

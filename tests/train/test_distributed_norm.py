@@ -106,7 +106,7 @@ def train_step(case: Case, ranks: Distributed | None = None, share: slice = slic
 def of_rank(case: Case, ranks: Distributed | None = None, share: slice = slice(None), sync: bool = True) -> Found:
     """`train_step`, all of it in the precision of the case: networks and losses turn what they get into float32."""
     cast, to_float = patch.object(Tensor, "float", lambda x: x.to(case.kept)), lambda label: label.to(case.kept) / 255
-    with cast, patch("train.losses.unit", to_float):
+    with cast, patch("train.losses.to_float", to_float):
         return train_step(case, ranks, share, sync)
 
 
