@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.resume import atomic_file
 from train.distributed import Distributed
-from train.train_step import Step
+from train.train_step import StepResult
 
 Line = dict[str, Any]
 
@@ -76,7 +76,7 @@ class Meter:
         self._wait_sec = 0.0
         self._started_sec = time.perf_counter()
 
-    def add(self, step: Step, sets: int, wait_sec: float) -> None:
+    def add(self, step: StepResult, sets: int, wait_sec: float) -> None:
         """One step, the number of this rank's sets, the seconds it waited for them. Waits for no device."""
         of_step = torch.stack([*step.losses.values(), step.grad_norm, step.skipped])
         self._names, self._sums = list(step.losses), self._sums + of_step if self.steps else of_step

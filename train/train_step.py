@@ -1,4 +1,4 @@
-"""The learner: a network, what it costs and how it is improved; one step on one batch."""
+"""One training step on one batch: forward pass, losses, backward pass, optimiser."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,17 +10,15 @@ from torch import Tensor, nn
 from pipeline.loading.batch import Batch
 from train.checkpoint import Checkpoint, load_network
 from train.config import Config
-from train.distributed import SINGLE, Distributed
-from train.ema import Ema
+from train.distributed import SINGLE, Distributed, SharedBatch, synced
 from train.losses import Criterion
 from train.networks import build_network
-from train.optim import adamw, learning_rate
-from train.precision import autocast, forbid_tf32, number_format
-from train.synced_norm import SharedBatch, synced
+from train.optim import Ema, adamw, learning_rate
+from train.runtime import autocast, compile_mode, forbid_tf32, number_format
 
 
-class Step(NamedTuple):
-    """What a step tells; on the device, and with CUDA graphs until the next step: take what you need of it before."""
+class StepResult(NamedTuple):
+    """Losses and gradient of a step, on the device; with CUDA graphs valid until the next step begins."""
 
     losses: Mapping[str, Tensor]
     """By the names of `Losses.named`: sums over this rank's sets."""
@@ -31,7 +29,7 @@ class Step(NamedTuple):
 
 
 class Learner:
-    """What is trained; nothing in it knows where sets come from or results go."""
+    """A network with its criterion and optimiser. Nothing in it knows where sets come from or results go."""
 
     def __init__(self, config: Config, device: torch.device, ranks: Distributed = SINGLE) -> None:
         """Begin with the weights that `config.seed` decides, the same on all ranks."""
@@ -53,10 +51,10 @@ class Learner:
         self._scaler = self._new_scaler()
         self._never = torch.zeros((), device=device)
         self._parameters = list(self.network.parameters())
-        mode = config.compile_mode(device)
+        mode = compile_mode(config.compile, device)
         self._compiled = torch.compile(self._sums, mode=mode, dynamic=False) if mode else self._sums
 
-    def train_step(self, batch: Batch, progress: float, sets: int) -> Step:
+    def train_step(self, batch: Batch, progress: float, sets: int) -> StepResult:
         """One step of the optimiser at `progress`, 0..1, of the run. Nothing in it waits for the device.
 
         `sets` are those of all ranks, of which `batch` holds this one's.
@@ -85,7 +83,7 @@ class Learner:
         if self._scaler.is_enabled():
             skipped = 1 - grad_norm.isfinite().float()
             grad_norm = grad_norm.where(skipped == 0, 0)
-        return Step({**losses, "loss": losses["loss"].detach()}, grad_norm.detach(), skipped)
+        return StepResult({**losses, "loss": losses["loss"].detach()}, grad_norm.detach(), skipped)
 
     def undo(self, step: int) -> bool:
         """Take back what a failed `train_step` after `step` steps has left, so that it can be repeated; whether it is.

@@ -19,10 +19,8 @@ from benchmarks.baselines.table import tables
 from pipeline.errors import InputError
 from tools.benchmark.machine import describe, machine
 from tools.cli import Command
-from train.config import DEVICES
+from train.config import DEVICES, PRECISIONS, require_network
 from train.losses import RECIPES
-from train.networks import require_network
-from train.precision import PRECISIONS
 
 DEFAULT = Settings()
 SAME = f"{WITHOUT_DEPTH}: without depth, net is convgen and bce+ssim is bce; each is trained once"

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.baselines.plan import Baseline, gmac, parameters
 from pipeline.errors import InputError
 from pipeline.resume import atomic_file
-from train.cells import HEADLINE
+from train.evaluate import HEADLINE
 from train.logging import Line, read_lines
 from train.scoring import NETWORK, TRIVIAL, Summary
 

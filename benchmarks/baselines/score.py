@@ -15,10 +15,10 @@ import torch
 
 from pipeline.resume import atomic_file
 from tools.cli import Command
-from train.cells import CELLS, HEADLINE
-from train.config import DEVICES, choose_device
-from train.evaluate import Evaluation, draw, evaluate, open_split
-from train.run import open_run
+from train.checkpoint import load_run
+from train.config import DEVICES
+from train.evaluate import CELLS, HEADLINE, Evaluation, draw, evaluate, open_split
+from train.runtime import choose_device
 
 SPLIT = "test"
 
@@ -43,7 +43,7 @@ def score(folder: Path, shards: Path, sets: int, device: torch.device) -> Evalua
     They are drawn as `fgbg-evaluate --sets-per-cell` draws them. The last checkpoint is what a budget has bought; the
     best may be of any step. Raises `InputError` where there is no such run or set.
     """
-    run = open_run(folder, "last", device, shards)
+    run = load_run(folder, "last", device, shards)
     opened = open_split(run, SPLIT, device)
     headline = opened.loader.sibling(SPLIT, shuffle=False)  # both ids are of the split: new with new
     picked = np.sort(draw(headline.rows(), sets))

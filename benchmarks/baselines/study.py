@@ -15,7 +15,7 @@ from pipeline.composing.photos import find_pictures
 from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest, load_index
 from pipeline.loading.split import Split
-from train.checkpoint import begun
+from train.checkpoint import has_checkpoint
 from train.config import Config
 
 TRAINED, SCORED = "trained.json", "test/scored.json"  # notes of what is done, in a run's folder
@@ -130,7 +130,7 @@ class Study:
         skipped = training is not None
         if training is None:
             # Minutes are those of one process on a quiet machine: a run that was stopped is none of them.
-            resume = baseline.budget == "sets" and begun(out)
+            resume = baseline.budget == "sets" and has_checkpoint(out)
             if not resume:
                 shutil.rmtree(out, ignore_errors=True)
             places = [*shards, "--out", str(out), "--no-report", *(["--resume"] if resume else [])]

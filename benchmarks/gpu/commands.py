@@ -25,8 +25,8 @@ from tools.benchmark.table import quartiles
 from tools.benchmark.timing import spread, synchronize
 from tools.peers.options import Loaded, LoadOptions
 from tools.peers.pillow import seed
-from train.cells import HEADLINE
-from train.checkpoint import begun, load_last
+from train.checkpoint import has_checkpoint, load_last
+from train.evaluate import HEADLINE
 from train.logging import Line, read_lines
 from train.losses import Criterion
 from train.networks import build_network
@@ -218,7 +218,7 @@ def whole(context: Context, found: Found) -> None:
     """
     found.columns, work, sets = ["figure"], Path(context.work), context.whole[0]
     for name, module, flags, places in whole_steps(context):
-        note, again = work / f"{name}.json", begun(work / "run") and name == "train"
+        note, again = work / f"{name}.json", has_checkpoint(work / "run") and name == "train"
         seconds = done(note, module, flags)
         if seconds is None:
             if name == "compose" and (free := shutil.disk_usage(work).free) < sets * SET_BYTES:

@@ -31,10 +31,10 @@ from benchmarks.baselines.results import Row, load_results, save_results, traini
 from benchmarks.baselines.table import tables
 from pipeline.errors import InputError
 from tests.samples import smooth_picture, soft_disc
+from train.checkpoint import load_run
 from train.evaluate import evaluate, open_split
 from train.losses import RECIPES
 from train.networks import build_network
-from train.run import open_run
 
 IDS = 8  # the split puts background 6 and foreground 7 into test, background 5 and foreground 3 into val
 COMMON = ["--size", "32", "--batch-size", "16", "--compose-sets", "128", "--device", "cpu"]
@@ -148,7 +148,7 @@ def test_other_settings_are_refused_with_both(finished: tuple[Path, str], photos
 def test_the_scores_are_those_of_the_headline_of_an_evaluation(finished: tuple[Path, str]) -> None:
     work, _ = finished
     device, shards = torch.device("cpu"), work / "data/photos"
-    run = open_run(work / "runs/photos-unet-4-bce-128-sets", "last", device, shards)
+    run = load_run(work / "runs/photos-unet-4-bce-128-sets", "last", device, shards)
     whole = evaluate(run, "test", open_split(run, "test", device)).cells["new_new"]
     (row,) = load_results(work / "baselines.json")
     assert row.test_sets == whole.sets

@@ -20,10 +20,9 @@ from tests.samples import jpeg, set_paths, smooth_picture, write
 from tests.tools.test_train_command import SMALL, one_line_error
 from tools.evaluate import main
 from tools.train import main as train_main
-from train.checkpoint import load, save
+from train.checkpoint import load, load_run, save, weights
 from train.metrics import difference, iou
-from train.run import open_run, weights
-from train.validation import THRESHOLDS
+from train.trivial_baselines import THRESHOLDS
 
 
 def evaluate(run: Path, shards: Path, *flags: str) -> Result:
@@ -68,10 +67,10 @@ def cell_slowly(key: str) -> str:
 def test_all_numbers_are_those_of_a_plain_loop_over_the_sets(trained: Path, packed: Path, tmp_path: Path) -> None:
     numbers = scored(trained, packed, tmp_path / "new", "--split", "all")
     checkpoint = load(trained / "best.pt")
-    network = open_run(trained, "best", torch.device("cpu")).network
+    network = load_run(trained, "best", torch.device("cpu")).network
     baseline = {t: list[float]() for t in THRESHOLDS}
     depths = dict[str, list[Tensor]]()
-    for batch in (training := Loader(packed, "train", 1, 32)):
+    for batch in (training := Loader(packed, "train", batch_size=1, size=32)):
         for t in THRESHOLDS:
             baseline[t].append(iou(difference(batch.bg, batch.fg_bg) > t, batch.mask).item())
         assert batch.depth is not None
@@ -79,7 +78,7 @@ def test_all_numbers_are_those_of_a_plain_loop_over_the_sets(trained: Path, pack
             depths.setdefault(name, []).append(batch.depth / 255)
     threshold = max(THRESHOLDS, key=lambda t: np.mean(baseline[t]))
     found = dict[str, dict[str, dict[str, list[float]]]]()
-    for batch in (loader := Loader(packed, "all", 1, 32, shuffle=False)):
+    for batch in (loader := Loader(packed, "all", batch_size=1, size=32, shuffle=False)):
         with torch.no_grad():
             mask_logits, depth = network(batch.bg, batch.fg_bg)
         assert batch.depth is not None
@@ -175,7 +174,7 @@ def test_a_network_without_depth_is_scored_by_its_mask(mask_alone: Path, packed:
 
 def test_the_picture_shows_the_worst_sets_of_the_headline(trained: Path, packed: Path, tmp_path: Path) -> None:
     scored(trained, packed, tmp_path)
-    [batch] = Loader(packed, "test", 1, 32)
+    [batch] = Loader(packed, "test", batch_size=1, size=32)
     with Image.open(tmp_path / "worst.png") as picture:
         assert picture.size == (4 + 6 * (128 + 4), 16 + (128 + 16 + 4))
         shown = np.asarray(picture)[16 : 16 + 128 : 4, 4 : 4 + 128 : 4, 0]
@@ -197,7 +196,7 @@ def test_training_sets_can_be_scored_and_fill_one_cell(trained: Path, packed: Pa
 def test_the_peer_protocol_says_everywhere_that_it_leaks(trained: Path, packed: Path, tmp_path: Path) -> None:
     numbers = scored(trained, packed, tmp_path, "--peer-protocol")
     table = (tmp_path / "evaluation.txt").read_text()
-    loader = Loader(packed, "all", 1, 32)
+    loader = Loader(packed, "all", batch_size=1, size=32)
     keys = [key for key in (loader.key(row) for row in range(100)) if group("peer", key) == "test"]
     both_seen = sum(cell_slowly(key) == "seen_seen" for key in keys)
     assert numbers["sets"] == numbers["cells"]["leaking"]["sets"] == len(keys) > 1

@@ -8,8 +8,8 @@ from pytorch_msssim import ssim
 from torch import Tensor
 
 from tests.train.test_metrics import blobs
-from train.depth_metrics import BAND_PIXELS, FIT_EPSILON, METRICS, REGIONS, Score, depth_scores, fit, regions
-from train.ssim import Ssim
+from train.losses import Ssim
+from train.metrics import BAND_PIXELS, FIT_EPSILON, METRICS, REGIONS, Score, depth_scores, fit, regions
 
 RANDOM = torch.Generator().manual_seed(1)
 SETS, HEIGHT, WIDTH = 5, 17, 22
@@ -71,6 +71,7 @@ def test_scores_are_those_of_plain_loops(fitted: bool) -> None:
     depth, truth, mask = planes(), planes(), blobs(SETS, HEIGHT, WIDTH)
     truth[0, :, :9] = 0  # far, and what cannot be divided by
     depth = 0.5 * depth + 0.5 * truth
+    mask[..., 4:7, 5:9] = 255  # none is empty but this:
     mask[1] = 0
     scores = depth_scores(depth, truth, mask)
     for place in range(SETS):

@@ -29,13 +29,12 @@ from tests.pages import Page
 from tests.samples import jpeg, set_paths, smooth_picture, write
 from tests.tools.test_train_command import SMALL
 from tools.train import main
-from train.checkpoint import load, save
+from train.checkpoint import Run, load, load_run, save
 from train.config import Config
 from train.evaluate import Evaluation, evaluate, open_split
 from train.logging import read_lines
 from train.metrics import iou
 from train.report import MAX_EPOCHS, METRICS, NOT_KNOWN, decimals, interval, split_cells, write_report
-from train.run import Run, open_run
 from train.scoring import NETWORK, TRIVIAL, Summary
 
 NAME = "<b>&\"'run"
@@ -66,7 +65,7 @@ def page(content: str) -> Page:
 
 @pytest.fixture(scope="module")
 def evaluation(run: Path, packed: Path) -> Evaluation:
-    opened_run = open_run(run, "best", CPU, packed)
+    opened_run = load_run(run, "best", CPU, packed)
     return evaluate(opened_run, "val", open_split(opened_run, "val", CPU))
 
 
@@ -237,8 +236,8 @@ def test_at_most_so_many_sets_of_a_cell_are_scored(
 def test_pictures_are_of_the_worst_and_the_best(run: Path, packed: Path, page: Page) -> None:
     """Of the one set in the headline, and, without such, of all."""
     [caption] = re.findall(r"fg_\d+_bg_\d+_\d+: mask IoU \d\.\d+", page.texts["figcaption"])
-    network = open_run(run, "best", CPU, packed).network
-    [batch] = (loader := Loader(packed, "val", 1, 32))
+    network = load_run(run, "best", CPU, packed).network
+    [batch] = (loader := Loader(packed, "val", batch_size=1, size=32))
     with torch.no_grad():
         found = iou(network(batch.bg, batch.fg_bg)[0] > 0, batch.mask).item()
     assert caption == f"{loader.key(int(batch.index))}: mask IoU {found:.3f}"
@@ -319,7 +318,7 @@ def test_a_run_of_the_peer_protocol_is_scored_by_it_and_called_leaking(
 ) -> None:
     monkeypatch.setattr(Run, "peer_protocol", property(lambda _: True))
     found = report_of(shutil.copytree(run, tmp_path / "run"), packed)
-    sets = Loader(packed, "peer-val", 1, 32).sets
+    sets = Loader(packed, "peer-val", batch_size=1, size=32).sets
     assert f"validation, LEAKING: random split by set, {sets} sets on" in found.texts["header"]
     assert "LEAKING: sets were parted at random" in found.texts["p"]
 

@@ -11,7 +11,7 @@ import train.trivial_baselines
 from pipeline.loading.batch import Batch
 from pipeline.loading.loader import Loader
 from tests.samples import smooth_picture
-from train.ceiling import jpeg_ceiling, round_trip
+from train.evaluate import jpeg_ceiling, round_trip
 from train.trivial_baselines import MeanDepth
 
 
@@ -22,7 +22,7 @@ def column(shards: Path) -> np.ndarray:
 def plain_means(shards: Path) -> dict[int | None, Tensor]:
     """Of the training sets of each background, and under None of all."""
     depths = dict[int | None, list[Tensor]]()
-    for batch in (loader := Loader(shards, "train", 1, 32)):
+    for batch in (loader := Loader(shards, "train", batch_size=1, size=32)):
         assert batch.depth is not None
         for name in (None, int(loader.key(int(batch.index)).split("_")[3])):
             depths.setdefault(name, []).append(batch.depth[0] / 255)
@@ -35,7 +35,7 @@ def test_mean_depth_is_that_of_the_background_and_else_that_of_all(
 ) -> None:
     monkeypatch.setattr(train.trivial_baselines, "BACKGROUNDS", most)
     backgrounds = column(packed)
-    found = MeanDepth(Loader(packed, "train", 16, 32), backgrounds)
+    found = MeanDepth(Loader(packed, "train", batch_size=16, size=32), backgrounds)
     expected = plain_means(packed)
     assert found.sets == 64
     depth = found(torch.arange(100))
@@ -51,11 +51,11 @@ def test_mean_depth_is_that_of_the_background_and_else_that_of_all(
 
 def test_no_more_training_sets_are_looked_at_than_asked_for(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train.trivial_baselines, "SETS", 20)
-    assert MeanDepth(Loader(packed, "train", 16, 32), column(packed)).sets == 32  # whole batches
+    assert MeanDepth(Loader(packed, "train", batch_size=16, size=32), column(packed)).sets == 32  # whole batches
 
 
 def test_without_depth_there_is_no_mean_depth(bare: Path) -> None:
-    found = MeanDepth(Loader(bare, "train", 16, 32, depth=False), column(bare))
+    found = MeanDepth(Loader(bare, "train", batch_size=16, size=32, depth=False), column(bare))
     assert found.sets == 0
     assert found(torch.arange(3)) is None
 
