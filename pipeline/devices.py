@@ -30,17 +30,26 @@ class Driver(NamedTuple):
     """How many it shows to this process."""
 
 
-def torch_device(device: str) -> torch.device:
-    """The torch device behind "gpu" (the current CUDA device) or "cpu"; raise `InputError` if it is not there."""
-    if device not in DEVICES:
-        raise InputError(f"no device called {device!r}: expected one of {', '.join(DEVICES)}")
-    if device == "cpu":
+def torch_device(device: str | torch.device) -> torch.device:
+    """The torch device of "auto" (the GPU if there is one), "cpu", "cuda" or "gpu" (the current one), or "cuda:1".
+
+    A `torch.device` is taken by its name. Raises `InputError` if it is not there.
+    """
+    name = str(device)
+    if name == "auto":
+        name = "cuda" if gpu_usable() else "cpu"
+    if name == "cpu":
         return torch.device("cpu")
-    if gpu_usable():
-        return torch.device("cuda", torch.cuda.current_device())
-    if problem := gpu_problem():
-        raise InputError(f"no usable GPU: {problem}; or use --device cpu")
-    raise InputError("no usable GPU (torch finds no CUDA device): use --device cpu, or check driver and torch")
+    if (match := re.fullmatch(r"(?:cuda|gpu)(?::(\d+))?", name)) is None:
+        raise InputError(f"no device called {name!r}: expected one of auto, cpu, cuda, cuda:0, cuda:1 ...")
+    if not gpu_usable():
+        problem = gpu_problem()
+        what = f": {problem}; or use" if problem else " (torch finds no CUDA device): check driver and torch, or use"
+        raise InputError(f"no usable GPU{what} --device cpu")
+    index = torch.cuda.current_device() if match[1] is None else int(match[1])
+    if index >= (gpus := torch.cuda.device_count()):
+        raise InputError(f"no device called {name!r}: there {'is' if gpus == 1 else 'are'} {gpus}, from cuda:0 on")
+    return torch.device("cuda", index)
 
 
 def gpu_usable() -> bool:

@@ -142,6 +142,22 @@ def test_what_torch_warns_of_is_no_second_line(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_device_by_another_name_is_refused() -> None:
-    with pytest.raises(InputError, match="no device called 'tpu': expected one of gpu, cpu"):
-        torch_device("tpu")
-    assert torch_device("cpu") == torch.device("cpu")
+    for name in ("tpu", "cuda:", "cuda:x", "cpu:1"):
+        with pytest.raises(InputError, match=f"no device called '{name}': expected one of auto, cpu, cuda, cuda:0"):
+            torch_device(name)
+    assert torch_device("cpu") == torch_device(torch.device("cpu")) == torch.device("cpu")
+
+
+def test_a_gpu_goes_by_several_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert {torch_device(name) for name in ("auto", "gpu", "cuda", "cuda:1")} == {torch.device("cuda", 1)}
+    assert torch_device(torch.device("cuda", 0)) == torch_device("cuda:0") == torch.device("cuda", 0)
+    with pytest.raises(InputError, match=r"^no device called 'cuda:2': there are 2, from cuda:0 on$"):
+        torch_device("cuda:2")
+
+
+def test_without_a_gpu_auto_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert torch_device("auto") == torch.device("cpu")

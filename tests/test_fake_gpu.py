@@ -185,21 +185,22 @@ def test_what_stays_is_kept_and_gathered_without_a_wait(where: str, monkeypatch:
 @torch.no_grad()
 def test_batches_are_put_together_without_a_wait(codec: str, packed: Path, planes: Path) -> None:
     loader = Loader(packed if codec == "jpeg" else planes, batch_size=SETS, size=16, threads=1)
-    sets, rows = loader._decoder, loader.rows()[:SETS]
-    records = sets.store.records(rows)
-    sets.device = CUDA
+    collator, rows = loader._stages.collator, loader.rows()[:SETS]
+    records = loader.index[rows]
+    collator.device = CUDA
     with fake_gpu() as gpu:
-        sets._bank.pictures = torch.empty(sets._bank.pictures.shape, dtype=torch.uint8, device=CUDA)
+        shape = collator.backgrounds.pictures.shape
+        collator.backgrounds.pictures = torch.empty(shape, dtype=torch.uint8, device=CUDA)
         with gpu.without_waiting():
             parts = {part: torch.empty(SETS, 1, 16, 16, dtype=torch.uint8, device=CUDA) for part in PARTS}
-            batch = sets.batch(rows, records, parts, Gatherer())
+            batch = collator.collate(rows, records, parts, Gatherer())
     assert {part.device for part in vars(batch).values()} == {CUDA}
     assert batch.bg.shape == batch.fg_bg.shape == (SETS, 1, 16, 16)
 
 
 @torch.no_grad()
 def test_inflated_planes_go_to_the_device_without_a_wait(planes: Path) -> None:
-    options = Loader(planes, batch_size=SETS, size=16, threads=1)._decoder.options
+    options = Loader(planes, batch_size=SETS, size=16, threads=1)._opened.options
     decoder = PlaneDecoder(PARTS, len(PARTS), options)
     decoder._device = CUDA
     with fake_gpu() as gpu, gpu.without_waiting():

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pipeline.composing.compose import Progress, Summary, compose
+from pipeline.composing.compose import ComposeSummary, Progress, compose
 from pipeline.composing.composer import ComposeOptions
 from pipeline.composing.photos import Photographs, find_pictures, hash_pictures
 from pipeline.composing.stage import Source
@@ -132,7 +132,7 @@ def main(
         click.echo(f"skipped {len(summary.problems)}, listed in {target / 'problems.csv'}")
 
 
-def describe(summary: Summary, source: Source, seconds: float) -> str:
+def describe(summary: ComposeSummary, source: Source, seconds: float) -> str:
     """One line: what was made of what, and how fast."""
     recipe, output = summary.recipe, summary.output
     earlier = f" ({recipe.sets - output.sets:,} of them earlier)" if output.sets < recipe.sets else ""

@@ -51,16 +51,16 @@ def main(
     new. The mask is compared at 0.5, the depth where both the network and the sets have it, at the size that was
     trained. Beside it stand two baselines: |fg_bg - bg| > t for the mask, the background's mean depth for the depth.
     """
+    from pipeline.devices import torch_device
     from pipeline.resume import atomic_file
     from train.checkpoint import load_run
     from train.evaluate import evaluate, open_split
     from train.evaluation_table import text
     from train.pictures import save_picture
-    from train.runtime import choose_device
 
     if out:
         require_writable(out)
-    on = choose_device(device)
+    on = torch_device(device)
     trained = load_run(run, checkpoint, on, shards)
     data = open_split(trained, split, on, peer=peer_protocol, most=sets_per_cell)
     with progress_bar("scoring", len(data.loader)) as bar:

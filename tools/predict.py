@@ -42,16 +42,16 @@ def main(run: Path, background: Path, overlay: Path, out: Path, checkpoint: str,
 
     Mask and depth have the size of the overlay. A stopped command is continued by the same again.
     """
+    from pipeline.devices import torch_device
     from train.checkpoint import load_run
     from train.predict import find_pairs, predict
-    from train.runtime import choose_device
 
     require_writable(out)
     for given in (background, overlay):
         if given.is_dir() and out.resolve().is_relative_to(given.resolve()):
             raise InputError(f"{out} is in {given}, where what is written would be taken for input: give another --out")
     pairs = find_pairs(background, overlay)
-    on = choose_device(device)
+    on = torch_device(device)
     trained = load_run(run, checkpoint, on)
     with progress_bar("predicting", len(pairs)) as bar:
         predict(trained, pairs, out, on, batch_size, bar.update)

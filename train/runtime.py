@@ -1,4 +1,4 @@
-"""How a run computes on this machine: device, number format, torch.compile, repeatable algorithms."""
+"""How a run computes on this machine: its loader, number format, torch.compile, repeatable algorithms."""
 
 import importlib.util
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.devices import gpu_problem, gpu_usable, torch_device
+from pipeline.devices import gpu_problem
 from pipeline.errors import InputError
 from pipeline.loading.augment import Augmentation
 from pipeline.loading.loader import Loader
@@ -21,13 +21,6 @@ from train.distributed import SINGLE, Distributed
 TENSOR_CORES = (7, 0)  # compute capability from which float16 products have units of their own
 TRITON_FROM = (7, 0)  # compute capability
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"  # an environment variable
-
-
-def choose_device(name: str) -> torch.device:
-    """The device for gpu, cpu or auto. Raises `InputError` for a GPU that is not there."""
-    if name == "auto":
-        name = "gpu" if gpu_usable() else "cpu"
-    return torch_device(name)
 
 
 def describe_device(config: Config, device: torch.device, ranks: int) -> str:
@@ -66,11 +59,11 @@ def open_loader(
     Raises `InputError` as `Loader` does.
     """
     return Loader(
-        Path(config.shards),
+        config.shards,
         split or config.training_split,
         batch_size=config.batch_size,
         size=config.size,
-        device="gpu" if device.type == "cuda" else "cpu",
+        device=device,
         seed=config.seed,
         rank=ranks.rank,
         world=ranks.world,

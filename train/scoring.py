@@ -154,7 +154,7 @@ class Validator:
         self._loader: Loader | None = None
         self._ranks = ranks
         try:
-            shown = self._loader = loader.sibling(split, shuffle=False, resident=loader.resident)
+            shown = self._loader = loader.sibling(split, shuffle=False, resident=loader.config.resident)
         except InputError as error:
             say(f"training without validation: {error}")
         start = shown.state_dict()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+from pipeline.devices import torch_device
 from pipeline.errors import InputError
 from pipeline.loading.batch import Batch
 from pipeline.loading.memory import brief, ran_out
@@ -18,7 +19,7 @@ from train.curves import draw_curves
 from train.distributed import SINGLE, Distributed
 from train.logging import Log, Meter, read_lines
 from train.pictures import grid, save_picture
-from train.runtime import choose_device, describe_device, deterministic, open_loader
+from train.runtime import describe_device, deterministic, open_loader
 from train.scoring import MeanScores, Validator, describe, predict
 from train.signals import Interrupted, Interruption
 from train.train_step import Learner, StepResult
@@ -50,7 +51,7 @@ class Trainer:
         if ranks.first and not resume and self.out.exists() and any(self.out.iterdir()):
             raise InputError(f"{self.out}: not empty; --resume continues the run in it, another --out starts a new one")
         ranks.barrier()  # only now may the folder fill
-        self.device = choose_device(config.device)
+        self.device = torch_device(config.device)
         found = load_last(self.out) if resume else None
         if found:
             config = config.resumed(found.checkpoint.state["settings"], given, override=override)
@@ -152,7 +153,7 @@ class Trainer:
         self._epochs_here += 1
         if self.loader.residency and self._epochs_here <= EXCHANGES and not self.over:
             if self.ranks.world > 1:
-                self.loader.exchange()
+                self.loader.sync_cache()
             if self._epochs_here == 1:
                 self._tell(f"{self.loader.residency}: later epochs gather them")
         self.scores = self.validator.scores(self.learner.averaged, self.learner.criterion, self.config.precision)

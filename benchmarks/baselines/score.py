@@ -13,12 +13,12 @@ import click
 import numpy as np
 import torch
 
+from pipeline.devices import torch_device
 from pipeline.resume import atomic_file
 from tools.cli import Command
 from train.checkpoint import load_run
 from train.config import DEVICES
 from train.evaluate import CELLS, HEADLINE, Evaluation, draw, evaluate, open_split
-from train.runtime import choose_device
 
 SPLIT = "test"
 
@@ -31,7 +31,7 @@ SPLIT = "test"
 @click.option("--device", type=click.Choice(DEVICES), default="auto")
 def main(run: Path, shards: Path, out: Path, sets: int, device: str) -> None:
     """Score the last checkpoint of RUN on sets of new backgrounds with new foregrounds."""
-    evaluation = score(run, shards, sets, choose_device(device))
+    evaluation = score(run, shards, sets, torch_device(device))
     out.mkdir(parents=True, exist_ok=True)
     with atomic_file(out / "evaluation.json") as file:
         file.write(json.dumps(evaluation.numbers(), indent=1, allow_nan=False).encode())

@@ -113,7 +113,9 @@ def picked_sets(
     context: Context, kind: str, device: str, load: float, keys: Sequence[str] | None
 ) -> tuple[Batch, Sequence[str]]:
     """The sets of these keys, or the first ones, from one source on one device; and their keys."""
-    loader = Loader(context.folder(kind), "all", SETS, context.size, device, hw_decoder_load=load)
+    loader = Loader(
+        context.folder(kind), "all", batch_size=SETS, size=context.size, device=device, hw_decoder_load=load
+    )
     rows = {loader.key(row): row for row in loader.rows().tolist()}
     keys = keys or list(rows)[:SETS]
     return loader.pick([rows[key] for key in keys]), keys

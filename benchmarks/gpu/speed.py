@@ -186,7 +186,7 @@ def stalled(
     size, whole = setting.batch_size, loader_of(context, source, setting)
     # Whole batches: of a smaller one at the end, a compiled step would be compiled a second time.
     picked = whole.rows()[: min(whole.sets, EPOCH_SETS[context.flag]) // size * size]
-    with closing(whole.sibling("all", picked=picked, resident=whole.resident)) as loader:
+    with closing(whole.sibling("all", picked=picked, resident=whole.config.resident)) as loader:
         batch = loader.pick(picked[:size].tolist())
         for _ in range(WARM_UP_STEPS):
             learner.train_step(batch, HALF_WAY, size)

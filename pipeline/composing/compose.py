@@ -47,7 +47,7 @@ class Output(NamedTuple):
     bytes: int
 
 
-class Summary(NamedTuple):
+class ComposeSummary(NamedTuple):
     """What a run did. `output` is what this call wrote: less than the recipe where it continued an earlier one."""
 
     recipe: Recipe
@@ -64,7 +64,7 @@ class Progress(NamedTuple):
     """(sets written, of all)."""
 
 
-class Job(NamedTuple):
+class ComposeJob(NamedTuple):
     """Sets for one worker to compose, by number, and where they and their progress record go."""
 
     stage: Path
@@ -87,7 +87,7 @@ def _label_line(number: int, image_set: ImageSet) -> str:
     return f"{set_key(fg, bg, number)},{bg},{fg},{','.join(map(str, image_set.label))}\n"
 
 
-def write_shard(job: Job) -> Output:
+def write_shard(job: ComposeJob) -> Output:
     """Compose the sets of one shard."""
     composer = _composer(job.stage, job.source, job.recipe, job.options)
     quality, label_quality = job.options.quality, job.options.label_quality
@@ -105,7 +105,7 @@ def write_shard(job: Job) -> Output:
     return Output(len(lines), shard.info.bytes)
 
 
-def write_files(job: Job) -> Output:
+def write_files(job: ComposeJob) -> Output:
     """Compose some sets as loose files."""
     composer = _composer(job.stage, job.source, job.recipe, job.options)
     quality, label_quality = job.options.quality, job.options.label_quality
@@ -135,7 +135,7 @@ def compose(
     workers: int | None = None,
     skip_bad: bool = False,
     progress: Progress | None = None,
-) -> Summary:
+) -> ComposeSummary:
     """Compose image sets into `target`, a folder that is new or empty but for hidden files.
 
     Loose files by default, shards if `sets_per_shard` is given. `arguments` identify the source; the same call goes on
@@ -145,55 +145,57 @@ def compose(
     progress = progress or Progress()
     identity = {"command": "fgbg-compose", **arguments, **asdict(options)}
     identity |= {"sets_per_shard": sets_per_shard, "skip_bad": skip_bad}
-    with resumable(target, identity) as notes, Workers(workers or available_cores()) as pool:
+    with resumable(target, identity) as records, Workers(workers or available_cores()) as pool:
         pictures = len(source.backgrounds) + len(source.foregrounds)
         problems = prepare(
-            notes / STAGE,
+            records / STAGE,
             source,
             options.quality,
             pool,
             skip_bad=skip_bad,
             progress=lambda more: progress.pictures(more, pictures),
         )
-        stage = Stage(notes / STAGE, source)
+        stage = Stage(records / STAGE, source)
         recipe = options.recipe(stage.backgrounds, stage.foregrounds)
-        template = Job(notes / STAGE, source, recipe, options, target, notes, recipe.numbers())
+        template = ComposeJob(records / STAGE, source, recipe, options, target, records, recipe.numbers())
         if sets_per_shard:
             output = _into_shards(template, sets_per_shard, stage, problems, pool, progress)
         else:
             output = _into_files(template, stage, problems, pool, progress)
-    return Summary(recipe, output, problems)
+    return ComposeSummary(recipe, output, problems)
 
 
 def _into_shards(
-    template: Job, sets_per_shard: int, stage: Stage, problems: list[Problem], pool: Workers, progress: Progress
+    template: ComposeJob, sets_per_shard: int, stage: Stage, problems: list[Problem], pool: Workers, progress: Progress
 ) -> Output:
-    shards, notes, sets = template.target, template.record, len(template.numbers)
+    shards, records, sets = template.target, template.record, len(template.numbers)
     count = -(-sets // sets_per_shard)
-    done = done_shards(shards, notes, count)
+    done = done_shards(shards, records, count)
     shuffle = Permutation(sets, f"pack/{template.options.seed}")
 
-    def jobs() -> Iterator[Job]:
+    def jobs() -> Iterator[ComposeJob]:
         for shard in range(count):
             if shard not in done:
                 turns = np.arange(shard * sets_per_shard, min((shard + 1) * sets_per_shard, sets))
                 numbers = template.numbers[shuffle(turns)]
                 yield template._replace(
-                    target=shard_path(shards, shard), record=record_path(notes, shard), numbers=numbers
+                    target=shard_path(shards, shard), record=record_path(records, shard), numbers=numbers
                 )
 
     output = _work(pool, write_shard, jobs(), sum(done.values()), sets, progress)
     pictures = (Picture("jpg", stage.encoded(bg), 2 * (stage.source.size,)) for bg in range(stage.backgrounds))
     backgrounds = write_backgrounds(shards, enumerate(pictures))
-    _write_tables(shards, stage, (shard.text for shard in finished_shards(shards, notes, count)))
-    total = tally(shards, notes, count)
+    _write_tables(shards, stage, (shard.text for shard in finished_shards(shards, records, count)))
+    total = tally(shards, records, count)
     total.problems.extend(problems)
-    finalize(shards, notes, count, total, backgrounds, ("gray" if stage.source.has_depth else NO_DEPTH, "bright"))
+    finalize(shards, records, count, total, backgrounds, ("gray" if stage.source.has_depth else NO_DEPTH, "bright"))
     return output
 
 
-def _into_files(template: Job, stage: Stage, problems: list[Problem], pool: Workers, progress: Progress) -> Output:
-    folder, notes, sets = template.target, template.record, len(template.numbers)
+def _into_files(
+    template: ComposeJob, stage: Stage, problems: list[Problem], pool: Workers, progress: Progress
+) -> Output:
+    folder, records, sets = template.target, template.record, len(template.numbers)
     for part in ("bg", "fg"):
         (folder / part).mkdir(exist_ok=True)
     for bg in range(stage.backgrounds):
@@ -203,10 +205,10 @@ def _into_files(template: Job, stage: Stage, problems: list[Problem], pool: Work
     for fg in range(stage.foregrounds):
         stage.cutout(fg).save(folder / "fg" / f"fg_{fg:03}.png")
     starts = range(0, sets, SETS_PER_JOB)
-    files = [notes / f"labels-{start // SETS_PER_JOB:06}.csv" for start in starts]
+    files = [records / f"labels-{start // SETS_PER_JOB:06}.csv" for start in starts]
     done = [file.exists() for file in files]
 
-    def jobs() -> Iterator[Job]:
+    def jobs() -> Iterator[ComposeJob]:
         for start, file, exists in zip(starts, files, done, strict=True):
             if not exists:
                 yield template._replace(record=file, numbers=template.numbers[start : start + SETS_PER_JOB])
@@ -221,8 +223,8 @@ def _into_files(template: Job, stage: Stage, problems: list[Problem], pool: Work
 
 def _work(
     pool: Workers,
-    function: Callable[[Job], Output],
-    jobs: Iterator[Job],
+    function: Callable[[ComposeJob], Output],
+    jobs: Iterator[ComposeJob],
     before: int,
     sets: int,
     progress: Progress,

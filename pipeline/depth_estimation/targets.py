@@ -271,7 +271,7 @@ class _ShardsTarget:
 
     def read(self, item: StoredSet) -> bytes:
         try:
-            self._store.read_note(item.row)  # what cannot be copied shall show before the network is asked
+            self._store.read_metadata(item.row)  # what cannot be copied shall show before the network is asked
             return self._store.read(item.row)[0].tobytes()
         except Damaged as error:
             raise BadImage(str(error).removeprefix(f"{self._store.key(item.row)}: ")) from error
@@ -286,7 +286,7 @@ class _ShardsTarget:
             if isinstance(result, Problem):
                 self._problems.append(result)
                 continue
-            metadata = self._store.read_note(item.row)
+            metadata = self._store.read_metadata(item.row)
             ids = (metadata.pop("bg"), metadata.pop("fg"), metadata.pop("id"))
             pictures = [_picture(part) for part in self._store.read(item.row)]
             scale = {"depth_range": [result.far, result.near]}

@@ -1,5 +1,6 @@
-"""A batch of image sets on the device, as the loader yields it."""
+"""A batch of image sets, as the loader yields it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -7,7 +8,7 @@ import torch
 
 @dataclass(frozen=True)
 class Batch:
-    """N sets on the device, as they were stored but for size, gray and depth table: nothing is scaled to float yet."""
+    """N sets on one device, as they were stored but for size, gray and depth table: nothing is scaled to float yet."""
 
     bg: torch.Tensor
     """uint8 [N, 1, H, W]."""
@@ -20,6 +21,25 @@ class Batch:
     index: torch.Tensor
     """int64 [N], rows of index.npy."""
 
+    def __len__(self) -> int:
+        """The number of sets, N; it may be 0."""
+        return len(self.index)
+
+    def asdict(self) -> dict[str, torch.Tensor]:
+        """The tensors by name, without a depth that is None: for loops that unpack a batch."""
+        return {name: tensor for name, tensor in vars(self).items() if tensor is not None}
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        """The same sets on another device."""
+        return self._with(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "Batch":
+        """A copy in host memory from which a GPU copies without a wait; of a batch on the CPU."""
+        return self._with(torch.Tensor.pin_memory)
+
     def head(self, sets: int) -> "Batch":
         """The first sets of it, in memory of their own."""
-        return replace(self, **{name: part[:sets].clone() for name, part in vars(self).items() if part is not None})
+        return self._with(lambda tensor: tensor[:sets].clone())
+
+    def _with(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        return replace(self, **{name: change(tensor) for name, tensor in self.asdict().items()})

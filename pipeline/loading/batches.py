@@ -1,21 +1,17 @@
-"""The stream: one rank's batches, epoch after epoch, made ahead of whoever takes them."""
+"""The way of a batch, from a row of the index to tensors on the device: START READING HERE."""
 
-from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import closing
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from torch.distributed import ProcessGroup
 
 from pipeline.loading.augment import Augmenter
 from pipeline.loading.batch import Batch
 from pipeline.loading.buffers import Gatherer
-from pipeline.loading.cache_sync import exchange
-from pipeline.loading.collate import Collator, Pictures
-from pipeline.loading.decode import Encoded, Undecodable
-from pipeline.loading.prefetch import EncodedBatch, PrefetchReader
+from pipeline.loading.collate import Collator
+from pipeline.loading.decode_samples import SampleDecoder
+from pipeline.loading.prefetch import BackgroundIterator, PrefetchReader
 from pipeline.loading.sample_cache import SampleCache
 
 
@@ -31,89 +27,55 @@ class DeviceBatch(NamedTuple):
         if self.event:
             current = torch.cuda.current_stream(self.made.index.device)
             current.wait_event(self.event)
-            for part in vars(self.made).values():
-                if part is not None:
-                    part.record_stream(current)  # its memory is not handed out again before this stream is done with it
+            for tensor in self.made.asdict().values():
+                tensor.record_stream(current)  # its memory is not reused before this stream is done with it
         return self.made
 
 
-class Stream:
-    """Makes batches: what the reader brings is decoded, what is resident gathered, and the whole augmented."""
+class Stages(NamedTuple):
+    """What the batches of one split pass through."""
 
-    def __init__(
-        self,
-        reader: PrefetchReader,
-        decoder: Collator,
-        resident: SampleCache | None,
-        augmenter: Augmenter | None,
-        gatherer: Gatherer,
-    ) -> None:
-        self._reader, self._sets, self._resident = reader, decoder, resident
-        self._augmenter, self._gatherer = augmenter, gatherer
-        self._decoder = decoder.new_decoder(decoder.options)
-        device = decoder.device
-        # One for all runs: what one run keeps resident is there before the next gathers it.
-        self._cuda = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+    reader: PrefetchReader
+    decoder: SampleDecoder
+    cache: SampleCache | None
+    collator: Collator
+    augmenter: Augmenter | None
+    gatherer: Gatherer
+    stream: "torch.cuda.Stream | None"
+    """One for all iterations: what one of them caches is there before the next gathers it. None on the CPU."""
+    prefetch: int
+    """Batches that are made ahead of whoever takes them."""
 
-    def batches(self, epoch: int, number: int) -> Generator[DeviceBatch, None, None]:
-        """Yield from batch `number` of `epoch` on; to be run in a thread of its own.
 
-        Without end, but that of an epoch after which `settle` is still to be called. Raises `InputError` if too many
-        sets are damaged, or one cannot be decoded.
-        """
-        with closing(self._gatherer), torch.cuda.stream(self._cuda):  # None: no other than the current one
-            while True:  # for each epoch, until none has to wait for the next
-                gather = self._reader.all_resident
-                shares = self._reader.shares(epoch, number)
-                prepared = self._undecoded(shares) if gather else self._decoded(shares)
-                with closing(shares), closing(prepared):
-                    for share, pictures in prepared:
-                        yield self._ready(share, pictures)
-                        epoch, number = share.epoch + 1, 0
-                if self._resident is not None and not self._resident.settled:
+def start_batches(stages: Stages, epoch: int, step: int) -> BackgroundIterator[DeviceBatch]:
+    """One rank's batches from number `step` of `epoch` on, epoch after epoch, made in a thread that starts now.
+
+    They end only where the next epoch depends on what this one has cached. Raises, when they are taken, `InputError` if
+    too many sets are damaged or one cannot be decoded, and what CUDA or DALI raise for faults of their own.
+    """
+    reader, decoder, cache, collator, augmenter, gatherer, stream, prefetch = stages
+
+    def in_order(epoch: int, step: int) -> Generator[DeviceBatch, None, None]:
+        with closing(gatherer), torch.cuda.stream(stream):
+            while True:  # once, or for each epoch that had to wait for the cache
+                # 1. Sample: which sets come next is pure arithmetic of (seed, epoch, step, rank).
+                samples = reader.samples(epoch, step)
+                # 2. Read and check: threads read the files that are not cached; CRCs are compared, damage left out.
+                encoded = reader.read(samples)
+                # 3. Decode: DALI (or zstd, of planes) -> uint8 [N, 1, H, W] on the device, in batches of its own.
+                decoded = decoder.skip(encoded) if reader.all_cached else decoder.decode(encoded)
+                with closing(encoded), closing(decoded):
+                    for sets, pictures in decoded:
+                        # 4. Cache: sets decoded in an earlier epoch are gathered, those of now stored.
+                        complete = cache.complete(sets.slots, sets.missing, pictures) if cache else pictures
+                        # 5. Collate: each set gets its background, from all backgrounds decoded once.
+                        batch = collator.collate(sets.rows, sets.records, complete, gatherer)
+                        # 6. Augment: on the device, the same for a set in whatever batch it comes.
+                        batch = augmenter(batch, sets.epoch) if augmenter else batch
+                        yield DeviceBatch(batch, stream.record_event() if stream else None)
+                        epoch, step = sets.epoch + 1, 0
+                if cache and not cache.settled:
                     return
 
-    def settle(self) -> None:
-        """See `SampleCache.settle`; no run of `batches` may be under way."""
-        if self._resident is not None:
-            with torch.cuda.stream(self._cuda):
-                self._resident.settle()
-
-    def exchange(self, group: ProcessGroup | None) -> None:
-        """See `exchange.exchange`; no run of `batches` may be under way."""
-        if self._resident is not None:
-            with torch.cuda.stream(self._cuda):
-                exchange(self._resident, group)
-
-    def _undecoded(self, shares: Iterator[EncodedBatch]) -> Generator[tuple[EncodedBatch, Pictures], None, None]:
-        for share in shares:
-            yield share, {}
-
-    def _decoded(self, shares: Iterator[EncodedBatch]) -> Generator[tuple[EncodedBatch, Pictures], None, None]:
-        """Each share with the pictures of what is not resident of it."""
-        under_way = deque[EncodedBatch]()
-
-        def encoded() -> Iterator[Encoded]:
-            for share in shares:
-                under_way.append(share)
-                yield self._sets.decodable(share.encoded)
-
-        try:
-            with closing(self._decoder.decode(encoded())) as decoded:
-                for pictures in decoded:
-                    share = under_way.popleft()
-                    count = len(share.encoded[0])
-                    yield share, {part: picture[:count] for part, picture in pictures.items()}
-        except Undecodable as error:
-            rows = np.concatenate([share.missing for share in under_way])
-            raise self._sets.name_undecodable(rows, error) from error
-
-    def _ready(self, share: EncodedBatch, pictures: Pictures) -> DeviceBatch:
-        if self._resident is not None:
-            decoded, pictures = pictures, self._resident.take(share.slots, pictures)
-            if decoded:
-                self._resident.keep(share.missing, decoded)
-        batch = self._sets.batch(share.rows, share.records, pictures, self._gatherer)
-        if self._augmenter is not None:
-            batch = self._augmenter(batch, share.epoch)
-        return DeviceBatch(batch, self._cuda.record_event() if self._cuda else None)
+    # 7. Read ahead: all of the above in a thread, a bounded number of batches ahead of the training step.
+    return BackgroundIterator(in_order(epoch, step), prefetch)

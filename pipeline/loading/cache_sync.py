@@ -1,4 +1,4 @@
-"""Exchange: ranks give one another the decoded sets that they keep, so that none of them decodes these again."""
+"""Ranks give one another the decoded sets that they cache, so that none of them decodes these again."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from pipeline.loading.sample_cache import SampleCache
 STAGING_BYTES = 16 << 20
 
 
-def exchange(resident: SampleCache, group: dist.ProcessGroup | None = None, staging_bytes: int = STAGING_BYTES) -> None:
+def sync(cache: SampleCache, group: dist.ProcessGroup | None = None, staging_bytes: int = STAGING_BYTES) -> None:
     """Let every rank of a process group keep what any of them keeps, as far as it has room.
 
     A collective: all ranks call it, with the same settings, once they have kept what they decoded. How much each of
@@ -29,29 +29,29 @@ def exchange(resident: SampleCache, group: dist.ProcessGroup | None = None, stag
     Ranks send in turn. Against all of them at once (all_gather) that halves the time under gloo, which copies what is
     gathered once more, and costs none under NCCL, whose ring carries every byte over each link once either way.
     """
-    wire = torch.device("cpu") if dist.get_backend(group) == "gloo" else resident.device
-    resident.settle()  # a rank that decoded nothing gets the others' sets all the same
-    rows = resident.rows()
-    counts = _gather(torch.tensor([len(rows), resident.capacity - resident.kept], device=wire), group).cpu().numpy()
+    wire = torch.device("cpu") if dist.get_backend(group) == "gloo" else cache.device
+    cache.settle()  # a rank that decoded nothing gets the others' sets all the same
+    rows = cache.rows()
+    counts = _gather(torch.tensor([len(rows), cache.capacity - cache.kept], device=wire), group).cpu().numpy()
     if not counts[:, 1].any():
         return
     padded = torch.zeros(counts[:, 0].max(), dtype=torch.int64, device=wire)
     padded[: len(rows)] = torch.from_numpy(rows)
     told = _gather(padded, group).cpu().numpy()
     shares = _shares([held[:count] for held, count in zip(told, counts[:, 0], strict=True)])
-    at_once = max(1, staging_bytes // resident.set_bytes)
-    inbox = torch.empty(at_once * resident.set_bytes, dtype=torch.uint8, device=wire)
+    at_once = max(1, staging_bytes // cache.set_bytes)
+    inbox = torch.empty(at_once * cache.set_bytes, dtype=torch.uint8, device=wire)
     for owner, share in enumerate(shares):
         source = dist.get_global_rank(group or dist.group.WORLD, owner)  # type: ignore[arg-type]
         for start in range(0, len(share), at_once):
             chunk = share[start : start + at_once]
             if source == dist.get_rank():
-                dist.broadcast(resident.gather(resident.slots(chunk)).to(wire), source, group)
+                dist.broadcast(cache.gather(cache.slots(chunk)).to(wire), source, group)
                 continue
-            shape = resident.shape(len(chunk))
+            shape = cache.shape(len(chunk))
             pictures = inbox[: math.prod(shape)].view(shape)
             dist.broadcast(pictures, source, group)
-            resident.keep(chunk, dict(zip(resident.parts, pictures, strict=True)))
+            cache.keep(chunk, dict(zip(cache.parts, pictures, strict=True)))
 
 
 def _gather(mine: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tensor:

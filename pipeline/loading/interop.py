@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 BUFFER_SETS = 1000  # that are shuffled among each other, beside the shuffled order of the shards
 
-Sample = dict[str, Any]
+RawSample = dict[str, Any]
 """What webdataset makes of a set: `__key__`, and for each of its files its extension -> its bytes."""
 
 
@@ -63,10 +63,10 @@ def as_webdataset(
     )
     if shuffle:
         samples = samples.shuffle(BUFFER_SETS, seed=seed)
-    return samples.map(_read_ids).select(_InSplit(split)).map(_Decoder(shards, size))
+    return samples.map(_read_ids).select(_InSplit(split)).map(_PillowDecoder(shards, size))
 
 
-def _read_ids(sample: Sample) -> Sample:
+def _read_ids(sample: RawSample) -> RawSample:
     metadata = json.loads(sample["json"])
     return {**sample, "bg_id": metadata["bg"], "fg_id": metadata["fg"]}
 
@@ -77,12 +77,12 @@ class _InSplit:
     def __init__(self, split: str) -> None:
         self._contains = Membership(split)
 
-    def __call__(self, sample: Sample) -> bool:
+    def __call__(self, sample: RawSample) -> bool:
         ids = (np.array([sample[name]], np.int32) for name in ("bg_id", "fg_id"))
         return bool(self._contains(*ids)[0])
 
 
-class _Decoder:
+class _PillowDecoder:
     """Makes planes of a sample's files; backgrounds are decoded once a worker."""
 
     def __init__(self, shards: Path, size: int) -> None:
@@ -90,7 +90,7 @@ class _Decoder:
         self._manifest: Manifest | None = None  # read at first use, so that what travels to a worker is small
         self._backgrounds = dict[int, NDArray[np.uint8]]()
 
-    def __call__(self, sample: Sample) -> Sample:
+    def __call__(self, sample: RawSample) -> RawSample:
         """`__key__`, the ids, and the planes, uint8 [1, size, size]."""
         if self._manifest is None:
             self._open()
@@ -117,7 +117,7 @@ class _Decoder:
     def _deep(self) -> bool:
         return self._manifest is not None and "depth" in self._manifest.parts
 
-    def _decode(self, sample: Sample, bg: NDArray[np.uint8], manifest: Manifest) -> Mapping[str, NDArray[np.uint8]]:
+    def _decode(self, sample: RawSample, bg: NDArray[np.uint8], manifest: Manifest) -> Mapping[str, NDArray[np.uint8]]:
         parts = [part for part in PARTS if part in manifest.parts]
         if manifest.codec == PLANES:
             return dict(zip(parts, decode_set(sample[f"{PLANES}.zst"], bg, len(parts)), strict=True))

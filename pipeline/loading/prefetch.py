@@ -1,13 +1,17 @@
-"""The reader: which sets come next, and their bytes, read and checked by threads ahead of who asks for them."""
+"""Reading ahead in threads, bounded: the files of the next sets, checked; and any iterator, drawn from in a thread."""
 
+import atexit
+import functools
 import logging
+import threading
 import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple
+from queue import SimpleQueue
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +23,14 @@ from pipeline.loading.sampler import Sampler
 from pipeline.loading.shard_reader import Damaged, ShardReader
 from pipeline.loading.split import Split
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
-AHEAD = 2
+READ_AHEAD = 2
 """Batches that are being read while another is decoded."""
 SLOW_READ_SEC = 50e-6
 """Time of a set for which another thread reads along. Files in memory take 10 us, of which threads would make 20."""
+STOP_SEC = 5.0
+"""Longest wait for a background thread to end: it may hang in a read from storage that does not answer."""
 
 
 class Quarantine:
@@ -60,9 +67,17 @@ class Quarantine:
             )
 
 
+class Sample(NamedTuple):
+    """Which sets are next: one rank's part of a global batch."""
+
+    epoch: int
+    rows: NDArray[np.int64]
+    """Rows of the index, [N], in the order of the batch."""
+
+
 @dataclass(frozen=True)
 class EncodedBatch:
-    """One rank's share of a global batch."""
+    """One rank's part of a global batch, read and checked."""
 
     epoch: int
     rows: NDArray[np.int64]
@@ -70,7 +85,7 @@ class EncodedBatch:
     records: NDArray[np.void]
     """What the index says of them, [N]."""
     slots: NDArray[np.int64]
-    """Where each is resident, [N], or -1."""
+    """Where each is cached, [N], or -1."""
     encoded: Encoded
     """The files of those that are not."""
 
@@ -80,11 +95,10 @@ class EncodedBatch:
         return self.rows[self.slots < 0]
 
 
-class _Asked(NamedTuple):
-    """A share that is being read."""
+class _Pending(NamedTuple):
+    """A batch that is being read."""
 
-    epoch: int
-    rows: NDArray[np.int64]
+    sample: Sample
     records: NDArray[np.void]
     slots: NDArray[np.int64]
     reads: list[Future["_Read"]]
@@ -99,78 +113,165 @@ class _Read(NamedTuple):
 
 
 class PrefetchReader:
-    """The shares of one rank, batch after batch and epoch after epoch."""
+    """The encoded batches of one rank, batch after batch and epoch after epoch."""
 
     def __init__(
         self,
-        store: ShardReader,
-        order: Sampler,
+        shards: ShardReader,
+        sampler: Sampler,
         split: Split,
         quarantine: Quarantine,
-        resident: SampleCache | None,
+        cache: SampleCache | None,
         rank: int,
         world: int,
         threads: int,
     ) -> None:
-        self._store, self._order, self._split, self._quarantine = store, order, split, quarantine
-        self._resident, self._rank, self._world, self._threads = resident, rank, world, threads
-        self._at_once = threads
+        self._shards, self._sampler, self._split, self._quarantine = shards, sampler, split, quarantine
+        self._cache, self._rank, self._world, self._threads = cache, rank, world, threads
+        self._threads_at_once = threads
 
     @property
-    def all_resident(self) -> bool:
+    def all_cached(self) -> bool:
         """Whether there is nothing left to read."""
-        return self._resident is not None and self._resident.kept == self._order.count - len(self._quarantine)
+        return self._cache is not None and self._cache.kept == self._sampler.count - len(self._quarantine)
 
-    def shares(self, epoch: int, number: int) -> Generator[EncodedBatch, None, None]:
-        """Yield from batch `number` of `epoch` on, without end.
+    def samples(self, epoch: int, step: int) -> Iterator[Sample]:
+        """What comes from batch `step` of `epoch` on, without end.
 
-        Only where all sets may be resident after an epoch it ends there: more would be read ahead in vain. Raises
-        `InputError` if too many sets are damaged.
+        Only where all sets may be cached after an epoch it ends there: more would be read ahead in vain.
         """
-        pool, ahead = ThreadPoolExecutor(self._threads, "fgbg-read"), deque[_Asked]()
+        while True:
+            for number in range(step, self._sampler.batches):
+                slices = self._sampler.batch(epoch, number, self._rank, self._world)
+                self._shards.check_index()
+                yield Sample(epoch, self._quarantine.leave_out(self._split.rows(slices)))
+            if not self.all_cached and self._cached_soon:
+                return
+            epoch, step = epoch + 1, 0
+
+    @property
+    def _cached_soon(self) -> bool:
+        return self._cache is not None and (self._cache.holds_all or not self._cache.settled)
+
+    def read(self, samples: Iterator[Sample]) -> Generator[EncodedBatch, None, None]:
+        """Read the files of these sets in threads, READ_AHEAD batches ahead, and compare their checksums.
+
+        Raises `InputError` if too many sets are damaged.
+        """
+        pool, pending = ThreadPoolExecutor(self._threads, "fgbg-read"), deque[_Pending]()
         try:
-            while number < self._order.batches:
-                ahead.append(self._ask(epoch, number, pool))
-                number += 1
-                if number == self._order.batches and (self.all_resident or not self._resident_soon()):
-                    epoch, number = epoch + 1, 0
-                if len(ahead) > AHEAD:
-                    yield self._collect(ahead.popleft())
-            while ahead:
-                yield self._collect(ahead.popleft())
+            for sample in samples:
+                pending.append(self._begin(sample, pool))
+                if len(pending) > READ_AHEAD:
+                    yield self._finish(pending.popleft())
+            while pending:
+                yield self._finish(pending.popleft())
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _resident_soon(self) -> bool:
-        return self._resident is not None and (self._resident.holds_all or not self._resident.settled)
-
-    def _ask(self, epoch: int, number: int, pool: ThreadPoolExecutor) -> _Asked:
-        self._store.check_index()
-        rows = self._quarantine.leave_out(self._split.rows(self._order.batch(epoch, number, self._rank, self._world)))
-        slots = self._resident.slots(rows) if self._resident else np.full(len(rows), -1)
-        records = self._store.records(rows)
+    def _begin(self, sample: Sample, pool: ThreadPoolExecutor) -> _Pending:
+        rows = sample.rows
+        slots = self._cache.slots(rows) if self._cache else np.full(len(rows), -1)
+        records = self._shards.records(rows)
         missing = records[slots < 0]
-        share = -(-len(missing) // self._at_once) or 1
+        share = -(-len(missing) // self._threads_at_once) or 1
         parts = [missing[start : start + share] for start in range(0, len(missing), share)]
-        return _Asked(epoch, rows, records, slots, [pool.submit(self._read, part) for part in parts])
+        return _Pending(sample, records, slots, [pool.submit(self._read_records, part) for part in parts])
 
-    def _read(self, records: NDArray[np.void]) -> _Read:
+    def _read_records(self, records: NDArray[np.void]) -> _Read:
         started_sec = time.perf_counter()
-        sets = self._store.read_records(records)
+        sets = self._shards.read_records(records)
         return _Read(sets, (time.perf_counter() - started_sec) / len(sets))
 
-    def _collect(self, asked: _Asked) -> EncodedBatch:
-        reads = [read.result() for read in asked.reads]
+    def _finish(self, pending: _Pending) -> EncodedBatch:
+        (epoch, rows), records, slots, futures = pending
+        reads = [future.result() for future in futures]
         if reads:  # the slower the storage answers, the more it is asked at once
             slowest_sec = max(read.set_sec for read in reads)
-            self._at_once = min(self._threads, 1 + int(slowest_sec / SLOW_READ_SEC))
-        good, encoded = np.ones(len(asked.rows), np.bool_), Encoded([] for _ in self._store.members)
+            self._threads_at_once = min(self._threads, 1 + int(slowest_sec / SLOW_READ_SEC))
+        good, encoded = np.ones(len(rows), np.bool_), Encoded([] for _ in self._shards.members)
         found = chain.from_iterable(read.sets for read in reads)
-        for position, parts in zip(np.flatnonzero(asked.slots < 0).tolist(), found, strict=True):
+        for position, parts in zip(np.flatnonzero(slots < 0).tolist(), found, strict=True):
             if isinstance(parts, Damaged):
-                self._quarantine.add(int(asked.rows[position]), parts)
+                self._quarantine.add(int(rows[position]), parts)
                 good[position] = False
             else:
                 for part, content in zip(encoded, parts, strict=True):
                     part.append(content)
-        return EncodedBatch(asked.epoch, asked.rows[good], asked.records[good], asked.slots[good], encoded)
+        return EncodedBatch(epoch, rows[good], records[good], slots[good], encoded)
+
+
+class _End(NamedTuple):
+    """Nothing comes any more; `error` says why, if it was one."""
+
+    error: BaseException | None
+
+
+class BackgroundIterator(Generic[T]):
+    """Iterate it for what `source` yields, of which at most `depth` items wait; what `source` raises comes through.
+
+    The source runs, and is closed, in a thread of its own. That ends with `close`, when this object is let go, and
+    when the interpreter exits: the thread knows the source but not this object.
+    """
+
+    def __init__(self, source: Generator[T, None, None], depth: int) -> None:
+        self._items: SimpleQueue[T | _End] = SimpleQueue()
+        self._room = threading.Semaphore(depth)
+        stopped = threading.Event()
+        # A daemon, lest the interpreter wait for it before it has told it, at exit, to end.
+        thread = threading.Thread(
+            target=_draw, args=(source, self._items, self._room, stopped), name="fgbg-ahead", daemon=True
+        )
+        self._stop = functools.partial(_stop, stopped, self._room, thread)
+        atexit.register(self._stop)  # the last to be registered is the first to be called: before DALI shuts down
+        thread.start()
+
+    def __iter__(self) -> "BackgroundIterator[T]":
+        return self
+
+    def __next__(self) -> T:
+        item = self._items.get()
+        if isinstance(item, _End):
+            self._items.put(item)  # whoever asks again is told again
+            raise item.error or StopIteration
+        self._room.release()
+        return item
+
+    def close(self) -> None:
+        """End the thread and close the source; what waited is lost."""
+        atexit.unregister(self._stop)
+        self._stop()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_stop"):  # or it was interrupted while it was made
+            self.close()
+
+
+def _draw(
+    source: Generator[T, None, None],
+    items: "SimpleQueue[T | _End]",
+    room: threading.Semaphore,
+    stopped: threading.Event,
+) -> None:
+    end = _End(None)
+    try:
+        while True:
+            room.acquire()
+            if stopped.is_set():
+                break
+            items.put(next(source))
+    except StopIteration:
+        pass
+    except BaseException as error:
+        end = _End(error)
+    finally:
+        source.close()
+        items.put(end)
+
+
+def _stop(stopped: threading.Event, room: threading.Semaphore, thread: threading.Thread) -> None:
+    stopped.set()
+    room.release()
+    # The collector runs in any thread; and an interrupt may have come before this one was started.
+    if thread.is_alive() and thread is not threading.current_thread():
+        thread.join(STOP_SEC)

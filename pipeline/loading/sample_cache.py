@@ -1,4 +1,4 @@
-"""Resident: decoded sets that stay, on the device or in host memory, where later epochs gather them by row."""
+"""A cache of decoded sets, on the device or in host memory, from which later epochs gather them by row."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 PLACES = ("device", "host")
 Pictures = dict[str, torch.Tensor]
-"""For each part uint8 [N, 1, S, S]."""
+"""Decoded parts of sets, by name: uint8 [N, 1, size, size] each."""
 
 
 class SampleCache:
@@ -177,6 +177,13 @@ class SampleCache:
         # Last: where copying failed, nothing is kept.
         self._slots[rows[new]] = np.arange(slots.start, slots.stop) + 1
         self.kept = slots.stop
+
+    def complete(self, slots: NDArray[np.int64], missing: NDArray[np.int64], decoded: Pictures) -> Pictures:
+        """The sets at these slots [N]: those at -1 are `decoded`, of the rows `missing`, which are kept from now on."""
+        taken = self.take(slots, decoded)  # before `keep`, which may wait for what is on its way to the host
+        if decoded:
+            self.keep(missing, decoded)
+        return taken
 
     def take(self, slots: NDArray[np.int64], decoded: Pictures) -> Pictures:
         """The sets at these slots [N], and where a slot is -1 the next of `decoded`: uint8 [N, 1, S, S] a part.

@@ -1,4 +1,4 @@
-"""Store: index rows -> bytes. One positional read a set, and no byte leaves without its checksum having been compared.
+"""Index rows -> bytes: one positional read a set, and no byte leaves without its checksum having been compared.
 
 Shards are read, never mapped into memory: a mapped file that is cut short kills the process (SIGBUS), a read only comes
 back short.
@@ -47,7 +47,7 @@ class _OpenFile:
 class ShardReader:
     """The bytes of a shard directory; threads may share it. `close` it, or let it go."""
 
-    def __init__(self, shards: Path, manifest: Manifest, rows: NDArray[np.void], *, depth: bool = True) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, rows: NDArray[np.void], *, depth: bool = True) -> None:
         """`rows` is the index, [sets] of `index.row_type`.
 
         Without `depth`, its pictures are left unread where they are files of their own.
@@ -56,7 +56,7 @@ class ShardReader:
         self._opening = Lock()
         self._index_file: _OpenFile | None = None
         self._index_bytes = 0
-        self.shards = shards
+        self.folder = folder
         self.manifest = manifest
         self.index = rows.view(np.ndarray)  # still mapped, without the cost of `np.memmap` at every access
         self._backgrounds = {background.id: background for background in manifest.backgrounds}
@@ -86,7 +86,7 @@ class ShardReader:
     def check_index(self) -> None:
         """Raise `InputError` if index.npy was cut short since it was opened. (One that is replaced never is.)"""
         if self._index_file and os.fstat(self._index_file.descriptor).st_size < self._index_bytes:
-            raise InputError(f"{self.shards / INDEX} was cut short while it was in use: copy it again, then resume")
+            raise InputError(f"{self.folder / INDEX} was cut short while it was in use: copy it again, then resume")
 
     def key(self, row: int) -> str:
         """The name of the set at a row of the index."""
@@ -129,7 +129,7 @@ class ShardReader:
             parts.append(whole[start:end])
         return parts
 
-    def read_note(self, row: int) -> dict[str, Any]:
+    def read_metadata(self, row: int) -> dict[str, Any]:
         """The json of one set, which follows its last picture; raise `Damaged` if it does not, or is none.
 
         The index has no checksum of it: the tar header's own, its name and its syntax are what there is to compare.
@@ -164,9 +164,9 @@ class ShardReader:
             file = self._file(BACKGROUNDS)
             content = os.pread(file.descriptor, background.size, background.offset)
         except OSError as error:
-            raise InputError(f"{self.shards / BACKGROUNDS} cannot be read ({error.strerror}): copy it again") from error
+            raise InputError(f"{self.folder / BACKGROUNDS} cannot be read ({error.strerror}): copy it again") from error
         if zlib.crc32(content) != background.crc32:
-            where = f"{self.shards / BACKGROUNDS}: background {bg}"
+            where = f"{self.folder / BACKGROUNDS}: background {bg}"
             raise InputError(f"{where} is damaged (CRC differs), and every set on it needs it: copy or pack again")
         return np.frombuffer(content, np.uint8)
 
@@ -175,7 +175,7 @@ class ShardReader:
         with self._opening:
             file = self._open_files.get(name)
             if file is None:
-                file = self._open_files[name] = _OpenFile(self.shards / name)
+                file = self._open_files[name] = _OpenFile(self.folder / name)
                 if len(self._open_files) > MAX_OPEN_FILES:
                     self._open_files.popitem(last=False)
             else:

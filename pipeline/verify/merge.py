@@ -73,11 +73,11 @@ def merge(sources: Sequence[Path], shards: Path, sets_merged: Callable[[int, int
         result = tally(shards, records, count)
         for store in stores:
             result.problems.extend(
-                Problem(f"{store.shards.resolve().name}/{path}", kind, why)
-                for path, kind, why in read_problems(store.shards / "problems.csv")
+                Problem(f"{store.folder.resolve().name}/{path}", kind, why)
+                for path, kind, why in read_problems(store.folder / "problems.csv")
             )
         for table in METADATA_TABLES:
-            _join_tables([store.shards / table for store in stores], shards / table)
+            _join_tables([store.folder / table for store in stores], shards / table)
         return finalize(
             shards, records, count, result, backgrounds_tar, (first.depth_encoding, first.depth_near), first.codec
         )
@@ -98,7 +98,7 @@ def _require_same_kind(one: ShardReader, other: ShardReader) -> None:
         if (differs := kinds[1].get(name)) != value:
             name = name.replace("_", " ")
             raise InputError(
-                f"{one.shards} has {name} {value}, {other.shards} has {name} {differs}: only shards of one kind can "
+                f"{one.folder} has {name} {value}, {other.folder} has {name} {differs}: only shards of one kind can "
                 f"be merged; pack one of them again like the other"
             )
 
@@ -111,8 +111,8 @@ def _backgrounds(stores: Sequence[ShardReader]) -> dict[int, ShardReader]:
             first, picture = origins.setdefault(one.id, (store, (one.size, one.crc32)))
             if picture != (one.size, one.crc32):
                 raise InputError(
-                    f"background {one.id} of {store.shards} is another picture than background {one.id} of "
-                    f"{first.shards}: ids have to differ where pictures do; "
+                    f"background {one.id} of {store.folder} is another picture than background {one.id} of "
+                    f"{first.folder}: ids have to differ where pictures do; "
                     f"pack one of them again under other numbers (--field)"
                 )
     return {bg: store for bg, (store, _) in sorted(origins.items())}
@@ -121,7 +121,7 @@ def _backgrounds(stores: Sequence[ShardReader]) -> dict[int, ShardReader]:
 def _require_distinct_sets(stores: Sequence[ShardReader]) -> None:
     keys, counts = np.unique(np.concatenate([store.index["key"] for store in stores]), return_counts=True)
     if (duplicates := keys[counts > 1]).size:
-        holders = [str(store.shards) for store in stores if duplicates[0] in store.index["key"]]
+        holders = [str(store.folder) for store in stores if duplicates[0] in store.index["key"]]
         raise InputError(
             f"{duplicates.size:,} sets are there twice, the first is {duplicates[0].decode()} "
             f"(in {' and '.join(holders)}): take one of these away, or pack it again under other numbers (--field)"
@@ -143,7 +143,7 @@ def _shards(stores: Sequence[ShardReader]) -> Iterator[tuple[Path, ShardInfo, Ro
         sizes = np.array([[manifest.sizes[name][end] for name in manifest.members] for end in ("min", "max")])
         rows = rows_of_shards(store.index, len(manifest.shards))
         for info, of_shard in zip(manifest.shards, rows, strict=True):
-            path = store.shards / info.name
+            path = store.folder / info.name
             if (found := path.stat().st_size) != info.bytes:
                 raise InputError(f"{path} has {found:,} bytes, not {info.bytes:,}: copy it again")
             yield path, info, of_shard.astype(key_type), sizes

@@ -12,7 +12,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.composing.compose import Progress, Summary, compose
+from pipeline.composing.compose import ComposeSummary, Progress, compose
 from pipeline.composing.composer import SOLID, ComposeOptions, Composer
 from pipeline.composing.photos import Photographs, find_pictures
 from pipeline.composing.recipe import Recipe
@@ -71,7 +71,7 @@ def composer(tmp_path: Path, source: Photographs | Synthetic, options: ComposeOp
     return Composer(stage, options.recipe(stage.backgrounds, stage.foregrounds), options)
 
 
-def run(target: Path, source: Photographs | Synthetic, options: ComposeOptions = SMALL, **more: Any) -> Summary:
+def run(target: Path, source: Photographs | Synthetic, options: ComposeOptions = SMALL, **more: Any) -> ComposeSummary:
     return compose(target, source, options, {"source": "test"}, **{"workers": 1, **more})
 
 
@@ -287,7 +287,7 @@ def test_shards_hold_what_the_loose_files_hold(depth: bool, folders: Path, tmp_p
         ]
         assert [part.tobytes() for part in store.read(row)] == [loose[name] for name in names[: 2 + depth]]
         assert store.read_background(bg).tobytes() == loose[f"bg/bg_{bg:03}.jpg"]
-        note = {name: str(value) for name, value in store.read_note(row).items() if name != "id"}
+        note = {name: str(value) for name, value in store.read_metadata(row).items() if name != "id"}
         assert note == {name: value for name, value in table[key].items() if name != "key"}
     # Packed, the loose files are the very same shards.
     pack(tmp_path / "loose", tmp_path / "packed", PackOptions(sets_per_shard=10, depth=depth, workers=1))

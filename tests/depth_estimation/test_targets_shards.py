@@ -57,7 +57,7 @@ def test_the_same_sets_with_depth(bare: Path, rewritten: Path) -> None:
         overlay, mask = (part.tobytes() for part in old.read(row))
         same_overlay, same_mask, depth = (part.tobytes() for part in new.read(row))
         assert (same_overlay, same_mask) == (overlay, mask)
-        note, old_note = new.read_note(row), old.read_note(row)
+        note, old_note = new.read_metadata(row), old.read_metadata(row)
         far, near = note.pop("depth_range")
         assert note == old_note
         output = decode_rgb(overlay) / 255 @ WEIGHTS
@@ -78,7 +78,7 @@ def test_depth_that_is_there_is_replaced(packed: Path, depth_model: DepthModel, 
         pictures, before = new.read(row), old.read(row)
         assert [np.array_equal(a, b) for a, b in zip(pictures, before, strict=True)] == [True, True, False]
         assert np.abs(decode_rgb(pictures[0].tobytes()) @ WEIGHTS - decode_gray(pictures[2].tobytes())).std() < 60
-    assert "depth_range" in new.read_note(0)
+    assert "depth_range" in new.read_metadata(0)
 
 
 def test_a_full_disk_leaves_whole_shards_from_which_it_goes_on(

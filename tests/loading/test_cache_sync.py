@@ -1,4 +1,4 @@
-"""The exchange: afterwards every rank keeps what any of them kept, as far as it has room."""
+"""The sync: afterwards every rank keeps what any of them kept, as far as it has room."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from pipeline.loading.cache_sync import exchange
+from pipeline.loading.cache_sync import sync
 from pipeline.loading.sample_cache import SampleCache
 from tests.loading.test_sample_cache import CPU, PARTS, pictures
 
@@ -54,7 +54,7 @@ def run(case: Case, group: dist.ProcessGroup | None) -> None:
         resident = SampleCache(ROWS, ROWS, PARTS, SIZE, CPU, share=1.0)
         if case.kept[rank]:
             resident.keep(np.array(case.kept[rank]), pictures(case.kept[rank], SIZE))
-        exchange(resident, group, case.at_once * SET)
+        sync(resident, group, case.at_once * SET)
     rows = expected(case, rank)
     assert resident.slots(np.array(rows, dtype=np.int64)).tolist() == list(range(len(rows)))
     assert resident.kept == len(rows)
@@ -64,7 +64,7 @@ def run(case: Case, group: dist.ProcessGroup | None) -> None:
     full = all(len(expected(case, other)) == room for other, room in enumerate(case.room))
     if full or min(case.room) == ROWS:  # nobody can get any more
         with patch("torch.distributed.broadcast", side_effect=AssertionError("sent in vain")):
-            exchange(resident, group)
+            sync(resident, group)
 
 
 def ranks(rank: int, rendezvous: str) -> None:

@@ -32,7 +32,7 @@ def samples(shards: Path, split: str, **settings: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("codec", ["packed", "planes"])
 def test_samples_are_the_loaders_sets(codec: str, request: pytest.FixtureRequest) -> None:
     shards = request.getfixturevalue(codec)
-    loader = Loader(shards, "train", 64, SIZE)
+    loader = Loader(shards, "train", batch_size=64, size=SIZE)
     [batch] = loader
     expected = {loader.key(row): number for number, row in enumerate(batch.index.tolist())}
     found = samples(shards, "train")
@@ -52,7 +52,7 @@ def test_samples_are_the_loaders_sets(codec: str, request: pytest.FixtureRequest
 
 def test_splits_part_the_sets_as_the_loader_does(packed: Path) -> None:
     for split in ("train", "val", "test", "val-cells", "all"):
-        loader = Loader(packed, split, 100, SIZE)
+        loader = Loader(packed, split, batch_size=100, size=SIZE)
         keys = {loader.key(row) for row in loader.rows().tolist()}
         assert {sample["__key__"] for sample in samples(packed, split)} == keys
 
@@ -65,7 +65,7 @@ def test_the_seed_decides_the_order_and_without_shuffling_sets_come_as_they_lie(
     def keys(**settings: Any) -> list[str]:
         return [sample["__key__"] for sample in samples(packed, "all", **settings)]
 
-    loader = Loader(packed, "all", 100, SIZE, shuffle=False)
+    loader = Loader(packed, "all", batch_size=100, size=SIZE, shuffle=False)
     assert keys(shuffle=False) == [loader.key(row) for row in range(100)]
     assert keys(seed=1) == keys(seed=1) != keys(seed=2) != keys(shuffle=False)
 

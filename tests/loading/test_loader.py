@@ -369,3 +369,79 @@ def test_the_gpu_gives_what_the_cpu_gives(packed: Path) -> None:
             difference = (picture.cpu().int() - getattr(other, name).int()).abs()
             assert difference.max() <= 3  # decoders and resize kernels round differently
             assert difference.float().mean() < 0.5
+
+
+def test_an_iteration_that_was_left_is_followed_by_the_whole_next_epoch(packed: Path) -> None:
+    loader, expected = load(packed), load(packed)
+    epochs = [rows(expected) for _ in range(3)]
+    for batch in loader:
+        assert batch.index.tolist() == epochs[0][0]
+        break
+    assert loader.state_dict() == {**expected.state_dict(), "epoch": 0, "position": 1}  # until the next begins
+    assert rows(loader) == epochs[1]
+    loader.load_state_dict({**loader.state_dict(), "epoch": 1, "position": 5})
+    assert [rows(loader), rows(loader)] == [epochs[1][5:], epochs[2]]
+
+
+def test_an_epoch_that_is_set_comes_whole(packed: Path) -> None:
+    loader, expected = load(packed), load(packed)
+    epochs = [rows(expected) for _ in range(4)]
+    loader.set_epoch(3)
+    assert rows(loader) == epochs[3]
+    loader.set_epoch(1)
+    next(iter(loader))
+    loader.set_epoch(1)
+    assert rows(loader) == epochs[1]
+    with pytest.raises(InputError, match="epoch -1: expected 0 or more"):
+        loader.set_epoch(-1)
+
+
+def test_setting_the_epoch_that_comes_next_loses_nothing_that_was_made_ahead(
+    packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = load(packed)
+    rows(loader)
+    monkeypatch.setattr(loader, "close", None)
+    loader.set_epoch(1)  # as trainers do before each epoch
+
+
+def test_leaving_a_with_block_ends_its_threads(packed: Path) -> None:
+    with load(packed, resident="auto") as loader:
+        next(iter(loader))
+        rows(loader)
+        assert loader._running is not None
+    assert loader._running is None
+
+
+def test_shards_are_named_by_text_or_path_and_devices_as_torch_does(packed: Path) -> None:
+    expected = rows(load(packed))
+    assert rows(Loader(str(packed), batch_size=BATCH, size=SIZE, device=torch.device("cpu"))) == expected
+    assert rows(Loader(packed, "train", batch_size=BATCH, size=SIZE, device="cpu")) == expected
+
+
+def test_a_setting_by_another_name_is_refused(packed: Path) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'batchsize'"):
+        load(packed, batchsize=3)
+
+
+def test_a_batch_can_be_moved_and_unpacked(packed: Path, bare: Path) -> None:
+    [batch] = load(packed, "val")
+    assert (len(batch), set(batch.asdict())) == (1, {"bg", "fg_bg", "mask", "depth", "index"})
+    moved = batch.to("meta")
+    assert {tensor.device.type for tensor in moved.asdict().values()} == {"meta"}
+    assert {tensor.device.type for tensor in batch.asdict().values()} == {"cpu"}
+    [without] = load(bare, "val", depth=False)
+    assert set(without.asdict()) == {"bg", "fg_bg", "mask", "index"}
+    assert without.to("meta").depth is None
+    whole = next(iter(load(packed)))
+    assert equal(whole.head(3), Batch(**{name: tensor[:3] for name, tensor in whole.asdict().items()}))
+
+
+def test_the_public_names_come_in_one_import() -> None:
+    import pipeline
+
+    assert pipeline.Loader is Loader
+    assert pipeline.Batch is Batch
+    assert {"Augmentation", "LoaderConfig"} <= set(pipeline.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'loader_'"):
+        pipeline.loader_  # noqa: B018

@@ -84,7 +84,7 @@ def test_later_epochs_touch_neither_storage_nor_decoder(shards: Path, monkeypatc
     loader, expected = load(shards, resident="auto"), epochs(load(shards), 4)
     first = epochs(loader, 1)
     monkeypatch.setattr(ShardReader, "read_records", None)
-    monkeypatch.setattr(loader._stream._decoder, "decode", None)
+    monkeypatch.setattr(loader._stages.decoder.decoder, "decode", None)
     assert all(equal(one, other) for one, other in zip(first + epochs(loader, 3), expected, strict=True))
 
 
@@ -106,6 +106,7 @@ def test_leaving_an_epoch_and_coming_back_keeps_what_is_kept(shards: Path) -> No
             got.append(batch)
             if len(got) % 3 == 0:
                 break
+        loader.load_state_dict(loader.state_dict())
     assert all(equal(one, other) for one, other in zip(got, expected, strict=True))
 
 
@@ -122,9 +123,9 @@ def on_rank(rank: int, rendezvous: str, shards: str, out: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     loader = load(Path(shards), rank=rank, world=2, resident="auto")
     batches = epochs(loader, 1)
-    loader.exchange()
+    loader.sync_cache()
     ShardReader.read_records = None  # type: ignore[assignment,method-assign]
-    loader._stream._decoder.decode = None  # type: ignore[assignment,method-assign]
+    loader._stages.decoder.decoder.decode = None  # type: ignore[assignment,method-assign]
     torch.save([vars(batch) for batch in batches + epochs(loader, 2)], f"{out}/{rank}.pt")
     dist.destroy_process_group()
 

@@ -57,7 +57,7 @@ def test_reading_runs_ahead_of_the_consumer_by_so_much_and_no_more(
     next(batches)
     assert enough.wait(30)  # nobody asked for more
     batches.close()  # type: ignore[attr-defined]
-    taken, waiting, in_decoder, reading = 1, 2, 2, pipeline.loading.prefetch.AHEAD
+    taken, waiting, in_decoder, reading = 1, 2, 2, pipeline.loading.prefetch.READ_AHEAD
     assert len(read) <= (taken + waiting + in_decoder + reading + 3) * 10  # and one in each hand
 
 
@@ -109,7 +109,8 @@ def test_whatever_ends_the_iteration_ends_its_threads(leave: Callable[[Loader], 
     before = threading.active_count()
     leave(loader)
     assert (our_threads(), threading.active_count()) == ([], before)
-    expected.load_state_dict(loader.state_dict())
+    for one in (expected, loader):
+        one.load_state_dict(loader.state_dict())
     assert rows(loader) == rows(expected)  # it goes on where it was
 
 
@@ -126,7 +127,7 @@ def test_ctrl_c_while_waiting_ends_the_process_at_once(shards: Path) -> None:
         "import sys\n"
         "from pathlib import Path\n"
         "from pipeline.loading.loader import Loader\n"
-        "loader = Loader(Path(sys.argv[1]), 'all', 10, 16, threads=1)\n"
+        "loader = Loader(Path(sys.argv[1]), 'all', batch_size=10, size=16, threads=1)\n"
         "print('ready', flush=True)\n"
         "while True:\n"
         "    for batch in loader: pass\n"

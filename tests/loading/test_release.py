@@ -117,13 +117,13 @@ def test_no_set_is_read_twice_for_having_waited(
     batch_size: int, prefetch: int, packed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loader = load(packed, batch_size=batch_size, prefetch=prefetch, resident="auto")
-    read, original = list[Any](), loader._store.read_records
+    read, original = list[Any](), loader._opened.reader.read_records
 
     def read_records(records: Any) -> Any:
         read.extend(records)
         return original(records)
 
-    monkeypatch.setattr(loader._store, "read_records", read_records)
+    monkeypatch.setattr(loader._opened.reader, "read_records", read_records)
     for _ in range(3):
         rows(loader)
     assert len(read) == 64
@@ -150,21 +150,21 @@ def test_there_is_nothing_to_give_back_where_nothing_stays_on_the_device(packed:
         next(iter(loader))
         assert loader.release() is None
     rows(elsewhere)
-    with patch.object(elsewhere._kept, "device", torch.device("cuda")):
+    with patch.object(elsewhere._stages.cache, "device", torch.device("cuda")):
         assert elsewhere.release() is None
     assert elsewhere.residency == "64 of 64 decoded sets stay on the host (0.0 GiB)"
 
 
 def fail(loader: Loader, errors: list[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let making a batch raise these, one after the other, once sets are resident."""
-    original = loader._decoder.batch
+    original = loader._stages.collator.collate
 
     def batch(*arguments: Any) -> Batch:
-        if errors and loader._kept is not None and loader._kept.kept:
+        if errors and loader._stages.cache is not None and loader._stages.cache.kept:
             raise errors.pop(0)
         return original(*arguments)
 
-    monkeypatch.setattr(loader._decoder, "batch", batch)
+    monkeypatch.setattr(loader._stages.collator, "collate", batch)
 
 
 OF_DALI = RuntimeError("CUDA allocation failed Can't allocate 1048576 bytes on device 0.")
@@ -196,7 +196,7 @@ def test_dali_that_finds_no_memory_is_not_taken_for_a_damaged_picture(
         next(batches)
         raise copy(OF_DALI)
 
-    monkeypatch.setattr(loader._stream._decoder, "decode", decode)
+    monkeypatch.setattr(loader._stages.decoder.decoder, "decode", decode)
     with pytest.raises(InputError) as error:
         next(iter(loader))
     what = "CUDA allocation failed Can't allocate 1048576 bytes on device 0."
@@ -215,9 +215,9 @@ def test_a_gpu_gets_its_memory_back_and_the_batches_are_the_same(releases: list[
         for batch in loader:
             got.append(batch)
             if len(got) in releases:
-                assert loader._kept is not None
+                assert loader._stages.cache is not None
                 before_bytes = torch.cuda.memory_allocated()
-                resident_bytes = loader._kept.capacity * loader._kept.set_bytes
+                resident_bytes = loader._stages.cache.capacity * loader._stages.cache.set_bytes
                 told = loader.release()
                 assert (told is None) == (len(got) <= pipeline.loading.loader.FIRST_STEPS)
                 assert told is None or torch.cuda.memory_allocated() <= before_bytes - resident_bytes

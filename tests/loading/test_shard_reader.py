@@ -47,7 +47,7 @@ def flip_bit(path: Path, offset: int) -> None:
 @pytest.mark.parametrize("part", range(3))
 def test_every_flipped_bit_of_a_picture_is_found(part: int, store: ShardReader) -> None:
     index = store.index
-    path = store.shards / "sets-000002.tar"
+    path = store.folder / "sets-000002.tar"
     row = int(np.flatnonzero(index["shard"] == 2)[3])
     start, size = int(index["offset"][row][part]), int(index["size"][row][part])
     for offset in np.linspace(start, start + size - 1, 40).astype(int):
@@ -66,7 +66,7 @@ def test_a_shard_cut_short_damages_only_what_is_gone(store: ShardReader) -> None
     rows = np.flatnonzero(index["shard"] == 1)
     cut = int(index["offset"][rows[8]][1]) + 5
     assert len(store.read(int(rows[-1]))) == 3  # the file is open while it shrinks: a mapping would die here
-    os.truncate(store.shards / "sets-000001.tar", cut)
+    os.truncate(store.folder / "sets-000001.tar", cut)
     for row in rows[:8]:
         store.read(int(row))
     with pytest.raises(Damaged, match=r"mask in sets-000001\.tar is cut short"):
@@ -76,18 +76,18 @@ def test_a_shard_cut_short_damages_only_what_is_gone(store: ShardReader) -> None
 
 
 def test_a_missing_shard_is_named(store: ShardReader) -> None:
-    (store.shards / "sets-000000.tar").unlink()
+    (store.folder / "sets-000000.tar").unlink()
     with pytest.raises(Damaged, match=r"sets-000000\.tar cannot be read \(No such file or directory\)"):
         store.read(0)
 
 
 def test_a_damaged_background_is_an_error(store: ShardReader) -> None:
     background = store.manifest.backgrounds[4]
-    flip_bit(store.shards / "backgrounds.tar", background.offset + 100)
+    flip_bit(store.folder / "backgrounds.tar", background.offset + 100)
     with pytest.raises(InputError, match=r"backgrounds\.tar: background 4 is damaged"):
         store.read_background(background.id)
     store.close()
-    (store.shards / "backgrounds.tar").unlink()
+    (store.folder / "backgrounds.tar").unlink()
     with pytest.raises(InputError, match=r"backgrounds\.tar cannot be read"):
         store.read_background(background.id)
 
@@ -107,13 +107,13 @@ def test_a_set_has_the_parts_of_the_data_or_those_asked_for(row: int, store: Sha
     def read(store: ShardReader) -> list[bytes]:
         return [bytes(part) for part in store.read(row)]
 
-    members = tar_members(store.shards, store.key(row))
+    members = tar_members(store.folder, store.key(row))
     expected = [members["fg_bg.jpg"], members["mask.jpg"], members["depth.jpg"]]
     assert (store.parts, read(store)) == (("fg_bg", "mask", "depth"), expected)
     for asked in (
         ShardReader.open(bare),
         ShardReader.open(bare, depth=False),
-        ShardReader.open(store.shards, depth=False),
+        ShardReader.open(store.folder, depth=False),
     ):
         assert (asked.parts, read(asked)) == (("fg_bg", "mask"), expected[:2])
 
@@ -122,7 +122,7 @@ def test_depth_that_is_not_asked_for_is_neither_read_nor_checked(
     store: ShardReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offset, size = store.index["offset"][5].tolist(), store.index["size"][5].tolist()
-    flip_bit(store.shards / store.shard_name(5), offset[2])
+    flip_bit(store.folder / store.shard_name(5), offset[2])
     asked: list[tuple[int, int]] = []
 
     def pread(file: int, count: int, start: int) -> bytes:
@@ -133,35 +133,35 @@ def test_depth_that_is_not_asked_for_is_neither_read_nor_checked(
     monkeypatch.setattr(os, "pread", pread)
     with pytest.raises(Damaged, match="depth in"):
         store.read(5)
-    ShardReader.open(store.shards, depth=False).read(5)
+    ShardReader.open(store.folder, depth=False).read(5)
     assert asked == [(offset[0], offset[2] + size[2] - offset[0]), (offset[0], offset[1] + size[1] - offset[0])]
 
 
 @pytest.mark.parametrize("row", [0, 41, 99])
 def test_the_note_of_a_set_is_its_json(row: int, store: ShardReader, bare: Path) -> None:
-    expected: dict[str, Any] = json.loads(tar_members(store.shards, store.key(row))["json"])
+    expected: dict[str, Any] = json.loads(tar_members(store.folder, store.key(row))["json"])
     assert expected["bg"] == store.index["bg"][row]
-    assert store.read_note(row) == ShardReader.open(bare).read_note(row) == expected
-    assert ShardReader.open(store.shards, depth=False).read_note(row) == expected
+    assert store.read_metadata(row) == ShardReader.open(bare).read_metadata(row) == expected
+    assert ShardReader.open(store.folder, depth=False).read_metadata(row) == expected
 
 
 def test_a_note_that_is_not_what_was_packed_is_damage(store: ShardReader) -> None:
-    path, key = store.shards / store.shard_name(7), store.key(7)
+    path, key = store.folder / store.shard_name(7), store.key(7)
     header = int(store.index["offset"][7, 2]) + int(store.index["size"][7, 2])
     header += -header % 512
     for offset, reason in [(header + 3, "bad checksum"), (header + 512, "Expecting value")]:
         flip_bit(path, offset)
         with pytest.raises(Damaged, match=rf"^{key}: {key}\.json in sets-\d+\.tar is damaged \({reason}"):
-            store.read_note(7)
+            store.read_metadata(7)
         flip_bit(path, offset)
-    assert store.read_note(7)["bg"] == store.index["bg"][7]
+    assert store.read_metadata(7)["bg"] == store.index["bg"][7]
 
 
 def test_an_index_that_points_elsewhere_finds_no_note(store: ShardReader) -> None:
     rows = np.array(store.index)
     rows["offset"][0], rows["size"][0] = rows["offset"][1], rows["size"][1]
     with pytest.raises(Damaged, match=r"\(found .*\.json\)"):
-        ShardReader(store.shards, store.manifest, rows).read_note(0)
-    os.truncate(store.shards / store.shard_name(1), int(rows["offset"][1, 2]) + 10)
+        ShardReader(store.folder, store.manifest, rows).read_metadata(0)
+    os.truncate(store.folder / store.shard_name(1), int(rows["offset"][1, 2]) + 10)
     with pytest.raises(Damaged, match=r"\(empty header\)"):
-        store.read_note(1)
+        store.read_metadata(1)

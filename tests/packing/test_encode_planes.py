@@ -30,7 +30,7 @@ OPTIONS = PackOptions(sets_per_shard=16, workers=1, codec="planes", size=SIZE)
 
 def parts_by_key(shards: Path, *, depth: bool = True) -> dict[str, list[NDArray[np.uint8]]]:
     """What the loader gives of each set: bg, fg_bg, mask, depth."""
-    loader, found = Loader(shards, "all", 10, SIZE, depth=depth, threads=1), {}
+    loader, found = Loader(shards, "all", batch_size=10, size=SIZE, depth=depth, threads=1), {}
     for batch in loader:
         names = ["bg", "fg_bg", "mask", *(["depth"] if depth else [])]
         for position, row in enumerate(batch.index.tolist()):

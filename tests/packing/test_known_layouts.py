@@ -89,7 +89,7 @@ def test_an_unknown_foreground_is_recorded_as_such(tmp_path: Path) -> None:
     pack(source, tmp_path / "shards", PackOptions(workers=1))
     store = ShardReader.open(tmp_path / "shards")
     assert set(store.index["fg"].tolist()) == {-1}
-    assert store.read_note(0)["fg"] is None
+    assert store.read_metadata(0)["fg"] is None
     assert store.key(0).startswith("fg_unknown_bg_")
     assert Manifest.load(tmp_path / "shards").foregrounds == 0
 

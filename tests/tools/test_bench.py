@@ -155,7 +155,9 @@ def test_a_sweep_ends_in_flags(packed: Path) -> None:
 def test_part_of_the_shards_is_a_data_set_of_its_own(packed: Path) -> None:
     with first_shards(packed, 20) as folder:
         assert Manifest.load(folder).sets == 32  # two shards of 16
-        rows = [row for batch in Loader(folder, "all", 8, 16, threads=1) for row in batch.index.tolist()]
+        rows = [
+            row for batch in Loader(folder, "all", batch_size=8, size=16, threads=1) for row in batch.index.tolist()
+        ]
     assert sorted(rows) == list(range(32))
     assert not folder.exists()
 

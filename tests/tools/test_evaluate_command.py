@@ -243,7 +243,7 @@ def test_without_training_sets_the_baseline_is_the_best_possible_on_these(traine
     table = (tmp_path / "out" / "evaluation.txt").read_text()
     assert f"threshold {numbers['threshold']}: chosen on these sets themselves: the best possible on them" in table
     assert "mean depth" not in table
-    [batch] = Loader(tmp_path / "shards", "test", 3, 32)
+    [batch] = Loader(tmp_path / "shards", "test", batch_size=3, size=32)
     means = [iou(difference(batch.bg, batch.fg_bg) > t, batch.mask).mean().item() for t in THRESHOLDS]
     assert (numbers["sets"], numbers["threshold"]) == (3, THRESHOLDS[means.index(max(means))])
     found = numbers["cells"]["new_new"]["scores"]["trivial"]["mask_iou"]

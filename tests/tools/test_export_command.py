@@ -56,7 +56,7 @@ def opened(run: Path) -> Run:
 def test_of_gray_pictures_it_gives_what_the_network_gives(
     trained: Path, exported: Path, packed: Path, count: int
 ) -> None:
-    batch = next(iter(Loader(packed, "all", count, SIZE, shuffle=False)))
+    batch = next(iter(Loader(packed, "all", batch_size=count, size=SIZE, shuffle=False)))
     with torch.no_grad():
         mask_logits, depth = opened(trained).network(batch.bg, batch.fg_bg)
     found = computed(exported, *(planes[:, 0, :, :, None].numpy() for planes in (batch.bg, batch.fg_bg)))

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
+from pipeline.devices import torch_device
 from pipeline.errors import InputError
 from pipeline.loading.loader import Loader
 from pipeline.packing.pack import PackOptions, pack
 from train.checkpoint import load, save
 from train.config import Config
 from train.metrics import difference, iou
-from train.runtime import choose_device
 from train.signals import Interrupted
 from train.train_step import StepResult
 from train.trainer import Trainer
@@ -336,7 +336,7 @@ def test_without_a_gpu_auto_says_so_and_gpu_is_refused(packed: Path, tmp_path: P
     Trainer(configuration(packed, tmp_path / "run", device="auto"), say=said.append).log.close()
     assert said == ["no GPU found: training on the CPU, float32"]
     with pytest.raises(InputError, match=r"no usable GPU.* use --device cpu"):
-        choose_device("gpu")
+        torch_device("gpu")
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_on_a_gpu_a_step_that_is_too_large_takes_the_resident_sets_memory(
     train_step, free_bytes = trainer.learner.train_step, list[int]()
 
     def learn_with_more(*arguments: Any) -> Any:
-        if trainer.step == 11 and trainer.loader._kept is not None and trainer.loader._kept.capacity:
+        if trainer.step == 11 and trainer.loader._stages.cache is not None and trainer.loader._stages.cache.capacity:
             free_bytes.append(torch.cuda.mem_get_info()[0])
             torch.empty(2 * torch.cuda.mem_get_info()[1], dtype=torch.uint8, device="cuda")  # there is never so much
         return train_step(*arguments)

@@ -34,9 +34,9 @@ def our_loader(shards: Path, split: str, options: LoadOptions) -> Loader:
     return Loader(
         shards,
         split,
-        options.batch_size,
-        options.size,
-        options.device,
+        batch_size=options.batch_size,
+        size=options.size,
+        device=options.device,
         threads=options.workers,
         prefetch=options.prefetch,
         resident=options.resident,

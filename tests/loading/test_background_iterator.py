@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import pytest
 
-from pipeline.loading.ahead import BackgroundIterator
+from pipeline.loading.prefetch import BackgroundIterator
 
 
 def numbers(end: int, drawn: list[int], closed: threading.Event) -> Generator[int, None, None]:
@@ -103,13 +103,13 @@ def test_letting_go_in_its_own_thread_does_not_wait_for_itself() -> None:
 def test_a_process_may_end_without_closing() -> None:
     code = (
         "import itertools, time\n"
-        "from pipeline.loading.ahead import Ahead\n"
+        "from pipeline.loading.prefetch import BackgroundIterator\n"
         "def source():\n"
         "    try:\n"
         "        yield from itertools.count()\n"
         "    finally:\n"
         "        print('closed', flush=True)\n"
-        "ahead = Ahead(source(), 2)\n"
+        "ahead = BackgroundIterator(source(), 2)\n"
         "next(ahead)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

@@ -1,0 +1,74 @@
+"""The settings of a loader: one field each, checked in one place."""
+
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.errors import InputError
+from pipeline.loading.augment import Augmentation
+from pipeline.loading.sample_cache import PLACES
+
+RESIDENT = ("off", "auto", *PLACES)
+
+
+@dataclass(frozen=True)
+class LoaderConfig:
+    """Everything that decides which batches a `Loader` yields, and how they are made.
+
+    Raises `InputError` for a setting that is out of its range.
+    """
+
+    batch_size: int = 64
+    """Sets in a global batch, of which each of `world` ranks gets its share; at least `world`."""
+    size: int = 128
+    """Height and width of the pictures, pixels. Planes have a size of their own, which it must be."""
+    device: str | torch.device = "auto"
+    """Where batches are made: "cpu", "cuda", "cuda:1", or auto: the GPU if there is one. "gpu" is "cuda"."""
+    seed: int = 0
+    """Decides the order of the sets and their augmentation."""
+    rank: int = 0
+    """Number of this process among those that share each global batch, from 0."""
+    world: int = 1
+    """How many processes there are."""
+    depth: bool = True
+    """Whether depth is loaded. Without, no byte of it is read (of planes: none is handed on)."""
+    shuffle: bool = True
+    """Whether sets come in another order in each epoch, or as they lie in the index."""
+    window: int | None = None
+    """Shards whose sets are shuffled among each other and read one window after the other; None: all of them."""
+    resident: str = "off"
+    """Where decoded sets stay for later epochs: "device", "host", "auto" (where there is room), or "off"."""
+    resident_share: float = 0.6
+    """Share of the memory left by the first steps that decoded sets may take; above 0, at most 1."""
+    augmentation: Augmentation | None = None
+    """How sets are changed on the device; None: not at all."""
+    threads: int | None = None
+    """Threads that decode; None: one a core."""
+    readers: int = 16
+    """Most threads that read: as many of them read at once as the storage is slow."""
+    prefetch: int = 2
+    """Batches that wait for the consumer; as many are being decoded, and `prefetch.READ_AHEAD` are being read."""
+    hw_decoder_load: float | None = None
+    """Share of the JPEGs that a GPU's hardware engine decodes, 0 to 1; None: `decode.hardware_load`."""
+    max_bad_share: float = 0.01
+    """Share of the split's sets that may be damaged before an iteration ends with an error."""
+
+    def __post_init__(self) -> None:
+        if not (self.batch_size >= self.world > self.rank >= 0):
+            got = f"batch size {self.batch_size}, rank {self.rank} of {self.world}"
+            raise InputError(f"{got}: expected 0 <= rank < world <= batch size")
+        for name in ("size", "prefetch", "readers"):
+            if (value := getattr(self, name)) < 1:
+                raise InputError(f"{name} {value}: expected 1 or more")
+        if self.threads is not None and self.threads < 1:
+            raise InputError(f"threads {self.threads}: expected 1 or more, or None for one a core")
+        if self.window is not None and self.window < 1:
+            raise InputError(f"window {self.window}: expected 1 or more shards, or None for the whole set")
+        if self.resident not in RESIDENT:
+            raise InputError(f"decoded sets cannot stay in {self.resident!r}: expected one of {', '.join(RESIDENT)}")
+        if not 0 < self.resident_share <= 1:
+            raise InputError(f"resident_share {self.resident_share}: expected a share above 0, at most 1")
+        if self.hw_decoder_load is not None and not 0 <= self.hw_decoder_load <= 1:
+            raise InputError(f"hw_decoder_load {self.hw_decoder_load}: expected 0 to 1, or None for the device's own")
+        if not 0 <= self.max_bad_share <= 1:
+            raise InputError(f"max_bad_share {self.max_bad_share}: expected a share from 0 to 1")
