@@ -55,7 +55,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def save_last(folder: Path, checkpoint: Checkpoint, *, keep_former: bool) -> None:
-    """Write a run's LAST; the one before stays as PREVIOUS, unless that one is known to be no good."""
+    """Write a run's LAST. The former LAST is kept as PREVIOUS if `keep_former`; it is not if it is damaged."""
     last, new = folder / LAST, folder / f"new-{LAST}"
     save(new, checkpoint)
     if keep_former and last.exists():
@@ -69,11 +69,11 @@ class ResumePoint(NamedTuple):
     path: Path
     checkpoint: Checkpoint
     fallback: str
-    """A line about why it is not the last; empty if it is."""
+    """Why it is PREVIOUS and not LAST, one line for the user; empty for LAST."""
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether `load_last` has a file to read: for a moment while LAST is saved, PREVIOUS stands alone."""
+    """Whether `load_last` has a file to read: while LAST is being saved there may be PREVIOUS alone."""
     return any((folder / name).exists() for name in (LAST, PREVIOUS))
 
 
@@ -157,7 +157,7 @@ class Run(NamedTuple):
 
 
 def weights(saved: Checkpoint) -> dict[str, Tensor]:
-    """Those of the network to be used: the averaged ones (EMA), or where the run kept none the last."""
+    """The weights to predict with: the averaged ones (EMA), or the last ones of a run without averages."""
     return saved.ema or saved.network
 
 

@@ -30,7 +30,7 @@ PAIRS_AT_ONCE, MOST_PAIRS_AT_ONCE = 16, 64
 BUDGETS = ("epochs", "sets", "minutes")
 """Settings of which exactly one says how long to train."""
 
-DEFAULTS_BEFORE: Settings = {  # what runs were begun with before they could choose
+SETTINGS_OF_OLD_RUNS: Settings = {  # values that checkpoints written before a setting existed were trained with
     "loss": "bce+ssim",
     "sets": None,
     "minutes": None,
@@ -152,7 +152,7 @@ class Config:
     model: str = setting("unet-s", f"The network: {', '.join(NETWORKS)}, or unet-W of W channels, as unet-16.")
     """The network: unet-xs, unet-s, unet-m, the original's net and convgen, or unet-W with W channels at half size."""
     loss: str = setting("combined", "bce and bce+ssim are those of the original.", choices=LOSSES)
-    """What is minimised: a recipe of `losses.RECIPES`."""
+    """The loss that is minimised: a recipe of `losses.RECIPES`."""
     mask_weight: float = setting(2.0, "Of the mask's loss in the sum.", minimum=0)
     """Weight of the mask's loss in the sum."""
     depth_weight: float = setting(1.0, "Of the depth's loss in the sum.", minimum=0)
@@ -244,19 +244,19 @@ class Config:
         return "peer-val" if self.peer_protocol else "val"
 
     def settings(self) -> Settings:
-        """What decides the course of the run, by name: plain values, kept in its checkpoints."""
+        """The settings that decide the result of the run, as its checkpoints keep them."""
         return {name: value for name, value in asdict(self).items() if name not in MAY_CHANGE}
 
     def resumed(
         self, saved: Mapping[str, int | float | str | None], given: Collection[str], *, override: bool = False
     ) -> "Config":
-        """The configuration of a run begun with the settings `saved`, continued with ours.
+        """The configuration with which a run goes on whose checkpoint has the settings `saved`.
 
-        Settings that the user did not give (`given` holds the names that he did) are taken from `saved`.
-        Raises `InputError` where one that he gave is another: the run would not be the one that was begun. To
-        `override` takes his instead, but for those that are FIXED.
+        `given` names the settings that the user set explicitly; all others are taken from `saved`. Raises `InputError`
+        where an explicit setting differs from the saved one: the run would not be the same. With `override` the
+        explicit ones count, except for those that are FIXED.
         """
-        ours, saved = self.settings(), {**DEFAULTS_BEFORE, "model": network_name(saved), **saved}
+        ours, saved = self.settings(), {**SETTINGS_OF_OLD_RUNS, "model": network_name(saved), **saved}
         changed = [name for name in ours if name in given and name in saved and ours[name] != saved[name]]
         fixed = [name for name in changed if name in FIXED]
         if refused := fixed if override else changed:
@@ -272,7 +272,7 @@ class Config:
 
 
 def flag(name: str, value: object) -> str:
-    """How a field is set to a value on the command line."""
+    """The command-line option that sets a field to a value."""
     words = name.replace("_", "-")
     if value is None:
         return f"no --{words}"
@@ -282,7 +282,7 @@ def flag(name: str, value: object) -> str:
 
 
 def require_network(name: str) -> None:
-    """Raise `InputError` for a name of no network."""
+    """Raise `InputError` unless `name` is that of a network."""
     if name not in NETWORKS and not re.fullmatch("unet-[1-9][0-9]*", name):
         raise InputError(f"network {name!r}: expected one of {', '.join(NETWORKS)}, or unet- and a width, as unet-32")
 

@@ -30,7 +30,7 @@ OVER = (0, 2, 3)  # dimensions that a channel's statistics are over: sets and pi
 
 
 class Distributed:
-    """This process and its peers. Where it has none, nothing below costs anything.
+    """This process among those that train together (its peers). For a single process every method returns at once.
 
     `sums`, `all_gather`, `broadcast`, `barrier`, `copy_from_first` and `sum_gradients` are collectives: all ranks call
     them, in the same order. Words go over gloo from host to host, not through the device's queue, where they would wait
@@ -41,7 +41,7 @@ class Distributed:
         """`rank` of `world` processes; `local` of the `local_world` that are on this machine. No group is formed."""
         self.rank, self.world, self.local = rank, world, local
         self.first = rank == 0
-        """Is this the rank that writes and speaks?"""
+        """Whether this is rank 0, the only one that writes files and prints."""
         self.cores = max(1, available_cores() // local_world)
         """CPU cores of this machine that are this rank's, for its threads."""
         self.group: dist.ProcessGroup | None = None
@@ -49,7 +49,7 @@ class Distributed:
 
     @classmethod
     def from_environment(cls, device_name: str) -> "Distributed":
-        """The ranks that `torchrun` tells of; one, if it did not start this process. `device_name`: gpu, cpu or auto.
+        """The ranks by the environment variables of `torchrun`; one without them. `device_name`: gpu, cpu or auto.
 
         On GPUs, each rank has the one of its place on the machine; it is the current CUDA device from here on. On the
         CPU, the ranks of a machine share its cores. Raises `InputError` where the environment contradicts itself, for
@@ -109,7 +109,7 @@ class Distributed:
         return found
 
     def broadcast(self, value: Value) -> Value:
-        """What rank 0 gave; what the others give is not looked at. An object that can be pickled; for rare use."""
+        """The value of rank 0; those of the others are ignored. An object that can be pickled; for rare use."""
         if self.group is None:
             return value
         sent = [value]
@@ -118,7 +118,7 @@ class Distributed:
         return sent[0]
 
     def barrier(self) -> None:
-        """Wait until all ranks are here."""
+        """Wait until all ranks have called this."""
         if self.group is not None:
             with self.collective():
                 dist.barrier(group=self.group)
@@ -166,7 +166,7 @@ class Distributed:
             tensor.copy_(values.view_as(tensor))
 
     def close(self) -> None:
-        """Leave the others; whoever waits for this rank is told. May be called again."""
+        """Leave the process groups; ranks that wait for this one get an error. May be called again."""
         group, self.group = self.group, None
         if not dist.is_initialized():
             return
@@ -199,10 +199,10 @@ def _number(name: str, default: str | None = None) -> int:
 
 @dataclass
 class SharedBatch:
-    """The batch that all ranks share, as far as the norms must know it."""
+    """The global batch, as far as the norms must know it."""
 
     sets: int = 0
-    """Those of all ranks. Known on the host, so that no norm asks the device how many values there are."""
+    """Sets of all ranks, known on the host, so that no norm has to read the number of values from the device."""
 
 
 def synced(network: nn.Module, ranks: Distributed, batch: SharedBatch) -> nn.Module:
@@ -223,7 +223,7 @@ def synced(network: nn.Module, ranks: Distributed, batch: SharedBatch) -> nn.Mod
 
 
 class SyncedNorm(nn.BatchNorm2d):
-    """What PyTorch's SyncBatchNorm is, over the default process group, for the CPU and for ranks without sets, too.
+    """As PyTorch's SyncBatchNorm, over the default process group, but also on the CPU and for ranks without sets.
 
     That one counts the values on the device and picks the ranks that have any by a mask, for which the host waits at
     each norm, and `torch.compile` breaks the graph.

@@ -89,13 +89,14 @@ def _new(ids: NDArray[np.int32], salt: str) -> NDArray[np.bool_]:
 
 
 class EvaluationData(NamedTuple):
-    """The sets to be scored."""
+    """The sets to be scored, as `open_split` opened them."""
 
     loader: Loader
     protocol: EvaluationProtocol
     backgrounds: NDArray[np.int32]
-    """Column of the index, as the next."""
+    """Background id of each row of the index."""
     foregrounds: NDArray[np.int32]
+    """Foreground id of each row of the index."""
     sizes: dict[str, int]
     """Sets in each cell, by its name; the loader yields all of them, or as many as were asked for."""
 
@@ -129,19 +130,20 @@ def open_split(
 
 
 def draw(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """At most `most` of some rows [N], at random, in any order; the same each time."""
+    """At most `most` of `rows` [N], drawn at random, the same in every call; in any order."""
     return rows[Permutation(len(rows), "cell")(np.arange(min(most, len(rows))))]
 
 
 class Cell(NamedTuple):
-    """The scores of a network and the baselines on the sets of one cell, by who is scored and the score's name."""
+    """The scores of a network and of the baselines on the sets of one cell."""
 
     title: str
     sets: int
     sets_in_cell: int
-    """These and those that were not asked for, or are damaged."""
+    """All sets of the cell: those scored, those not asked for and the damaged ones."""
     backgrounds: int
     scores: dict[str, dict[str, Summary]]
+    """By NETWORK or TRIVIAL, and the score's name."""
 
 
 class Evaluation(NamedTuple):

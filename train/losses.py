@@ -47,17 +47,17 @@ class Losses(NamedTuple):
     depth: Tensor | None
     total: Tensor
     parts: Mapping[str, Tensor] = {}
-    """What mask and depth are made of, before weighting, by the names in `RECIPES`."""
+    """The parts of the mask loss and the depth loss before weighting, by the names in `RECIPES`."""
 
     def named(self) -> dict[str, Tensor]:
-        """Those that there are, by the names under which they are logged."""
+        """All losses that are not None, by the names under which they are logged."""
         totals = {"mask_loss": self.mask, "depth_loss": self.depth, "loss": self.total}
         parts = {f"{name}_loss": loss for name, loss in self.parts.items()}
         return {name: loss for name, loss in totals.items() if loss is not None} | parts
 
 
 class Criterion(nn.Module):
-    """A loss recipe."""
+    """The loss of a prediction by one of RECIPES."""
 
     def __init__(
         self,

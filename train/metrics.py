@@ -113,7 +113,7 @@ def regions(mask: Tensor) -> dict[str, Tensor]:
 
 
 class Score(NamedTuple):
-    """What a score of depth says."""
+    """Which score of depth it is."""
 
     metric: str
     region: str

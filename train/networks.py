@@ -79,7 +79,7 @@ class Residual(nn.Module):
 
 
 class Net(nn.Module):
-    """ConvGen tells the mask; a residual network of its own, of up to 256 channels, tells the depth.
+    """ConvGen predicts the mask; a separate residual network of up to 256 channels predicts the depth.
 
     2,752,064 parameters of three channels.
     """
@@ -121,7 +121,7 @@ def build_network(name: str, depth: bool = True) -> nn.Module:
     """A new network: two uint8 [N,1,H,W] pictures, background and overlay, -> `train.model.Prediction`.
 
     `unet-W`, of a number W, is the U-Net that older runs have, of W, 2W, 4W and 8W channels. Without `depth`, the
-    network tells the mask alone. Raises `InputError` for a name that is none.
+    network predicts the mask alone. Raises `InputError` for a name that is none.
     """
     require_network(name)
     if name in ORIGINALS:

@@ -42,7 +42,7 @@ def between(start: float, end: float, progress: float) -> float:
 
 
 class Ema:
-    """A copy of a network that follows it slowly: what is validated, and used once training is over.
+    """An exponential moving average of a network's weights, as a network: it is validated, and used after training.
 
     After step t, from 1: average += (1 - d) (weights - average), d = min(decay, (1 + t) / (10 + t)): early on, when
     the weights still change much, it follows closely (as in TensorFlow's ExponentialMovingAverage with num_updates).
@@ -50,7 +50,7 @@ class Ema:
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        """Follow the tensors that `network` has now, which stay its own; `decay` is above 0 and below 1."""
+        """Average the weights of `network`, beginning with those it has now; `decay` is above 0 and below 1."""
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.decay = decay
         # Listed once: a walk over the modules takes longer than what is done with the lists in a step.
@@ -63,7 +63,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Follow the network after its step `step`, from 1. The host does not wait."""
+        """Update the average after the network's step `step`, from 1. Does not synchronise with the device."""
         share = 1 - min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(*self._weights, share)
         for ours, theirs in self._buffers:

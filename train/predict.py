@@ -46,8 +46,8 @@ class Pair(NamedTuple):
     overlay: Path
 
 
-class Planes(NamedTuple):
-    """What the network says of one pair, at the size of the overlay."""
+class PredictedPlanes(NamedTuple):
+    """The network's prediction for one pair, at the size of the overlay."""
 
     mask: NDArray[np.uint8]
     """[H, W]: the probability of foreground, 255 is certain."""
@@ -63,8 +63,8 @@ class Predictor:
         self._network, self._device = run.network, device
         self._rasterizer = PlaneRasterizer({"bg": None, "fg_bg": None}, run.config.size)
 
-    def __call__(self, sets: Sequence[tuple[Picture, Picture]]) -> list[Planes | NoPlanes]:
-        """Planes of each pair of background and overlay, `config.MOST_PAIRS_AT_ONCE` at most, or why not."""
+    def __call__(self, sets: Sequence[tuple[Picture, Picture]]) -> list[PredictedPlanes | NoPlanes]:
+        """Mask and depth of each of at most `config.MOST_PAIRS_AT_ONCE` pairs (background, overlay), or why not."""
         inputs = self._rasterizer.rasterize(sets)
         good = [planes for planes in inputs if not isinstance(planes, NoPlanes)]
         if not good:
@@ -80,11 +80,13 @@ class Predictor:
         ]
 
 
-def at_size(planes: torch.Tensor, size: tuple[int, int]) -> Planes:
+def at_size(planes: torch.Tensor, size: tuple[int, int]) -> PredictedPlanes:
     """Float32 [1 or 2, size, size] in 0..1, mask and depth, brought to another size in float, then rounded."""
     resized = F.interpolate(planes[None], size, mode="bilinear", antialias=True)[0].clamp(0, 1)
     mask, *depth = resized.cpu().numpy()  # waits for the device
-    return Planes((mask * 255 + 0.5).astype(np.uint8), (depth[0] * 65535 + 0.5).astype(np.uint16) if depth else None)
+    return PredictedPlanes(
+        (mask * 255 + 0.5).astype(np.uint8), (depth[0] * 65535 + 0.5).astype(np.uint16) if depth else None
+    )
 
 
 def predict(
@@ -159,13 +161,13 @@ def _read(path: Path, verify: str = "decode") -> Picture:
         raise InputError(f"{path}: {error}: expected a whole JPEG or PNG") from error
 
 
-def _whole(found: Planes | NoPlanes, pair: Pair) -> Planes:
+def _whole(found: PredictedPlanes | NoPlanes, pair: Pair) -> PredictedPlanes:
     if isinstance(found, NoPlanes):
         raise InputError(f"{pair[1 + found.part]}: {found.why}: save it anew as JPEG or PNG")
     return found
 
 
-def write_files(out: Path, pair: Pair, pictures: tuple[Picture, Picture], planes: Planes) -> None:
+def write_files(out: Path, pair: Pair, pictures: tuple[Picture, Picture], planes: PredictedPlanes) -> None:
     """Write the files of one pair, each whole or not at all."""
     (out / pair.name).parent.mkdir(parents=True, exist_ok=True)
     shown = {"bg": decode_rgb(pictures[0].content), "fg_bg": decode_rgb(pictures[1].content), "mask": planes.mask}
@@ -182,7 +184,7 @@ def write_files(out: Path, pair: Pair, pictures: tuple[Picture, Picture], planes
 
 @dataclass(frozen=True)
 class PictureFiles:
-    """What a person gave: a picture, a folder of them, or a folder with a template below it."""
+    """The pictures that the user named: one, a folder of them, or a folder with a template below it."""
 
     given: Path
     folder: Path
@@ -254,7 +256,7 @@ def find_pairs(background: Path, overlay: Path) -> list[Pair]:
 
 
 def _joined_by(backgrounds: PictureFiles, overlays: PictureFiles) -> Callable[[PictureFiles, str], str]:
-    """What makes of a path the key that pairs have in common."""
+    """The function from a path to the key by which a background and its overlays are joined."""
     if overlays.single:
         raise InputError(f"{overlays.given} is one overlay, but {backgrounds.given} are many: give its background")
     if (backgrounds.template is None) != (overlays.template is None):

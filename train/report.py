@@ -1,6 +1,6 @@
 """The report of a run: one HTML file that needs nothing but a browser, read back from the run's folder.
 
-What it says is found out here; the page, its tables and its sentences are in report.html.j2.
+The content is collected here; the page, its tables and its sentences are in report.html.j2.
 """
 
 import base64
@@ -53,7 +53,7 @@ DEPTH_SCORES = {
 
 
 class ShownSet(NamedTuple):
-    """The pictures of a set and of what the network made of it."""
+    """A set's pictures and the network's predictions for it."""
 
     key: str
     mask_iou: float
@@ -62,7 +62,7 @@ class ShownSet(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """What an epoch took, or the part of it that was logged; or several epochs together."""
+    """Sets and times of an epoch, as far as it was logged, or of several epochs together."""
 
     title: str
     sets: int
@@ -73,13 +73,13 @@ class Epoch(NamedTuple):
 
 
 class SettingRow(NamedTuple):
-    """A setting as a reader has it."""
+    """A row of the table of settings."""
 
     name: str
     value: str
     default: str
     changed: bool
-    """Whether it is unlike the default."""
+    """Whether it differs from the default."""
 
 
 def write_report(
@@ -302,7 +302,7 @@ def split_cells(index: NDArray[np.void]) -> dict[tuple[str, str], int]:
 
 
 def settings(config: Config) -> list[SettingRow]:
-    """All that decide the course of a run."""
+    """The settings that decide the result of a run."""
 
     def shown(value: object) -> str:
         return DASH if value is None else ("yes" if value else "no") if isinstance(value, bool) else str(value)
@@ -315,7 +315,7 @@ def settings(config: Config) -> list[SettingRow]:
 
 
 def versions(device: torch.device) -> dict[str, str]:
-    """What the report was made with: programs and machine."""
+    """Versions of programs, and the machine, that the report was made with."""
     dali = [f"{name} {found}" for name in DALI if (found := installed(name)) != NOT_INSTALLED]
     return {
         "fgbg": installed("fgbg"),

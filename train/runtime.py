@@ -24,7 +24,7 @@ CUBLAS = "CUBLAS_WORKSPACE_CONFIG"  # an environment variable
 
 
 def describe_device(config: Config, device: torch.device, ranks: int) -> str:
-    """A line on what is trained on, and how: the device, the number format, torch.compile; where auto chose, why.
+    """One line for the user: device, number format and torch.compile mode; the reason where "auto" chose.
 
     Raises `InputError` as `compile_mode` does.
     """
@@ -94,7 +94,7 @@ def number_format(precision: str, device: torch.device) -> str:
 
 
 def describe_format(precision: str, device: torch.device) -> str:
-    """The number format, with the reason where auto has not the best."""
+    """The number format; with the reason where "auto" could not choose the fastest."""
     found = number_format(precision, device)
     if precision != "auto" or device.type != "cuda" or found == "bf16":
         return found
@@ -139,7 +139,7 @@ def compile_mode(mode: str, device: torch.device) -> str | None:
 
 
 def missing_for_compile(device: torch.device) -> str:
-    """What torch.compile lacks here to compile for a device, and what to do, in a few words; empty if nothing.
+    """What torch.compile needs on this machine and does not find, and the remedy, in a few words; else empty.
 
     For a GPU it writes programs for Triton, which builds the C code that starts them (as `triton.runtime.build` looks
     for a compiler); for a CPU it writes C++ itself (as `torch._inductor.cpp_builder` does, which takes 2 s to import).
@@ -172,7 +172,7 @@ def _python_headers() -> Path:
 
 @contextmanager
 def deterministic(on: bool) -> Iterator[None]:
-    """Within it, if `on`, PyTorch takes algorithms that give the same bits in every run; after it, what it took before.
+    """A context in which PyTorch, if `on`, uses algorithms that give the same bits in every run.
 
     cuDNN's gradients of weights are else sums in an order that changes. Enter it before the process first multiplies
     matrices on a GPU: cuBLAS looks at its environment variable once. Raises RuntimeError within it, where an operation

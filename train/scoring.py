@@ -23,14 +23,14 @@ from train.model import Prediction
 from train.runtime import autocast
 from train.trivial_baselines import MeanDepth, training_threshold
 
-NETWORK, TRIVIAL = "network", "trivial"  # who is scored
+NETWORK, TRIVIAL = "network", "trivial"  # what is scored
 EXAMPLES = 6  # rows of the picture grid
 RESAMPLES = 1000  # of the bootstrap
 LOW, HIGH = 2.5, 97.5  # percent
 COUNTS_IN_MEMORY = 1 << 22
 
 ValuesByName = dict[str, dict[str, NDArray[np.float64]]]
-"""Scores [sets] by who is scored and the score's name."""
+"""Scores [sets] by NETWORK or TRIVIAL and the score's name."""
 MeanScores = dict[str, float]
 """`sets`, and sums or means over them of the scores and losses, by the names under which they are logged."""
 Summary = dict[str, float | int | None]
@@ -85,7 +85,7 @@ class SetScores(NamedTuple):
     rows: Tensor
     """int64 [N], rows of index.npy."""
     values: dict[str, dict[str, Tensor]]
-    """float32 [N], by who is scored and the score's name."""
+    """float32 [N], by NETWORK or TRIVIAL and the score's name."""
 
 
 def joined(batches: Sequence[SetScores]) -> tuple[NDArray[np.int64], ValuesByName]:
@@ -145,7 +145,7 @@ class Validator:
     def __init__(
         self, loader: Loader, training: str, split: str, ranks: Distributed, say: Callable[[str], None]
     ) -> None:
-        """Opens `split` of the data of `loader`, which trains on the split `training`.
+        """Open `split` of the data of `loader`, which trains on the split `training`.
 
         Where there is no set in it, says so and shows training sets. Each of the ranks scores its share.
         """
@@ -180,7 +180,7 @@ class Validator:
 
 
 def summaries(values: dict[str, NDArray[np.float64]], backgrounds: NDArray[np.int32]) -> dict[str, Summary]:
-    """Each score [sets] in short; sets for which it is NaN are left out of it, and out of its count `sets`."""
+    """The summary of each score [sets]; sets for which it is NaN are left out of it, and out of its count `sets`."""
     low, high = intervals(np.stack(list(values.values()), axis=1), backgrounds)
     found = dict[str, Summary]()
     for place, (name, of_sets) in enumerate(values.items()):

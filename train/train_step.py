@@ -32,7 +32,7 @@ class Learner:
     """A network with its criterion and optimiser. Nothing in it knows where sets come from or results go."""
 
     def __init__(self, config: Config, device: torch.device, ranks: Distributed = SINGLE) -> None:
-        """Begin with the weights that `config.seed` decides, the same on all ranks."""
+        """Build the network with the weights that `config.seed` decides, the same on all ranks."""
         self.config, self.device, self._ranks = config, device, ranks
         forbid_tf32()
         torch.manual_seed(config.seed)  # for the first weights; nothing after them is drawn at random
@@ -65,8 +65,8 @@ class Learner:
         self._shared.sets = sets
         # A smaller batch, an epoch's last or one with damaged sets, is not worth a compilation of its own. Of the whole
         # batch, a rank's share always has the same size, so that all ranks compile at the same step, and once.
-        costs = self._compiled if sets >= self.config.batch_size else self._sums
-        losses = costs(batch.bg, batch.fg_bg, batch.mask, batch.depth)
+        loss_sums = self._compiled if sets >= self.config.batch_size else self._sums
+        losses = loss_sums(batch.bg, batch.fg_bg, batch.mask, batch.depth)
         loss = losses["loss"] * (1 / sets)
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self._ranks.sum_gradients(self._parameters)
@@ -86,7 +86,7 @@ class Learner:
         return StepResult({**losses, "loss": losses["loss"].detach()}, grad_norm.detach(), skipped)
 
     def undo(self, step: int) -> bool:
-        """Take back what a failed `train_step` after `step` steps has left, so that it can be repeated; whether it is.
+        """Undo what a failed `train_step` after `step` steps has changed, so that it can be repeated; whether it could.
 
         It is not where weights have changed. Batch norm's buffers are those before, where weights are averaged; else
         the layers that the failed pass has reached count the batch twice in their averages, which no step reads.
@@ -130,14 +130,14 @@ class Learner:
         return self.ema.network if self.ema else self.network
 
     def checkpoint(self, state: Mapping[str, Any]) -> Checkpoint:
-        """All that is learned, and `state` beside it."""
+        """Weights, optimiser state and loss scale as a checkpoint, with the entries of `state`."""
         ema = self.ema.network.state_dict() if self.ema else None
         scaler = {"scaler": self._scaler.state_dict()} if self._scaler.is_enabled() else {}
         state = {"step": self.step, **scaler, **state}
         return Checkpoint(self.network.state_dict(), self.optimizer.state_dict(), state, ema)
 
     def restore(self, checkpoint: Checkpoint, path: Path) -> None:
-        """Go on where another learner was; raises `InputError` where the weights at `path` are of another network."""
+        """Load a checkpoint; raises `InputError` where the weights at `path` are of another network."""
         load_network(self.network, checkpoint.network, path)
         if self.ema:  # a run that is averaged from now on begins with its weights
             load_network(self.ema.network, checkpoint.ema or checkpoint.network, path)

@@ -29,7 +29,10 @@ EXCHANGES = 2  # epochs after which ranks exchange what they keep: a resumed run
 
 
 class Trainer:
-    """One run: opened whole, or refused with an `InputError` before anything is written; then `fit`."""
+    """A training run. Opening it raises `InputError` for bad input before anything is written; `fit` trains.
+
+    Trainer(Config(shards="shards", out="runs/first")).fit()
+    """
 
     def __init__(
         self,
@@ -122,7 +125,7 @@ class Trainer:
                 break
 
     def _learn(self, batch: Batch, sets: int) -> StepResult:
-        """One step. Where there is no memory for it, resident sets are given up, and it is done again.
+        """One step. If it runs out of memory, the cache of decoded sets is released and the step repeated.
 
         Raises `InputError` where there are none, where weights have changed, and where other ranks wait in this step.
         """
@@ -147,7 +150,7 @@ class Trainer:
         return f"no memory for step {step:,} with {what} --size {size} ({brief(error)}): {remedy}"
 
     def _end_epoch(self, epoch: int) -> None:
-        """Log, validate, draw, keep. All of it waits for the device."""
+        """Log, validate, draw pictures and save checkpoints. Waits for the device."""
         if self.meter.steps:
             self._read_meter(epoch)
         self._epochs_here += 1
@@ -220,7 +223,7 @@ class Trainer:
         return self.loader.epoch >= self.config.epochs if self.config.epochs else self.progress >= 1
 
     def _agree(self, interruption: Interruption, sets: int = 0) -> tuple[bool, int]:
-        """Whether any rank was asked to stop, and the sets of all ranks; sets the time, that of all of them, too."""
+        """Whether any rank was asked to stop, and the sum of `sets` over the ranks; averages the elapsed time, too."""
         own_sec = time.perf_counter() - self._began_sec
         stop, sets_of_all, seconds = self.ranks.sums([bool(interruption.by), sets, own_sec])
         self.elapsed_sec = seconds / self.ranks.world
@@ -293,7 +296,7 @@ class Trainer:
 
 
 def timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
-    """Each batch, with the seconds that it was waited for."""
+    """Each batch with the seconds that the loop waited for it."""
     source = iter(batches)
     while True:
         asked_sec = time.perf_counter()

@@ -29,7 +29,7 @@ class MeanDepth:
     """
 
     def __init__(self, training: Loader, backgrounds: NDArray[np.int32]) -> None:
-        """Looks at SETS sets of `training`, at none without depth; `backgrounds` is the index's column, [sets]."""
+        """Average SETS sets of `training`, none if they have no depth; `backgrounds` is the index's column, [sets]."""
         self._places = dict[int, int]()  # of a background in the sums
         self._sums: Tensor | None = None  # float32 [backgrounds + 1, H, W]; the last is that of all
         counts = np.zeros(BACKGROUNDS + 1, np.int64)
@@ -54,7 +54,7 @@ class MeanDepth:
             # int64 [rows]; on the device, so that it need not be asked which rows are scored.
             self._place_of = torch.from_numpy(known_as[of_rows]).to(self._sums.device)
         self.sets = int(counts[-1])
-        """Training sets that were looked at."""
+        """Training sets in the mean."""
 
     def _place(self, background: int) -> int:
         if background not in self._places and len(self._places) < BACKGROUNDS:

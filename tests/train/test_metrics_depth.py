@@ -92,6 +92,20 @@ def test_the_mean_of_the_map_is_the_ssim_that_is_trained() -> None:
     torch.testing.assert_close(Ssim().map(a, b).flatten(1).mean(1), expected, atol=1e-5, rtol=1e-4)
 
 
+def test_the_ssim_that_is_reported_is_pytorch_msssims_and_within_1e_5_of_the_trained_one() -> None:
+    a, b = planes(), planes()
+    b = 0.6 * a + 0.4 * b
+    mask = torch.zeros(SETS, 1, HEIGHT, WIDTH, dtype=torch.uint8)
+    scores = depth_scores(a, b, mask)
+    for name, depth in (("depth_ssim", a), ("fitted_ssim", fit(a, b))):
+        expected = ssim(depth, b, data_range=1.0, size_average=False)
+        torch.testing.assert_close(scores[name], expected, atol=1e-6, rtol=0)
+        torch.testing.assert_close(Ssim()(depth, b), scores[name], atol=1e-5, rtol=0)
+    few = depth_scores(a, b, mask, detailed=False)
+    assert few.keys() == {"depth_ssim", "depth_rmse"}
+    assert torch.equal(few["depth_ssim"], scores["depth_ssim"])
+
+
 def test_the_fit_undoes_scale_and_shift() -> None:
     truth = planes()
     torch.testing.assert_close(fit(0.3 * truth + 0.2, truth), truth, atol=1e-3, rtol=0)
