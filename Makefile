@@ -3,8 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 ENV := .venv/.installed
 PEERS := .venv/.peers
+EXAMPLES := .venv/.examples
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test check fix bench gpu-check baselines peers clean
+.PHONY: demo test check fix docs dist bench gpu-check baselines peers clean
 
 demo: shards/demo/manifest.json  ## synthetic sets -> shards -> a trained network, with pictures
 	$(BIN)/fgbg-train --shards shards/demo --out runs/demo --epochs 6 --model unet-16 --batch-size 32 --lr 3e-3 \
@@ -16,7 +18,7 @@ data/demo: | $(ENV)
 shards/demo/manifest.json: data/demo
 	$(BIN)/fgbg-pack data/demo --shards shards/demo
 
-test check: $(ENV) $(PEERS)  ## every check: style, types, tests
+test check: docs $(PEERS) $(EXAMPLES)  ## every check: documentation, style, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -25,6 +27,13 @@ test check: $(ENV) $(PEERS)  ## every check: style, types, tests
 fix: $(ENV)  ## format the code and mend what can be mended by itself
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(ENV)  ## the documentation site, in site/; a warning is an error
+	$(BIN)/mkdocs build --quiet --strict
+
+dist: $(ENV)  ## wheel and source archive, in dist/
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
 
 bench: shards/demo/manifest.json $(PEERS)  ## loaders and packers beside their peers
 	$(BIN)/fgbg-bench --shards shards/demo
@@ -39,13 +48,16 @@ baselines: | $(ENV)  ## every network with every loss, hours: make baselines PHO
 peers: $(PEERS)  ## the loaders that make bench measures ours beside
 
 clean:  ## remove what the commands above made, the environment too
-	rm -rf .venv data/demo shards/demo runs/demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv data/demo shards/demo runs/demo site dist build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(ENV): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP) -c constraints.txt -e '.[dev]'
 	touch $@
 
 $(PEERS): peers.txt | $(ENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r peers.txt
+	$(PIP) --no-deps -r peers.txt
 	touch $@
+
+$(EXAMPLES): setup.cfg constraints.txt | $(ENV)  # where this fails, the tests that need it skip
+	$(PIP) -c constraints.txt -e '.[examples]' && touch $@ || echo 'Lightning and nbclient could not be installed'

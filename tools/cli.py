@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 class Command(click.Command):
     """A click command that turns bad input and failed file operations into one line and exit code 1."""
 
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        click.version_option(package_name="fgbg", message="%(prog)s %(version)s")(self)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; raise `click.ClickException` for `InputError` and `OSError`."""
         try:

@@ -1,4 +1,4 @@
-"""Inflate: stored planes -> uint8 [N, 1, S, S] on the device, without DALI; stands where `decode.Decoder` does."""
+"""Stored planes -> uint8 [N, 1, S, S] on the device, without DALI; stands where `decode.Decoder` does."""
 
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Order: which sets come next, as pure arithmetic of (data, seed, epoch, position); no I/O.
+"""Which sets come next, as pure arithmetic of (data, seed, epoch, position); no I/O.
 
 A Feistel network over the smallest power of two that holds the sets, walked until it lands inside (cycle walking:
 J. Black and P. Rogaway, "Ciphers with Arbitrary Finite Domains", 2002), permutes any number of sets exactly and gives
@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROUNDS = 6
-AHEAD = (
-    1 << 15
-)  # positions permuted at once: many calls of NumPy on few numbers cost more than one on as many as fit L2
+PERMUTED_AT_ONCE = 1 << 15
+"""Positions: many calls of NumPy on few numbers cost more than one on as many as fit the L2 cache."""
 
 
 class Permutation:
@@ -153,6 +152,6 @@ class _Window:
     def sets(self, first: int, last: int) -> NDArray[np.int64]:
         """Which of the window's sets are at positions [first, last) of the epoch."""
         if not self._first <= first < last <= self._first + len(self._ahead):
-            inside = np.arange(first, min(max(last, first + AHEAD), self.end)) - self.start
+            inside = np.arange(first, min(max(last, first + PERMUTED_AT_ONCE), self.end)) - self.start
             self._first, self._ahead = first, self._permutation(inside) if self._permutation else inside
         return self._ahead[first - self._first : last - self._first]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.loading.sampler import AHEAD, ROUNDS, Permutation, Sampler, WindowSlice
+from pipeline.loading.sampler import PERMUTED_AT_ONCE, ROUNDS, Permutation, Sampler, WindowSlice
 
 Set = tuple[int, int]  # (shard, which of its sets that are in the split)
 
@@ -193,9 +193,9 @@ def test_epochs_and_keys_differ_and_no_shuffle_is_the_index() -> None:
 
 
 def test_what_is_permuted_ahead_is_no_edge() -> None:
-    count = 2 * AHEAD + 5
+    count = 2 * PERMUTED_AT_ONCE + 5
     expected = Permutation(count, "k/0")(np.arange(count))
-    for batch_size in (AHEAD - 1, AHEAD, AHEAD + 1, 3 * AHEAD, 7001):
+    for batch_size in (PERMUTED_AT_ONCE - 1, PERMUTED_AT_ONCE, PERMUTED_AT_ONCE + 1, 3 * PERMUTED_AT_ONCE, 7001):
         order = numbers(count, batch_size, "k")
         backwards = [positions(order, 0, number) for number in reversed(range(order.batches))]
         assert np.array_equal(np.concatenate(backwards[::-1]), expected)
