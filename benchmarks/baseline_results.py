@@ -23,14 +23,14 @@ from matplotlib.figure import Figure
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.devices import torch_device
 from pipeline.resume import atomic_file
 from tools.cli import Command
-from train.cells import CELLS, HEADLINE
-from train.config import DEVICES, choose_device
-from train.evaluate import Evaluation, draw, evaluate, open_split
+from train.checkpoint import load_run
+from train.config import DEVICES
+from train.evaluate import CELLS, HEADLINE, Evaluation, draw, evaluate, open_split
 from train.logging import Line
 from train.networks import build_network
-from train.run import open_run
 from train.scoring import NETWORK, TRIVIAL, Summary
 
 SPLIT = "test"
@@ -52,7 +52,7 @@ WIDTH_IN, ROW_IN, PANEL_IN, FRAME_IN, DPI = 11.0, 0.26, 0.9, 0.8, 130
 @click.option("--device", type=click.Choice(DEVICES), default="auto")
 def main(run: Path, shards: Path, out: Path, sets: int, device: str) -> None:
     """Score the last checkpoint of RUN on sets of new backgrounds with new foregrounds."""
-    evaluation = score(run, shards, sets, choose_device(device))
+    evaluation = score(run, shards, sets, torch_device(device))
     out.mkdir(parents=True, exist_ok=True)
     with atomic_file(out / "evaluation.json") as file:
         file.write(json.dumps(evaluation.numbers(), indent=1, allow_nan=False).encode())
@@ -64,7 +64,7 @@ def score(folder: Path, shards: Path, sets: int, device: torch.device) -> Evalua
     They are drawn as `fgbg-evaluate --sets-per-cell` draws them. The last checkpoint is what a budget has bought; the
     best may be of any step. Raises `InputError` where there is no such run or set.
     """
-    run = open_run(folder, "last", device, shards)
+    run = load_run(folder, "last", device, shards)
     opened = open_split(run, SPLIT, device)
     headline = opened.loader.sibling(SPLIT, shuffle=False)  # both ids are of the split: new with new
     picked = np.sort(draw(headline.rows(), sets))

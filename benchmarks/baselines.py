@@ -37,13 +37,12 @@ from pipeline.format.manifest import Manifest, load_index
 from pipeline.loading.split import Split
 from tools.cli import Command
 from tools.measure import describe_machine, machine
-from train.cells import HEADLINE
-from train.checkpoint import begun
-from train.config import DEVICES, Config
+from train.checkpoint import has_checkpoint
+from train.config import DEVICES, PRECISIONS, Config, require_network
+from train.evaluate import HEADLINE
 from train.logging import read_lines
 from train.losses import RECIPES
-from train.networks import ORIGINALS, UNETS, require_network
-from train.precision import PRECISIONS
+from train.networks import ORIGINALS, UNETS
 
 WITHOUT_DEPTH = "photos"
 NETWORKS = (*sorted(ORIGINALS), *UNETS)  # convgen first: without depth net is the same
@@ -203,7 +202,7 @@ class Study:
             f"--{baseline.budget}", baseline.spent, *self.training_flags, *([] if baseline.depth else ["--no-depth"]),
         ]  # fmt: skip
         # Minutes are those of one process on a quiet machine: a run that was stopped is none of them.
-        resume = by_sets and begun(out)
+        resume = by_sets and has_checkpoint(out)
         trained = out / "trained.json"
         if not trained.exists() and not resume:
             shutil.rmtree(out, ignore_errors=True)

@@ -30,12 +30,9 @@ from train.distributed import SINGLE
 from train.logging import Meter
 from train.losses import RECIPES, Criterion
 from train.networks import build_network
-from train.run import Run
-from train.scoring import NETWORK, TRIVIAL
-from train.scoring import score_batch as score_sets
+from train.scoring import NETWORK, TRIVIAL, predict, score_batch
 from train.train_step import Learner
 from train.trivial_baselines import MeanDepth
-from train.validation import predict, score_batch
 
 pytestmark = [
     pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there: the tests marked gpu ask it itself"),
@@ -214,21 +211,21 @@ def test_inflated_planes_go_to_the_device_without_a_wait(planes: Path) -> None:
 
 
 @torch.no_grad()
-def test_scores_do_not_wait(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_do_not_wait(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training = Loader(packed, batch_size=SETS, size=SIZE, threads=1)
     mean_depth, network = MeanDepth(training, np.array(training.index["bg"])), build_network("unet-4")
-    run = Run(tmp_path, 1, "", Config(packed, tmp_path, precision="float32"), network)
     with fake_gpu() as gpu:
-        run = run._replace(network=network.to(CUDA, memory_format=torch.channels_last))  # type: ignore[call-overload]
+        network.to(CUDA, memory_format=torch.channels_last)  # type: ignore[call-overload]
         for name in ("_sums", "_place_of"):
             monkeypatch.setattr(mean_depth, name, getattr(mean_depth, name).to(CUDA))
         criterion, batch = Criterion().to(CUDA), a_batch()
         with gpu.without_waiting():
             prediction = predict(network, batch.bg, batch.fg_bg, "float32")
-            validated = score_batch(prediction, batch, criterion, 20)
-            scores = score_sets(run, batch, 20, mean_depth)
-            alone = score_sets(run, replace(batch, depth=None), 20, None)
-    assert validated.keys() > {"mask_iou", "depth_ssim", "depth_rmse", "loss", "baseline_iou"}
-    assert scores.of[NETWORK].keys() == scores.of[TRIVIAL].keys() > alone.of[NETWORK].keys()
-    told = [*validated.values(), *scores.of[NETWORK].values(), *scores.of[TRIVIAL].values()]
+            validated = score_batch(prediction, batch, 20, criterion=criterion)
+            scores = score_batch(prediction, batch, 20, mean_depth=mean_depth, detailed=True)
+            alone = score_batch(prediction, replace(batch, depth=None), 20, detailed=True)
+    assert validated[NETWORK].keys() > {"mask_iou", "depth_ssim", "depth_rmse", "loss"}
+    assert validated[TRIVIAL].keys() == {"mask_iou", "mask_dice"}
+    assert scores[NETWORK].keys() == scores[TRIVIAL].keys() > alone[NETWORK].keys()
+    told = [value for of in (validated, scores) for named in of.values() for value in named.values()]
     assert {(score.device, score.dtype, score.shape) for score in told} == {(CUDA, torch.float32, (SETS,))}

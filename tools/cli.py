@@ -1,12 +1,16 @@
-"""What every command shares: one-line errors and a progress bar that is quiet in a pipe."""
+"""What every command shares: one-line errors, options made from settings, a progress bar that is quiet in a pipe."""
 
+import os
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from pipeline.errors import InputError
+from train.config import Option
 
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
@@ -35,6 +39,40 @@ class Command(click.Command):
 
 def _with_notes(text: str, error: BaseException) -> str:
     return "; ".join([text, *getattr(error, "__notes__", ())])
+
+
+def options_of(config: type, names: Collection[str] | None = None) -> Callable[[Any], Any]:
+    """A decorator that gives a click command an option for each field of a dataclass, or for those of some `names`.
+
+    Type and default are the field's, help and choices those of the `train.config.Option` in its metadata; limits are
+    left to the dataclass. A bool is --name/--no-name; a field without a default is required.
+    """
+    wanted = [entry for entry in fields(config) if names is None or entry.name in names]
+
+    def decorate(command: Any) -> Any:
+        for entry in reversed(wanted):  # decorators apply from the last to the first
+            command = _option_of(entry)(command)
+        return command
+
+    return decorate
+
+
+def _option_of(entry: "Field[Any]") -> Callable[[Any], Any]:
+    option: Option = entry.metadata["option"]
+    kinds = [kind for kind in get_args(entry.type) or (entry.type,) if kind is not type(None)]
+    words = entry.name.replace("_", "-")
+    settings: dict[str, Any] = {"help": option.help}
+    if entry.default is MISSING:
+        settings["required"] = True
+    else:
+        settings |= {"default": entry.default, "show_default": option.shown_default or True}
+    if option.choices:
+        settings["type"] = click.Choice(option.choices)
+    elif os.PathLike[str] in kinds:
+        settings["type"] = click.Path(path_type=Path)
+    elif bool not in kinds:
+        settings["type"] = kinds[0]
+    return click.option(f"--{words}/--no-{words}" if bool in kinds else f"--{words}", **settings)
 
 
 def progress_bar(

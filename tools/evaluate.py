@@ -1,23 +1,23 @@
+"""fgbg-evaluate: the scores of a trained network on sets of any data."""
+
 import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Before torch is loaded: its threads shall sleep, not spin, while they wait for one another, beside DALI's threads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import click
 
-from pipeline.loading.batch import Batch
 from pipeline.loading.split import SPLITS
-from pipeline.resume import atomic_file
 from tools.cli import Command, progress_bar
 from tools.outputs import require_writable
-from train.config import DEVICES, choose_device
-from train.evaluate import evaluate, open_split
-from train.evaluation_table import text
-from train.pictures import save_picture
-from train.run import NAMES, open_run
+from train.config import CHECKPOINTS, DEVICES
+
+if TYPE_CHECKING:
+    from pipeline.loading.batch import Batch
 
 
 @click.command(cls=Command)
@@ -25,7 +25,7 @@ from train.run import NAMES, open_run
 @click.option("--shards", type=click.Path(path_type=Path), required=True, help="Folder of packed shards, of any data.")
 @click.option("--split", type=click.Choice([*SPLITS, "all"]), default="test", show_default=True,
               help="Whose backgrounds and foregrounds are the new ones; those of train are the seen.")  # fmt: skip
-@click.option("--checkpoint", type=click.Choice(NAMES), default="best", show_default=True,
+@click.option("--checkpoint", type=click.Choice(CHECKPOINTS), default="best", show_default=True,
               help="best: of the epoch with the highest mask IoU in validation.")  # fmt: skip
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True,
               help="auto: the GPU if there is one.")  # fmt: skip
@@ -51,19 +51,26 @@ def main(
     new. The mask is compared at 0.5, the depth where both the network and the sets have it, at the size that was
     trained. Beside it stand two baselines: |fg_bg - bg| > t for the mask, the background's mean depth for the depth.
     """
+    from pipeline.devices import torch_device
+    from pipeline.resume import atomic_file
+    from train.checkpoint import load_run
+    from train.evaluate import evaluate, open_split
+    from train.evaluation_table import text
+    from train.pictures import save_picture
+
     if out:
         require_writable(out)
-    on = choose_device(device)
-    trained = open_run(run, checkpoint, on, shards)
-    opened = open_split(trained, split, on, peer=peer_protocol, most=sets_per_cell)
-    with progress_bar("scoring", len(opened.loader)) as bar:
+    on = torch_device(device)
+    trained = load_run(run, checkpoint, on, shards)
+    data = open_split(trained, split, on, peer=peer_protocol, most=sets_per_cell)
+    with progress_bar("scoring", len(data.loader)) as bar:
 
-        def counted(batches: Iterable[Batch]) -> Iterator[Batch]:
+        def counted(batches: "Iterable[Batch]") -> "Iterator[Batch]":
             for batch in batches:
                 yield batch
                 bar.update(1)
 
-        evaluation = evaluate(trained, split, opened, counted)
+        evaluation = evaluate(trained, split, data, counted)
     tables = text(evaluation)
     click.echo(tables)
     if out:

@@ -1,12 +1,12 @@
+"""fgbg-export: the trained network for other runtimes."""
+
 from pathlib import Path
 
 import click
-import torch
 
 from tools.cli import Command
 from tools.outputs import require_file
-from train.export import TOLERANCE, export_onnx, export_safetensors
-from train.run import NAMES, open_run
+from train.config import CHECKPOINTS
 
 
 @click.command(cls=Command)
@@ -14,7 +14,7 @@ from train.run import NAMES, open_run
 @click.option("--onnx", type=click.Path(path_type=Path), metavar="FILE",
               help="One file with the pre-processing inside; needs the extra `export`.")  # fmt: skip
 @click.option("--safetensors", type=click.Path(path_type=Path), metavar="FILE", help="The weights alone.")
-@click.option("--checkpoint", type=click.Choice(NAMES), default="best", show_default=True,
+@click.option("--checkpoint", type=click.Choice(CHECKPOINTS), default="best", show_default=True,
               help="best: of the epoch with the highest mask IoU in validation.")  # fmt: skip
 def main(run: Path, onnx: Path | None, safetensors: Path | None, checkpoint: str) -> None:
     """Write the network that fgbg-train left in the folder RUN as ONNX, as safetensors, or both.
@@ -24,11 +24,16 @@ def main(run: Path, onnx: Path | None, safetensors: Path | None, checkpoint: str
     size] in 0..1. It is written once onnxruntime has computed what PyTorch does. Both files hold the run's settings,
     the hash of its shards' manifest and versions as metadata.
     """
+    import torch
+
+    from train.checkpoint import load_run
+    from train.export import TOLERANCE, export_onnx, export_safetensors
+
     if not onnx and not safetensors:
         raise click.UsageError("nothing to write: give --onnx FILE, --safetensors FILE or both")
     for path in filter(None, (onnx, safetensors)):
         require_file(path)
-    trained = open_run(run, checkpoint, torch.device("cpu"))
+    trained = load_run(run, checkpoint, torch.device("cpu"))
     size, what = trained.config.size, f"{trained.checkpoint} (step {trained.step:,})"
     if onnx:
         difference = export_onnx(trained, onnx)

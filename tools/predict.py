@@ -1,3 +1,5 @@
+"""fgbg-predict: mask and depth of new pictures."""
+
 import os
 from pathlib import Path
 
@@ -9,10 +11,7 @@ import click
 from pipeline.errors import InputError
 from tools.cli import Command, progress_bar
 from tools.outputs import require_writable
-from train.config import DEVICES, choose_device
-from train.pairs import find_pairs
-from train.predict import BATCH, MOST_PAIRS, predict
-from train.run import NAMES, open_run
+from train.config import CHECKPOINTS, DEVICES, MOST_PAIRS_AT_ONCE, PAIRS_AT_ONCE
 
 
 @click.command(cls=Command)
@@ -22,11 +21,11 @@ from train.run import NAMES, open_run
 @click.option("--overlay", type=click.Path(path_type=Path), required=True, metavar="PICTURE|FOLDER|TEMPLATE",
               help="With it: the same view, of the same size or ratio of sides.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to fill: a new or an empty one.")
-@click.option("--checkpoint", type=click.Choice(NAMES), default="best", show_default=True,
+@click.option("--checkpoint", type=click.Choice(CHECKPOINTS), default="best", show_default=True,
               help="best: of the epoch with the highest mask IoU in validation.")  # fmt: skip
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True,
               help="auto: the GPU if there is one.")  # fmt: skip
-@click.option("--batch-size", type=click.IntRange(1, MOST_PAIRS), default=BATCH, show_default=True,
+@click.option("--batch-size", type=click.IntRange(1, MOST_PAIRS_AT_ONCE), default=PAIRS_AT_ONCE, show_default=True,
               help="Pairs that the network sees at a time.")  # fmt: skip
 def main(run: Path, background: Path, overlay: Path, out: Path, checkpoint: str, device: str, batch_size: int) -> None:
     """Predict mask and depth of pictures with the network that fgbg-train left in the folder RUN.
@@ -43,13 +42,17 @@ def main(run: Path, background: Path, overlay: Path, out: Path, checkpoint: str,
 
     Mask and depth have the size of the overlay. A stopped command is continued by the same again.
     """
+    from pipeline.devices import torch_device
+    from train.checkpoint import load_run
+    from train.predict import find_pairs, predict
+
     require_writable(out)
     for given in (background, overlay):
         if given.is_dir() and out.resolve().is_relative_to(given.resolve()):
             raise InputError(f"{out} is in {given}, where what is written would be taken for input: give another --out")
     pairs = find_pairs(background, overlay)
-    on = choose_device(device)
-    trained = open_run(run, checkpoint, on)
+    on = torch_device(device)
+    trained = load_run(run, checkpoint, on)
     with progress_bar("predicting", len(pairs)) as bar:
         predict(trained, pairs, out, on, batch_size, bar.update)
     click.echo(f"predicted {len(pairs):,} pairs with {trained.checkpoint} (step {trained.step:,}) into {out}")

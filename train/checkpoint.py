@@ -1,4 +1,4 @@
-"""Checkpoints: tensors plus JSON in one file that appears complete or not at all."""
+"""Checkpoints: tensors plus JSON in one file that appears complete or not at all; and a trained run read from one."""
 
 import json
 import pickle
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from pipeline.errors import InputError
 from pipeline.resume import atomic_file
+from train.config import CHECKPOINTS, Config, StrPath
+from train.networks import build_network
+from train.runtime import forbid_tf32
 
 FORMAT, READABLE = 2, (1, 2)  # 1 has no averaged weights
 # What torch.load and what follows have been seen to raise for files that are damaged.
@@ -26,6 +29,7 @@ DAMAGES = (
     struct.error,
 )
 NEEDED = ("step", "settings", "manifest")  # of a checkpoint's state, by all who read one
+NO_SHARDS = Path()  # nothing will be read
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"  # in the folder of a run
 
 
@@ -51,7 +55,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def save_last(folder: Path, checkpoint: Checkpoint, *, keep_former: bool) -> None:
-    """Write a run's LAST; the one before stays as PREVIOUS, unless that one is known to be no good."""
+    """Write a run's LAST. The former LAST is kept as PREVIOUS if `keep_former`; it is not if it is damaged."""
     last, new = folder / LAST, folder / f"new-{LAST}"
     save(new, checkpoint)
     if keep_former and last.exists():
@@ -59,35 +63,35 @@ def save_last(folder: Path, checkpoint: Checkpoint, *, keep_former: bool) -> Non
     new.replace(last)
 
 
-class Found(NamedTuple):
+class ResumePoint(NamedTuple):
     """The checkpoint that a run goes on from."""
 
     path: Path
     checkpoint: Checkpoint
     fallback: str
-    """A line about why it is not the last; empty if it is."""
+    """Why it is PREVIOUS and not LAST, one line for the user; empty for LAST."""
 
 
-def begun(folder: Path) -> bool:
-    """Whether `load_last` has a file to read: for a moment while LAST is saved, PREVIOUS stands alone."""
+def has_checkpoint(folder: Path) -> bool:
+    """Whether `load_last` has a file to read: while LAST is being saved there may be PREVIOUS alone."""
     return any((folder / name).exists() for name in (LAST, PREVIOUS))
 
 
-def load_last(folder: Path) -> Found:
+def load_last(folder: Path) -> ResumePoint:
     """The LAST of a run in `folder`, or the one before if that is damaged.
 
     Raises `InputError` where neither can be read.
     """
     last, previous = folder / LAST, folder / PREVIOUS
     try:
-        return Found(last, load(last), "")
+        return ResumePoint(last, load(last), "")
     except InputError:
         if not previous.is_file():
             raise
         checkpoint = load(previous)
         found = "missing" if not last.is_file() else "cut short or damaged"
         why = f"{last}: {found}; going on from the one before, {previous.name}, of step {checkpoint.state['step']:,}"
-        return Found(previous, checkpoint, why)
+        return ResumePoint(previous, checkpoint, why)
 
 
 def load(path: Path) -> Checkpoint:
@@ -131,3 +135,50 @@ def load_network(network: nn.Module, saved: Mapping[str, Tensor], path: Path) ->
             list(ours[name].shape) if name in ours else "missing",
         )
     network.load_state_dict(dict(saved))
+
+
+class Run(NamedTuple):
+    """A trained run as one of its checkpoints has it, its network ready to predict."""
+
+    checkpoint: Path
+    step: int
+    """Steps of the optimiser that it has seen."""
+    manifest: str
+    """Hash of the manifest of the shards that it was trained on."""
+    config: Config
+    """The settings that it was trained with; `shards` and `device` are the caller's."""
+    network: nn.Module
+    """On the device, in evaluation mode."""
+
+    @property
+    def peer_protocol(self) -> bool:
+        """Whether its training sets were drawn at random, so that it has seen the held-out ids."""
+        return self.config.peer_protocol
+
+
+def weights(saved: Checkpoint) -> dict[str, Tensor]:
+    """The weights to predict with: the averaged ones (EMA), or the last ones of a run without averages."""
+    return saved.ema or saved.network
+
+
+def load_run(folder: Path, name: str, device: torch.device, shards: StrPath = NO_SHARDS) -> Run:
+    """Load the checkpoint `name` ("best" or "last") of the run in `folder`, to be used on `shards` or without any.
+
+    The network has its `weights`. Raises `InputError` where there is no such run or checkpoint, and where the
+    checkpoint is damaged or does not fit.
+    """
+    path = folder / f"{name}.pt"
+    if not path.is_file():
+        found = [other for other in CHECKPOINTS if (folder / f"{other}.pt").is_file()]
+        if not found:
+            what = "no checkpoint in it" if folder.is_dir() else "is a file" if folder.exists() else "no such folder"
+            raise InputError(f"{folder}: {what}; expected a run of fgbg-train (its --out)")
+        why = "the run has had no validation yet; " if name == "best" else ""
+        raise InputError(f"{path}: no such checkpoint; {why}there is --checkpoint {' or '.join(found)}")
+    saved = load(path)
+    config = Config(shards, folder).resumed(saved.state["settings"], given=())
+    forbid_tf32()
+    network = build_network(config.model, config.depth)
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    load_network(network, weights(saved), path)
+    return Run(path, saved.state["step"], saved.state["manifest"], config, network.eval())

@@ -1,24 +1,36 @@
+"""The settings of a training run: what they mean, their limits and choices. Nothing heavy is imported here."""
+
+import math
+import operator
+import os
+import re
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, NamedTuple
 
-import torch
-
-from pipeline.devices import DEVICES as LOADER_DEVICES
-from pipeline.devices import gpu_problem, gpu_usable, torch_device
 from pipeline.errors import InputError
-from pipeline.loading.augment import Augmentation
-from pipeline.loading.loader import Loader
-from pipeline.loading.sample_cache import PLACES
-from train.compiling import missing_for_compile
-from train.distributed import SINGLE, Distributed
-from train.losses import DEFAULT, DEPTH_WEIGHT, MASK_WEIGHT, RECIPES
-from train.networks import network_name, require_network
-from train.optim import SCHEDULES
-from train.precision import PRECISIONS, describe_format
 
+StrPath = str | os.PathLike[str]
 Settings = dict[str, int | float | str | None]
-OF_OLD: Settings = {  # what runs were begun with before they could choose
+"""Plain values by name, as a checkpoint keeps them."""
+
+DEVICES = ("auto", "gpu", "cpu")
+RESIDENT = ("auto", "off", "device", "host")
+COMPILE = ("auto", "off", "default", "reduce-overhead")
+PRECISIONS = ("auto", "float32", "bf16", "fp16")
+SCHEDULES = ("cosine", "one-cycle")
+NETWORKS = ("unet-xs", "unet-s", "unet-m", "net", "convgen")
+"""The networks that `networks.build_network` knows by name, beside unet-W."""
+LOSSES = ("bce", "bce+ssim", "combined")
+"""The recipes of `losses.RECIPES`."""
+CHECKPOINTS = ("best", "last")
+"""Checkpoints of a run that can be evaluated, exported and used to predict."""
+PAIRS_AT_ONCE, MOST_PAIRS_AT_ONCE = 16, 64
+"""Pairs of pictures that `predict.predict` takes at a time: the default, and the most."""
+BUDGETS = ("epochs", "sets", "minutes")
+"""Settings of which exactly one says how long to train."""
+
+SETTINGS_OF_OLD_RUNS: Settings = {  # values that checkpoints written before a setting existed were trained with
     "loss": "bce+ssim",
     "sets": None,
     "minutes": None,
@@ -30,10 +42,6 @@ OF_OLD: Settings = {  # what runs were begun with before they could choose
     "precision": "auto",
     "deterministic": False,
 }
-COMPILE = ("auto", "off", "default", "reduce-overhead")
-BUDGETS = ("epochs", "sets", "minutes")
-RESIDENT = ("auto", "off", *PLACES)
-DEVICES = ("auto", *LOADER_DEVICES)
 MAY_CHANGE = (
     "shards",
     "out",
@@ -51,73 +59,161 @@ FIXED = {  # what no run can change, and what it decides
 }
 
 
+class Option(NamedTuple):
+    """What the command line says of a setting and accepts for it: the entry "option" of its field's metadata."""
+
+    help: str
+    choices: tuple[str, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    above: float | None = None
+    below: float | None = None
+    expected: str = ""
+    """What a message asks for where a value is outside of the limits; empty: `minimum` or more."""
+    shown_default: str = ""
+    """What the help shows for the default None."""
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise `InputError` unless `value` is None, or one of the choices and finite within the limits."""
+        if value is None:
+            return
+        if self.choices and value not in self.choices:
+            raise InputError(f"{flag(name, value)}: expected one of {', '.join(self.choices)}")
+        limits = (
+            (self.minimum, operator.ge),
+            (self.maximum, operator.le),
+            (self.above, operator.gt),
+            (self.below, operator.lt),
+        )
+        held = [math.isfinite(value) and compare(value, limit) for limit, compare in limits if limit is not None]
+        if not all(held):
+            raise InputError(f"{flag(name, value)}: expected {self.expected or f'{self.minimum} or more'}")
+
+
+def setting(default: Any, help: str, **limits: Any) -> Any:
+    """A dataclass field with a default and an `Option` of this help and these choices and limits."""
+    return field(default=default, metadata={"option": Option(help, **limits)})
+
+
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides what a training run does."""
+    """Everything that decides what a training run does. Raises `InputError` for a value outside of its limits."""
 
-    shards: Path
+    shards: StrPath = field(metadata={"option": Option("Folder of packed shards.")})
     """Folder of packed shards."""
-    out: Path
+    out: StrPath = field(metadata={"option": Option("Folder for this run; new or empty.")})
     """Folder of the run: checkpoints, logs, pictures."""
-    epochs: int | None = 10
+    epochs: int | None = setting(10, "How often every training set is seen.", minimum=1)
     """How often every training set is seen; None where `sets` or `minutes` say how long to train."""
-    sets: int | None = None
+    sets: int | None = setting(None, "In place of --epochs: how many sets are seen.", minimum=1)
     """How many sets are seen, those seen again counted again."""
-    minutes: float | None = None
+    minutes: float | None = setting(
+        None,
+        "In place of --epochs: how long to train, with validation in between.",
+        above=0,
+        expected="a number above 0, such as 10",
+    )
     """How long to train, the validations between epochs included; how far it gets depends on the machine."""
-    batch_size: int = 64
+    batch_size: int = setting(64, "Sets a step.", minimum=1)
     """Sets a step, over all devices."""
-    size: int = 128
+    size: int = setting(128, "Height and width in pixels; a multiple of 16.")
     """Height and width in pixels at which sets are trained; a multiple of 16, at least 32."""
-    lr: float = 2e-3
+    lr: float = setting(2e-3, "Highest learning rate.", above=0, expected="a number above 0, such as 0.002")
     """Highest learning rate, reached after the warm-up."""
-    weight_decay: float = 0.01
+    weight_decay: float = setting(0.01, "AdamW's decay of the weights.", minimum=0, expected="0 or more, such as 0.01")
     """AdamW's decay of convolution weights; norms and biases have none."""
-    warmup: float = 0.05
+    warmup: float = setting(
+        0.05,
+        "Share of the run in which the rate rises.",
+        minimum=0,
+        below=1,
+        expected="a share of all steps from 0 to below 1",
+    )
     """Share of the run in which the learning rate rises; of the schedule cosine."""
-    schedule: str = "cosine"
-    """How the learning rate changes, of `optimizer.SCHEDULES`."""
-    clip: float = 1.0
+    schedule: str = setting("cosine", "Of the learning rate.", choices=SCHEDULES)
+    """How the learning rate changes: see `optim.learning_rate`."""
+    clip: float = setting(
+        1.0,
+        "Largest norm of the gradient; 0: any.",
+        minimum=0,
+        expected="a length of the gradient such as 1.0, or 0 for any",
+    )
     """Largest 2-norm of the gradient, longer ones are shortened to it; 0: any."""
-    ema: float = 0.999
+    ema: float = setting(
+        0.999,
+        "Decay of the average of the weights that is validated and used; 0: no average.",
+        minimum=0,
+        below=1,
+        expected="a decay below 1 such as 0.999, or 0 for none",
+    )
     """Decay of the average of the weights that is validated and used; 0: the weights themselves are."""
-    depth: bool = True
+    depth: bool = setting(True, "Learn the depth too, or the mask alone.")
     """Whether the network learns the depth too, or the mask alone."""
-    model: str = "unet-s"
+    model: str = setting("unet-s", f"The network: {', '.join(NETWORKS)}, or unet-W of W channels, as unet-16.")
     """The network: unet-xs, unet-s, unet-m, the original's net and convgen, or unet-W with W channels at half size."""
-    loss: str = DEFAULT
-    """What is minimised: a recipe of `losses.RECIPES`."""
-    mask_weight: float = MASK_WEIGHT
+    loss: str = setting("combined", "bce and bce+ssim are those of the original.", choices=LOSSES)
+    """The loss that is minimised: a recipe of `losses.RECIPES`."""
+    mask_weight: float = setting(2.0, "Of the mask's loss in the sum.", minimum=0)
     """Weight of the mask's loss in the sum."""
-    depth_weight: float = DEPTH_WEIGHT
+    depth_weight: float = setting(1.0, "Of the depth's loss in the sum.", minimum=0)
     """Weight of the depth's loss in the sum."""
-    device: str = "auto"
+    device: str = setting("auto", "auto: the GPU if there is one.", choices=DEVICES)
     """gpu, cpu, or auto: the GPU where there is one."""
-    resident: str = "auto"
+    resident: str = setting(
+        "auto", "Where decoded sets stay for later epochs; auto: where there is room.", choices=RESIDENT
+    )
     """Where decoded sets stay for later epochs: device, host, auto (where there is room), or off."""
-    augment: bool = False
+    augment: bool = setting(False, "Mirror, crop, shift, and change brightness, contrast and noise.")
     """Whether training sets are mirrored, cropped, shifted and changed in brightness, contrast and noise."""
-    peer_protocol: bool = False
+    peer_protocol: bool = setting(False, "LEAKING: train on a random split by set, as published numbers do.")
     """Whether to train on a random split by set, LEAKING, as published numbers do."""
-    precision: str = "auto"
-    """Number format of the network's arithmetic, of `precision.PRECISIONS`; auto: see `precision.number_format`."""
-    deterministic: bool = False
+    precision: str = setting(
+        "auto",
+        "auto: on a GPU bf16, or fp16 if it has no bf16; float32 on a CPU. bf16 is faster on CPUs with AMX, too.",
+        choices=PRECISIONS,
+    )
+    """Number format of the network's arithmetic; auto: see `runtime.number_format`."""
+    deterministic: bool = setting(
+        False, "The same bits in every run on a GPU, too, where they cost speed; on a CPU they are."
+    )
     """Whether a run on a GPU can be repeated to the bit, as on a CPU it always can; costs speed."""
-    compile: str = "auto"
+    compile: str = setting(
+        "auto",
+        "Mode of torch.compile; auto: default on a GPU with a C compiler beside it, else off.",
+        choices=COMPILE,
+    )
     """Mode of torch.compile; auto: "default" on a GPU where it can compile, off on a CPU; "reduce-overhead" captures
     CUDA graphs."""
-    hw_decoder_load: float | None = None
+    hw_decoder_load: float | None = setting(
+        None,
+        "Share of the JPEGs that a GPU's hardware engine decodes, 0 to 1.",
+        minimum=0,
+        maximum=1,
+        expected="a share of the JPEGs from 0 to 1",
+        shown_default="the loader's",
+    )
     """Share of the JPEGs that the hardware engine of a GPU decodes, 0 to 1; None: see `decode.hardware_load`, and
     0 if deterministic, since which pictures it decodes depends on the batch, and it may round otherwise than CUDA."""
-    window: int | None = None
+    window: int | None = setting(
+        None,
+        "Shards that are shuffled among each other, where random reads are dear.",
+        minimum=1,
+        shown_default="all",
+    )
     """Shards that are shuffled among each other, for storage where random reads are dear; None: all of them."""
-    seed: int = 0
+    seed: int = setting(0, "For first weights, order of the sets, augmentation.", minimum=0)
     """Decides the network's first weights, the order of the sets and their augmentation."""
-    log_every: int = 20
+    log_every: int = setting(20, "Steps between two lines of metrics.", minimum=1)
     """Steps between two lines of metrics; each waits for the device once."""
-    checkpoint_every: int = 1000
+    checkpoint_every: int = setting(1000, "Steps between checkpoints.", minimum=1)
     """Steps between two checkpoints within an epoch."""
-    max_bad_share: float = 0.01
+    max_bad_share: float = setting(
+        0.01,
+        "Share of damaged training sets that is left out before the run stops.",
+        minimum=0,
+        maximum=1,
+        expected="a share of the sets from 0 to 1",
+    )
     """Share of the training sets that may be left out as damaged before the run stops."""
 
     def __post_init__(self) -> None:
@@ -126,59 +222,16 @@ class Config:
             raise InputError(
                 f"{' '.join(budgets) or 'no length of the run'}: expected one of --epochs, --sets, --minutes"
             )
-        if self.minutes is not None and not 0 < self.minutes < float("inf"):
-            raise InputError(f"--minutes {self.minutes}: expected a number above 0, such as 10")
-        for name in ("epochs", "sets", "batch_size", "window", "log_every", "checkpoint_every"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise InputError(f"{flag(name, value)}: expected 1 or more")
+        for entry in fields(self):
+            entry.metadata["option"].check(entry.name, getattr(self, entry.name))
         if self.size < 32 or self.size % 16:
             raise InputError(f"--size {self.size}: expected a multiple of 16 of at least 32, such as 128")
-        if not 0 < self.lr < float("inf"):
-            raise InputError(f"--lr {self.lr}: expected a number above 0, such as 0.002")
-        if not 0 <= self.weight_decay < float("inf"):
-            raise InputError(f"--weight-decay {self.weight_decay}: expected 0 or more, such as 0.01")
-        if not 0 <= self.warmup < 1:
-            raise InputError(f"--warmup {self.warmup}: expected a share of all steps from 0 to below 1")
-        if not 0 <= self.clip < float("inf"):
-            raise InputError(f"--clip {self.clip}: expected a length of the gradient such as 1.0, or 0 for any")
-        if not 0 <= self.ema < 1:
-            raise InputError(f"--ema {self.ema}: expected a decay below 1 such as 0.999, or 0 for none")
-        if not 0 <= self.max_bad_share <= 1:
-            raise InputError(f"--max-bad-share {self.max_bad_share}: expected a share of the sets from 0 to 1")
-        if self.hw_decoder_load is not None and not 0 <= self.hw_decoder_load <= 1:
-            raise InputError(f"--hw-decoder-load {self.hw_decoder_load}: expected a share of the JPEGs from 0 to 1")
         if self.deterministic and self.hw_decoder_load:
             raise InputError(
                 f"--deterministic --hw-decoder-load {self.hw_decoder_load}: expected 0, since which pictures the "
                 "engine decodes depends on the batch"
             )
-        if self.seed < 0:
-            raise InputError(f"--seed {self.seed}: expected 0 or more")
-        for name in ("mask_weight", "depth_weight"):
-            if not 0 <= (weight := getattr(self, name)) < float("inf"):
-                raise InputError(f"{flag(name, weight)}: expected 0 or more")
         require_network(self.model)
-        named = {
-            **{"device": DEVICES, "resident": RESIDENT, "loss": RECIPES, "schedule": SCHEDULES},
-            **{"precision": PRECISIONS, "compile": COMPILE},
-        }
-        for name, choices in named.items():
-            if (choice := getattr(self, name)) not in choices:
-                raise InputError(f"{flag(name, choice)}: expected one of {', '.join(choices)}")
-
-    def compile_mode(self, device: torch.device) -> str | None:
-        """The mode of torch.compile on a device, None for none.
-
-        Raises `InputError` where a mode was asked for by name and there is nothing to compile with.
-        """
-        if self.compile == "off" or (self.compile == "auto" and device.type != "cuda"):
-            return None
-        missing = missing_for_compile(device)
-        if self.compile == "auto":
-            return None if missing else "default"
-        if missing:
-            raise InputError(f"--compile {self.compile}: {missing}; or train with --compile off")
-        return self.compile
 
     @property
     def training_split(self) -> str:
@@ -190,46 +243,20 @@ class Config:
         """Name of the split that is validated on."""
         return "peer-val" if self.peer_protocol else "val"
 
-    def loader(
-        self, device: torch.device, split: str | None = None, *, shuffle: bool = True, ranks: Distributed = SINGLE
-    ) -> Loader:
-        """A loader of one split of the run's shards, by default of that for training.
-
-        Raises `InputError` as `Loader` does.
-        """
-        return Loader(
-            self.shards,
-            split or self.training_split,
-            batch_size=self.batch_size,
-            size=self.size,
-            device="gpu" if device.type == "cuda" else "cpu",
-            seed=self.seed,
-            rank=ranks.rank,
-            world=ranks.world,
-            depth=self.depth,
-            shuffle=shuffle,
-            window=self.window,
-            resident=self.resident,
-            threads=ranks.cores,
-            augmentation=Augmentation() if self.augment else None,
-            max_bad_share=self.max_bad_share,
-            hw_decoder_load=0.0 if self.deterministic else self.hw_decoder_load,
-        )
-
     def settings(self) -> Settings:
-        """What decides the course of the run, by name: plain values, kept in its checkpoints."""
+        """The settings that decide the result of the run, as its checkpoints keep them."""
         return {name: value for name, value in asdict(self).items() if name not in MAY_CHANGE}
 
     def resumed(
         self, saved: Mapping[str, int | float | str | None], given: Collection[str], *, override: bool = False
     ) -> "Config":
-        """The configuration of a run begun with the settings `saved`, continued with ours.
+        """The configuration with which a run goes on whose checkpoint has the settings `saved`.
 
-        Settings that the user did not give (`given` holds the names that he did) are taken from `saved`.
-        Raises `InputError` where one that he gave is another: the run would not be the one that was begun. To
-        `override` takes his instead, but for those that are FIXED.
+        `given` names the settings that the user set explicitly; all others are taken from `saved`. Raises `InputError`
+        where an explicit setting differs from the saved one: the run would not be the same. With `override` the
+        explicit ones count, except for those that are FIXED.
         """
-        ours, saved = self.settings(), {**OF_OLD, "model": network_name(saved), **saved}
+        ours, saved = self.settings(), {**SETTINGS_OF_OLD_RUNS, "model": network_name(saved), **saved}
         changed = [name for name in ours if name in given and name in saved and ours[name] != saved[name]]
         fixed = [name for name in changed if name in FIXED]
         if refused := fixed if override else changed:
@@ -245,7 +272,7 @@ class Config:
 
 
 def flag(name: str, value: object) -> str:
-    """How a field is set to a value on the command line."""
+    """The command-line option that sets a field to a value."""
     words = name.replace("_", "-")
     if value is None:
         return f"no --{words}"
@@ -254,31 +281,12 @@ def flag(name: str, value: object) -> str:
     return f"--{words} {value}"
 
 
-def describe_device(config: Config, device: torch.device, ranks: int) -> str:
-    """A line on what is trained on, and how: the device, the number format, torch.compile; where auto chose, why.
-
-    Raises `InputError` as `Config.compile_mode` does.
-    """
-    on_gpu = device.type == "cuda"
-    if on_gpu:
-        gpu = torch.cuda.get_device_name(device)
-        where = f"training on {ranks} GPUs, the first: {gpu}" if ranks > 1 else f"training on the GPU: {gpu}"
-    else:
-        where = f"training on {ranks} processes, on the CPU" if ranks > 1 else "training on the CPU"
-        if config.device == "auto":
-            where = f"{problem}; {where}" if (problem := gpu_problem()) else f"no GPU found: {where}"
-    how = [describe_format(config.precision, device)]
-    mode = config.compile_mode(device)
-    if mode or on_gpu:
-        lacking = missing_for_compile(device) if config.compile == "auto" and not mode else ""
-        how.append(f"torch.compile {mode or 'off'}{f': {lacking}; steps are slower' if lacking else ''}")
-    if config.deterministic:
-        how.insert(1, "deterministic")
-    return ", ".join([where, *how])
+def require_network(name: str) -> None:
+    """Raise `InputError` unless `name` is that of a network."""
+    if name not in NETWORKS and not re.fullmatch("unet-[1-9][0-9]*", name):
+        raise InputError(f"network {name!r}: expected one of {', '.join(NETWORKS)}, or unet- and a width, as unet-32")
 
 
-def choose_device(name: str) -> torch.device:
-    """The device for gpu, cpu or auto. Raises `InputError` for a GPU that is not there."""
-    if name == "auto":
-        name = "gpu" if gpu_usable() else "cpu"
-    return torch_device(name)
+def network_name(settings: Mapping[str, object]) -> str:
+    """The name of a run's network by the settings in its checkpoint; old ones have no name but the U-Net's width."""
+    return str(settings.get("model", f"unet-{settings.get('width')}"))

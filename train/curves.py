@@ -1,4 +1,4 @@
-"""Curves of a run's numbers over its steps, as a PNG in its folder and as SVG in its report."""
+"""Training curves: losses and scores over steps, as a PNG in the run's folder and as SVG in its report."""
 
 import html
 import io

@@ -2,10 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from train.bootstrap import RESAMPLES
-from train.depth_metrics import BAND_PIXELS, METRICS, REGIONS, RELATIVE_FROM, Score
 from train.evaluate import Cell, Evaluation
-from train.scoring import NETWORK, TRIVIAL, Summary
+from train.metrics import BAND_PIXELS, METRICS, REGIONS, RELATIVE_FROM, Score
+from train.scoring import NETWORK, RESAMPLES, TRIVIAL, Summary
 
 LABEL, NUMBER, NARROW = 29, 18, 9  # columns
 MASK = {
@@ -19,11 +18,11 @@ DEPTH = dict(zip(("SSIM", "RMSE", "MAE", "AbsRel", "delta < 1.25"), METRICS, str
 
 def text(evaluation: Evaluation) -> str:
     """All tables, at most 120 columns but for the paths in the first line."""
-    config, loader = evaluation.run.config, evaluation.opened.loader
+    config, loader = evaluation.run.config, evaluation.data.loader
     split = f"split {evaluation.split}"
     lines = [
         f"{evaluation.run.checkpoint} (step {evaluation.run.step:,}) on {config.shards}, {split}: "
-        f"{_of(len(evaluation.rows), sum(evaluation.opened.sizes.values()))} sets at {config.size} x {config.size}",
+        f"{_of(len(evaluation.rows), sum(evaluation.data.sizes.values()))} sets at {config.size} x {config.size}",
         f"means [95 % interval, backgrounds drawn {RESAMPLES:,} times]; worst 5 %: 95 % of sets have a better Dice",
     ]
     lines += _reservations(evaluation)

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from pipeline.composing.synthetic.source import Synthetic
 from pipeline.errors import InputError
 from pipeline.resume import atomic_file
-from train.run import Run
+from train.checkpoint import Run
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-Pictures = NDArray[np.uint8]
+PixelArray = NDArray[np.uint8]
 # Of 65,536, ITU-R BT.601, as Pillow has them: all sums stay below 2^24, so that float32 is exact.
 LUMA = (19595.0, 38470.0, 7471.0)
 TOLERANCE = 1e-4
@@ -160,7 +160,7 @@ def largest_difference(exported: Exported, session: Any, size: int) -> float:
     return largest
 
 
-def checked_pictures(random: np.random.Generator, count: int, size: int, channels: int) -> list[dict[str, Pictures]]:
+def checked_pictures(random: np.random.Generator, count: int, size: int, channels: int) -> list[dict[str, PixelArray]]:
     """Inputs to compare on, uint8 [count, size, size, channels]: noise, and rendered streets with foregrounds."""
     shape = (count, size, size, channels)
     noise = [random.integers(0, 256, shape, np.uint8) for _ in INPUTS]

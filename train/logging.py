@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.resume import atomic_file
 from train.distributed import Distributed
-from train.train_step import Step
+from train.train_step import StepResult
 
 Line = dict[str, Any]
 
@@ -43,9 +43,9 @@ class Log:
         self._board.add_image(name, np.asarray(picture), step, dataformats="HWC")
 
     def result(self, settings: Mapping[str, Any], scores: Mapping[str, float]) -> None:
-        """What the run was told and what came of it, for TensorBoard's table of hyperparameters."""
-        told = {name: value if isinstance(value, int | float) else str(value) for name, value in settings.items()}
-        self._board.add_hparams(told, {f"final/{name}": value for name, value in scores.items()}, run_name=".")
+        """The run's settings and final scores, for TensorBoard's table of hyperparameters."""
+        plain = {name: value if isinstance(value, int | float) else str(value) for name, value in settings.items()}
+        self._board.add_hparams(plain, {f"final/{name}": value for name, value in scores.items()}, run_name=".")
 
     def close(self) -> None:
         """Write out what is still held back."""
@@ -76,8 +76,8 @@ class Meter:
         self._wait_sec = 0.0
         self._started_sec = time.perf_counter()
 
-    def add(self, step: Step, sets: int, wait_sec: float) -> None:
-        """One step, the number of this rank's sets, the seconds it waited for them. Waits for no device."""
+    def add(self, step: StepResult, sets: int, wait_sec: float) -> None:
+        """Add one step of this rank: its sets, and the seconds it waited for them. Does not wait for the device."""
         of_step = torch.stack([*step.losses.values(), step.grad_norm, step.skipped])
         self._names, self._sums = list(step.losses), self._sums + of_step if self.steps else of_step
         self.steps += 1

@@ -1,11 +1,31 @@
-"""Scores of masks; every one is computed for each set by itself, so that means over sets are means over sets."""
+"""Scores of masks and depth, every one of each set by itself, so that means over sets are means over sets.
+
+Depth is scored as predicted and after a fit, over all pixels and over parts of a picture. It is nearness (disparity) in
+0..1, 1 near, of each picture's own scale. NaN stands where a score is not defined: a region without pixels. The fit is
+that of MiDaS (Ranftl et al. 2022, section 5), scale and shift by least squares over all pixels of a picture; what it
+gives is not clamped to 0..1.
+"""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
+from pytorch_msssim import ssim
 from torch import Tensor
 
+from train.losses import Ssim
+
 BOUNDARY_PIXELS = (1, 2)  # how far apart two outlines may be and still agree
+BAND_PIXELS = 2  # on both sides of the mask's edge
+# AbsRel and delta divide by the truth, which is 0 at the farthest point: one gray level of the label (1/255) would
+# weigh as much as the whole picture there. Pixels farther than this are left out; 1/255 of it is an error of 8 %.
+RELATIVE_FROM = 0.05
+DELTA = 1.25
+FIT_EPSILON = 1e-6  # added to the variance of the prediction: a flat one gets scale 0 and the mean of the truth
+SSIM_MARGIN = 5  # pixels: the window of 11 x 11 lies wholly in the picture
+
+METRICS = ("ssim", "rmse", "mae", "abs_rel", "delta_1.25")
+REGIONS = ("all", "foreground", "boundary")
 
 
 def iou(found: Tensor, mask: Tensor) -> Tensor:
@@ -24,21 +44,21 @@ def dice(iou: Tensor) -> Tensor:
     return 2 * iou / (1 + iou)
 
 
-def rmse(depth: Tensor, truth: Tensor) -> Tensor:
-    """Root of the mean squared difference of two float [N,1,H,W]: float [N], in the units of the depth."""
-    return (depth - truth).square().flatten(1).mean(1).sqrt()
-
-
 def difference(bg: Tensor, fg_bg: Tensor) -> Tensor:
     """|fg_bg - bg| of two uint8 [N,1,H,W], in 0..255."""
     return torch.maximum(bg, fg_bg) - torch.minimum(bg, fg_bg)
 
 
-def mask_scores(found: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """All scores of bool [N,1,H,W] `found` against uint8 [N,1,H,W] `mask`, by name, float32 [N]."""
+def mask_scores(found: Tensor, mask: Tensor, *, boundaries: bool = True) -> dict[str, Tensor]:
+    """IoU, Dice and, with `boundaries`, the F-measures of outlines, by name, float32 [N].
+
+    Those of bool [N,1,H,W] `found` against uint8 [N,1,H,W] `mask`.
+    """
     of_sets = iou(found, mask)
-    boundaries = {f"boundary_f_{pixels}px": boundary_f(found, mask, pixels) for pixels in BOUNDARY_PIXELS}
-    return {"mask_iou": of_sets, "mask_dice": dice(of_sets), **boundaries}
+    scores = {"mask_iou": of_sets, "mask_dice": dice(of_sets)}
+    if boundaries:
+        scores |= {f"boundary_f_{pixels}px": boundary_f(found, mask, pixels) for pixels in BOUNDARY_PIXELS}
+    return scores
 
 
 def boundary_f(found: Tensor, mask: Tensor, pixels: int) -> Tensor:
@@ -79,3 +99,101 @@ def _disk(pixels: int) -> Iterator[tuple[int, int]]:
 def _share(of: Tensor, inside: Tensor) -> Tensor:
     """The share of the pixels `of` that are `inside`, float32 [N]; 0 where there are none."""
     return (of & inside).flatten(1).sum(1) / of.flatten(1).sum(1).clamp(min=1)
+
+
+def regions(mask: Tensor) -> dict[str, Tensor]:
+    """The parts of pictures whose depth is scored: bool [N,1,H,W] each, of uint8 [N,1,H,W] `mask`.
+
+    `boundary` is the band of pixels that have both a pixel of the foreground and one of the background at most
+    BAND_PIXELS away; of an empty mask it is empty, as is `foreground`.
+    """
+    truth = mask >= 128
+    band = within(truth, BAND_PIXELS) & within(~truth, BAND_PIXELS)
+    return {"all": torch.ones_like(truth), "foreground": truth, "boundary": band}
+
+
+class Score(NamedTuple):
+    """Which score of depth it is."""
+
+    metric: str
+    region: str
+    fitted: bool
+
+    @property
+    def name(self) -> str:
+        """Its name in tables and JSON: depth_rmse, fitted_rmse, depth_rmse_boundary."""
+        where = "" if self.region == "all" else f"_{self.region}"
+        return f"{'fitted' if self.fitted else 'depth'}_{self.metric}{where}"
+
+
+def depth_scores(depth: Tensor, truth: Tensor, mask: Tensor, *, detailed: bool = True) -> dict[str, Tensor]:
+    """Scores of float32 `depth` against `truth`, both [N,1,H,W] in 0..1, H and W 11 or more; float32 [N] by name.
+
+    SSIM and RMSE over all pixels; if `detailed`, all METRICS over all REGIONS, as predicted and fitted. `mask`, uint8
+    [N,1,H,W], decides the regions.
+    """
+    named = regions(mask) if detailed else {"all": torch.ones_like(mask, dtype=torch.bool)}
+    parts = torch.cat(list(named.values()), dim=1)  # bool [N,regions,H,W], that of all pixels first
+    comparable = truth >= RELATIVE_FROM
+    divisor = truth.clamp(min=RELATIVE_FROM)
+    scores = dict[str, Tensor]()
+    for fitted in (False, True) if detailed else (False,):
+        ours = fit(depth, truth) if fitted else depth
+        error = (ours - truth).abs()
+        found = {"ssim": _similarity(ours, truth, parts), "rmse": means(error.square(), parts).sqrt()}
+        if detailed:
+            near = (ours * DELTA > divisor) & (ours < divisor * DELTA)
+            relative = means(torch.cat([error / divisor, near], dim=1), parts & comparable)
+            found |= {"mae": means(error, parts), "abs_rel": relative[:, :1], "delta_1.25": relative[:, 1:]}
+        for metric, of_regions in found.items():
+            for region, of_sets in zip(named, of_regions[:, 0].unbind(1), strict=True):
+                scores[Score(metric, region, fitted).name] = of_sets
+    return scores
+
+
+def _similarity(depth: Tensor, truth: Tensor, parts: Tensor) -> Tensor:
+    """SSIM over all pixels, of which the first part consists, by pytorch_msssim, and over the others: [N,1,parts].
+
+    Of a region it is the mean of the SSIM map at its pixels, but for the outer SSIM_MARGIN of the picture, where there
+    is none.
+    """
+    with depth.device:  # its window is made there: for a copy of it, the host would wait
+        ours = Ssim()
+    whole = ssim_per_sample(depth, truth, ours.window)[:, None, None]
+    if parts.shape[1] == 1:
+        return whole
+    inner = parts[:, 1:, SSIM_MARGIN:-SSIM_MARGIN, SSIM_MARGIN:-SSIM_MARGIN]
+    return torch.cat([whole, means(ours.map(depth, truth), inner)], dim=2)
+
+
+def ssim_per_sample(depth: Tensor, truth: Tensor, window: Tensor) -> Tensor:
+    """The SSIM of two float32 [N,1,H,W] in 0..1 as pytorch_msssim computes it, float32 [N]; `window` is float32 [11].
+
+    By vmap the sets become channels of one picture: a grouped convolution is ten times as fast on a CPU as one of a
+    single channel.
+    """
+
+    def similarity(a: Tensor, b: Tensor, window: Tensor) -> Tensor:
+        found: Tensor = ssim(a[None], b[None], data_range=1.0, size_average=False, win=window)
+        return found[0]
+
+    windows = window.view(1, 1, 1, -1).expand(len(depth), -1, -1, -1, -1)
+    return torch.vmap(similarity)(depth, truth, windows)
+
+
+def fit(depth: Tensor, truth: Tensor) -> Tensor:
+    """`depth` times the scale plus the shift, of each set, that bring it nearest to `truth`: float32 [N,1,H,W]."""
+    x, y = depth.flatten(1), truth.flatten(1)
+    x_mean, y_mean = x.mean(1, keepdim=True), y.mean(1, keepdim=True)
+    covariance = ((x - x_mean) * (y - y_mean)).mean(1, keepdim=True)
+    scale = covariance / ((x - x_mean).square().mean(1, keepdim=True) + FIT_EPSILON)
+    return (scale * (x - x_mean) + y_mean).view_as(depth)
+
+
+def means(maps: Tensor, parts: Tensor) -> Tensor:
+    """The mean of each map over each part, float32 [N,maps,parts]; NaN over a part without pixels.
+
+    `maps` is float32 [N,maps,H,W], finite everywhere; `parts` is bool [N,parts,H,W].
+    """
+    weights = parts.flatten(2).float()
+    return maps.flatten(2) @ weights.transpose(1, 2) / weights.sum(2)[:, None]

@@ -16,7 +16,7 @@ STRIDE = 16  # the deepest level sees one position per 16 x 16 pixels: the stem 
 
 
 class Prediction(NamedTuple):
-    """What the network says about a batch; both float32 [N,1,H,W]."""
+    """The network's output for a batch; both float32 [N,1,H,W]."""
 
     mask_logits: Tensor  # the mask before the sigmoid; above 0 is foreground
     depth: Tensor | None  # in 0..1, near is bright; None of a network without a depth head
@@ -107,12 +107,12 @@ def planes(bg: Tensor, fg_bg: Tensor) -> Tensor:
 
 
 class UNet(nn.Module):
-    """The network."""
+    """A residual U-Net on half resolution, with a head for the mask and, if asked for, one for the depth."""
 
     def __init__(self, channels: int | Sequence[int], depth: bool = True, head_padding: Padding = "zeros") -> None:
         """`channels` are those at 1/2, 1/4, 1/8 and 1/16 of the picture's size; of a number w, w, 2w, 4w and 8w.
 
-        With `depth`, it has a head for it; without, it tells the mask alone. `head_padding` is how the heads continue
+        Without `depth`, it has no head for it and predicts the mask alone. `head_padding` is how the heads continue
         the picture; with zeros, depth has a frame: its error (RMSE) at the outermost pixel is 0.14 where repeating the
         border ("replicate") has 0.08. The layers before have zeros, by which they know where in the picture they are.
         """

@@ -1,8 +1,10 @@
-"""AdamW and its learning rate."""
+"""AdamW, its learning rate, and an exponential moving average of the weights (EMA)."""
 
+import copy
 import math
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import AdamW
 
 SCHEDULES = ("cosine", "one-cycle")
@@ -37,3 +39,38 @@ def learning_rate(progress: float, highest: float, warmup: float, schedule: str)
 def between(start: float, end: float, progress: float) -> float:
     """Half a cosine from `start` to `end`."""
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class Ema:
+    """An exponential moving average of a network's weights, as a network: it is validated, and used after training.
+
+    After step t, from 1: average += (1 - d) (weights - average), d = min(decay, (1 + t) / (10 + t)): early on, when
+    the weights still change much, it follows closely (as in TensorFlow's ExponentialMovingAverage with num_updates).
+    Buffers, those of batch norm, are copied: they are averages already.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        """Average the weights of `network`, beginning with those it has now; `decay` is above 0 and below 1."""
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.decay = decay
+        # Listed once: a walk over the modules takes longer than what is done with the lists in a step.
+        self._weights = list[Tensor](self.network.parameters()), list[Tensor](network.parameters())
+        # Of one type each: of a list with several, PyTorch copies every tensor by itself.
+        self._buffers = [
+            tuple([buffer for buffer in of.buffers() if buffer.dtype == dtype] for of in (self.network, network))
+            for dtype in dict.fromkeys(buffer.dtype for buffer in network.buffers())
+        ]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Update the average after the network's step `step`, from 1. Does not synchronise with the device."""
+        share = 1 - min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(*self._weights, share)
+        for ours, theirs in self._buffers:
+            torch._foreach_copy_(ours, theirs)
+
+    @torch.no_grad()
+    def restore_buffers(self) -> None:
+        """Give the network the buffers that it had at the last `update`."""
+        for ours, theirs in self._buffers:
+            torch._foreach_copy_(theirs, ours)

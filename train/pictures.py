@@ -1,20 +1,23 @@
-"""Predictions beside the truth, as one picture."""
+"""Pictures of predictions: beside the truth, one row a set; beside their inputs; depth in colours."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from pipeline.format.depth import colour_map
 from pipeline.loading.batch import Batch
 from pipeline.packing.finalize import contact_sheet
 from pipeline.resume import atomic_file
 from train.metrics import iou
 from train.model import Prediction
 
-LEAST_TILE = 128  # pixels; smaller pictures are enlarged, so that the titles fit
+LEAST_TILE = 128  # pixels, of a grid; smaller pictures are enlarged, so that the titles fit
+TILE, GAP, TITLE, FONT = 384, 8, 24, 16  # pixels, of a side-by-side
+DEPTH_COLOURS = "magma"  # which fgbg-pack recognises, and reads back
 
 
 def columns(batch: Batch, prediction: Prediction) -> dict[str, NDArray[np.uint8]]:
@@ -55,3 +58,24 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
         picture.save(file, "PNG")
+
+
+def depth_colours(depth: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """Nearness, uint16 [H, W], by `DEPTH_COLOURS`; uint8 [H, W, 3]."""
+    colours = np.rint(colour_map(DEPTH_COLOURS)).astype(np.uint8)
+    return colours[(depth.astype(np.uint32) + 128) // 257]
+
+
+def side_by_side(pictures: Mapping[str, NDArray[np.uint8]]) -> Image.Image:
+    """Pictures of one size, uint8 [H, W] or [H, W, 3], in a row under their titles, longer edge `TILE` pixels."""
+    height, width = next(iter(pictures.values())).shape[:2]
+    scale = TILE / max(height, width)
+    tile = max(1, round(width * scale)), max(1, round(height * scale))
+    step = max(tile[0], TILE // 2) + GAP  # titles need room, too
+    sheet = Image.new("RGB", (GAP + len(pictures) * step, TITLE + tile[1] + GAP), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT)
+    for column, (title, picture) in enumerate(pictures.items()):
+        left = GAP + column * step
+        draw.text((left, 2), title, fill="black", font=font)
+        sheet.paste(Image.fromarray(picture).convert("RGB").resize(tile), (left, TITLE))
+    return sheet

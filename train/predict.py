@@ -1,39 +1,53 @@
-"""Predictions: masks and depth maps of pictures of any size, as files that people and programs open."""
+"""Predictions: masks and depth maps of pictures of any size, as files that people and programs open.
+
+Which background goes with which overlay is found out from file names.
+"""
 
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import repeat
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch.nn import functional as F
 
 from pipeline.errors import InputError
-from pipeline.format.depth import colour_map
 from pipeline.format.images import BadImage, Picture, decode_rgb, read_picture
-from pipeline.packing.encode_planes import BATCH as ENCODER_BATCH
 from pipeline.packing.encode_planes import NoPlanes, PlaneRasterizer
+from pipeline.packing.layouts import PICTURE, Template
+from pipeline.packing.sources import walk_files
 from pipeline.resume import atomic_file, resumable
 from pipeline.workers import available_cores
-from train.pairs import Pair
-from train.run import Run
+from train.checkpoint import Run
+from train.config import PAIRS_AT_ONCE
+from train.pictures import depth_colours, side_by_side
 
-BATCH, MOST_PAIRS = 16, ENCODER_BATCH  # at a time
-DEPTH_COLOURS = "magma"  # which fgbg-pack recognises, and reads back
-TILE, GAP, TITLE, FONT = 384, 8, 24, 16  # pixels, of a side-by-side
 MOST_PIXELS = 178_000_000  # of a picture; a few more, and Pillow takes it for an attack
-DONE = "done"  # the note of a stopped run
+DONE = "done"  # the progress record of a stopped run
+LISTED = 5  # names in a message
+KINDS = "expected a picture, a folder of pictures (JPEG or PNG), or a template as streets/bg_{bg}.jpg"
 
 
-class Planes(NamedTuple):
-    """What the network says of one pair, at the size of the overlay."""
+class Pair(NamedTuple):
+    """A background and an overlay on it."""
+
+    name: str
+    """The overlay's path below its folder, without extension."""
+    background: Path
+    overlay: Path
+
+
+class PredictedPlanes(NamedTuple):
+    """The network's prediction for one pair, at the size of the overlay."""
 
     mask: NDArray[np.uint8]
     """[H, W]: the probability of foreground, 255 is certain."""
@@ -49,8 +63,8 @@ class Predictor:
         self._network, self._device = run.network, device
         self._rasterizer = PlaneRasterizer({"bg": None, "fg_bg": None}, run.config.size)
 
-    def __call__(self, sets: Sequence[tuple[Picture, Picture]]) -> list[Planes | NoPlanes]:
-        """Planes of each pair of background and overlay, at most `MOST_PAIRS`, or why there are none."""
+    def __call__(self, sets: Sequence[tuple[Picture, Picture]]) -> list[PredictedPlanes | NoPlanes]:
+        """Mask and depth of each of at most `config.MOST_PAIRS_AT_ONCE` pairs (background, overlay), or why not."""
         inputs = self._rasterizer.rasterize(sets)
         good = [planes for planes in inputs if not isinstance(planes, NoPlanes)]
         if not good:
@@ -66,11 +80,13 @@ class Predictor:
         ]
 
 
-def at_size(planes: torch.Tensor, size: tuple[int, int]) -> Planes:
+def at_size(planes: torch.Tensor, size: tuple[int, int]) -> PredictedPlanes:
     """Float32 [1 or 2, size, size] in 0..1, mask and depth, brought to another size in float, then rounded."""
     resized = F.interpolate(planes[None], size, mode="bilinear", antialias=True)[0].clamp(0, 1)
     mask, *depth = resized.cpu().numpy()  # waits for the device
-    return Planes((mask * 255 + 0.5).astype(np.uint8), (depth[0] * 65535 + 0.5).astype(np.uint16) if depth else None)
+    return PredictedPlanes(
+        (mask * 255 + 0.5).astype(np.uint8), (depth[0] * 65535 + 0.5).astype(np.uint16) if depth else None
+    )
 
 
 def predict(
@@ -78,7 +94,7 @@ def predict(
     pairs: Sequence[Pair],
     out: Path,
     device: torch.device,
-    batch_size: int = BATCH,
+    batch_size: int = PAIRS_AT_ONCE,
     done: Callable[[int], None] = lambda more: None,
 ) -> None:
     """Write into `out`, new or empty, for each pair NAME.mask.png, NAME.side-by-side.png and, of a run with depth,
@@ -145,13 +161,13 @@ def _read(path: Path, verify: str = "decode") -> Picture:
         raise InputError(f"{path}: {error}: expected a whole JPEG or PNG") from error
 
 
-def _whole(found: Planes | NoPlanes, pair: Pair) -> Planes:
+def _whole(found: PredictedPlanes | NoPlanes, pair: Pair) -> PredictedPlanes:
     if isinstance(found, NoPlanes):
         raise InputError(f"{pair[1 + found.part]}: {found.why}: save it anew as JPEG or PNG")
     return found
 
 
-def write_files(out: Path, pair: Pair, pictures: tuple[Picture, Picture], planes: Planes) -> None:
+def write_files(out: Path, pair: Pair, pictures: tuple[Picture, Picture], planes: PredictedPlanes) -> None:
     """Write the files of one pair, each whole or not at all."""
     (out / pair.name).parent.mkdir(parents=True, exist_ok=True)
     shown = {"bg": decode_rgb(pictures[0].content), "fg_bg": decode_rgb(pictures[1].content), "mask": planes.mask}
@@ -166,22 +182,111 @@ def write_files(out: Path, pair: Pair, pictures: tuple[Picture, Picture], planes
             picture.save(file, "PNG")
 
 
-def depth_colours(depth: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """Nearness, uint16 [H, W], by `DEPTH_COLOURS`; uint8 [H, W, 3]."""
-    colours = np.rint(colour_map(DEPTH_COLOURS)).astype(np.uint8)
-    return colours[(depth.astype(np.uint32) + 128) // 257]
+@dataclass(frozen=True)
+class PictureFiles:
+    """The pictures that the user named: one, a folder of them, or a folder with a template below it."""
+
+    given: Path
+    folder: Path
+    template: Template | None
+    paths: tuple[str, ...]
+    """Of the pictures, below the folder; sorted, at least one."""
+
+    @property
+    def single(self) -> bool:
+        """Whether it is one picture, by its name."""
+        return self.template is None and self.given != self.folder
 
 
-def side_by_side(pictures: Mapping[str, NDArray[np.uint8]]) -> Image.Image:
-    """Pictures of one size, uint8 [H, W] or [H, W, 3], in a row under their titles, longer edge `TILE` pixels."""
-    height, width = next(iter(pictures.values())).shape[:2]
-    scale = TILE / max(height, width)
-    tile = max(1, round(width * scale)), max(1, round(height * scale))
-    step = max(tile[0], TILE // 2) + GAP  # titles need room, too
-    sheet = Image.new("RGB", (GAP + len(pictures) * step, TITLE + tile[1] + GAP), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT)
-    for column, (title, picture) in enumerate(pictures.items()):
-        left = GAP + column * step
-        draw.text((left, 2), title, fill="black", font=font)
-        sheet.paste(Image.fromarray(picture).convert("RGB").resize(tile), (left, TITLE))
-    return sheet
+def find_pictures(given: Path) -> PictureFiles:
+    """Look for pictures; raises `InputError` where there are none, and for a wrong template."""
+    if given.is_dir():
+        return _found(given, given, None, lambda path: bool(re.fullmatch(f".+(?i:{PICTURE})", path)))
+    if given.is_file():
+        return PictureFiles(given, given.parent, None, (given.name,))
+    braces = [place for place, part in enumerate(given.parts) if "{" in part or "}" in part]
+    if not braces:
+        raise InputError(f"{given}: no such file or folder: {KINDS}")
+    folder, template = Path(*given.parts[: braces[0]]), Template.parse("/".join(given.parts[braces[0] :]))
+    if not folder.is_dir():
+        raise InputError(f"{given}: no such folder: {folder}: {KINDS}")
+    return _found(given, folder, template, lambda path: _numbers(template, path) is not None)
+
+
+def _found(given: Path, folder: Path, template: Template | None, fits: Callable[[str], bool]) -> PictureFiles:
+    paths = tuple(sorted(filter(fits, walk_files(folder))))
+    if not paths:
+        raise InputError(f"{given}: no pictures there: {KINDS}")
+    return PictureFiles(given, folder, template, paths)
+
+
+def _numbers(template: Template, path: str) -> dict[str, int] | None:
+    """The fields in a path; None where it does not fit, or a field that stands twice contradicts itself."""
+    if (match := re.fullmatch(template.pattern, path)) is None:
+        return None
+    found = list(zip(template.fields, map(int, match.groups()), strict=True))
+    numbers = dict(found)
+    return numbers if all(numbers[name] == number for name, number in found) else None
+
+
+def find_pairs(background: Path, overlay: Path) -> list[Pair]:
+    """Join backgrounds and overlays; pairs by name, at least one.
+
+    Each is a picture, a folder, or a folder with a template below it (`layouts.Template`). One background goes with all
+    overlays. Folders are joined by the paths of their files, whatever the extensions; templates by the numbers in the
+    background's fields. Backgrounds without an overlay are passed over. Raises `InputError` where one is missing, wrong
+    or empty, an overlay has no background, or two files claim one place.
+    """
+    backgrounds, overlays = find_pictures(background), find_pictures(overlay)
+    named = _unique(overlays, ((_stem(path), path) for path in overlays.paths))
+    if backgrounds.single:
+        return [Pair(str(name), background, overlays.folder / path) for name, path in sorted(named.items())]
+    key = _joined_by(backgrounds, overlays)
+    places = _unique(backgrounds, ((key(backgrounds, path), path) for path in backgrounds.paths))
+    if alone := [path for path in overlays.paths if key(overlays, path) not in places]:
+        names = ", ".join(alone[:LISTED]) + (", ..." if len(alone) > LISTED else "")
+        raise InputError(
+            f"{len(alone):,} of {len(overlays.paths):,} overlays in {overlays.folder} have no background in "
+            f"{background}: {names}: name them alike, give templates with a common field, or take these away"
+        )
+    return [
+        Pair(name, backgrounds.folder / places[key(overlays, path)], overlays.folder / path)
+        for name, path in sorted(named.items())
+    ]
+
+
+def _joined_by(backgrounds: PictureFiles, overlays: PictureFiles) -> Callable[[PictureFiles, str], str]:
+    """The function from a path to the key by which a background and its overlays are joined."""
+    if overlays.single:
+        raise InputError(f"{overlays.given} is one overlay, but {backgrounds.given} are many: give its background")
+    if (backgrounds.template is None) != (overlays.template is None):
+        raise InputError(f"{backgrounds.given} and {overlays.given}: give both as templates, or both as folders")
+    fields = dict.fromkeys(backgrounds.template.fields if backgrounds.template else ())
+    common = set(overlays.template.fields if overlays.template else ())
+    if missing := [name for name in fields if name not in common]:
+        raise InputError(
+            f"{overlays.given}: no field {{{missing[0]}}}, by which the background is found: {backgrounds.given} has it"
+        )
+
+    def key(pictures: PictureFiles, path: str) -> str:
+        numbers = _numbers(pictures.template, path) if pictures.template else None
+        return _stem(path) if numbers is None else " ".join(str(numbers[name]) for name in fields)
+
+    return key
+
+
+def _unique(pictures: PictureFiles, keyed: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Paths by key; raises `InputError` where two have the same."""
+    paths = dict[str, str]()
+    for key, path in keyed:
+        if key in paths:
+            raise InputError(
+                f"{pictures.folder}: {paths[key]} and {path} claim one place: keep one, or give a template that tells "
+                "them apart"
+            )
+        paths[key] = path
+    return paths
+
+
+def _stem(path: str) -> str:
+    return str(PurePosixPath(path).with_suffix(""))

@@ -1,6 +1,6 @@
 """The report of a run: one HTML file that needs nothing but a browser, read back from the run's folder.
 
-What it says is found out here; the page, its tables and its sentences are in report.html.j2.
+The content is collected here; the page, its tables and its sentences are in report.html.j2.
 """
 
 import base64
@@ -24,19 +24,16 @@ from pipeline.loading.batch import Batch
 from pipeline.loading.split import BACKGROUND_SALT, FOREGROUND_SALT, SPLITS, group
 from pipeline.resume import atomic_file
 from pipeline.workers import available_cores
-from train.bootstrap import RESAMPLES
-from train.checkpoint import BEST
-from train.config import Config
+from train.checkpoint import BEST, Run, load_run
+from train.config import Config, StrPath
 from train.curves import COLOURS, LOSSES, OPTIMIZATION, SCORES, SPEED, Chart, draw_svg
-from train.depth_metrics import METRICS as DEPTH_METRICS
-from train.depth_metrics import Score
 from train.evaluate import Cell, Evaluation, evaluate, open_split
 from train.evaluation_table import DEPTH, MASK
 from train.logging import Line, read_lines
+from train.metrics import METRICS as DEPTH_METRICS
+from train.metrics import Score
 from train.pictures import columns
-from train.run import Run, open_run
-from train.scoring import Summary
-from train.validation import predict
+from train.scoring import RESAMPLES, Summary, predict
 
 REPORT, METRICS = "report.html", "metrics.jsonl"  # in the folder of a run
 TEMPLATE = "report.html.j2"  # beside this file
@@ -56,7 +53,7 @@ DEPTH_SCORES = {
 
 
 class ShownSet(NamedTuple):
-    """The pictures of a set and of what the network made of it."""
+    """A set's pictures and the network's predictions for it."""
 
     key: str
     mask_iou: float
@@ -65,7 +62,7 @@ class ShownSet(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """What an epoch took, or the part of it that was logged; or several epochs together."""
+    """Sets and times of an epoch, as far as it was logged, or of several epochs together."""
 
     title: str
     sets: int
@@ -75,18 +72,18 @@ class Epoch(NamedTuple):
     """Of the validation after it; empty without."""
 
 
-class Setting(NamedTuple):
-    """A setting as a reader has it."""
+class SettingRow(NamedTuple):
+    """A row of the table of settings."""
 
     name: str
     value: str
     default: str
     changed: bool
-    """Whether it is unlike the default."""
+    """Whether it differs from the default."""
 
 
 def write_report(
-    folder: Path, shards: Path, device: torch.device, watch: Callable[[Iterable[Batch]], Iterable[Batch]] = iter
+    folder: Path, shards: StrPath, device: torch.device, watch: Callable[[Iterable[Batch]], Iterable[Batch]] = iter
 ) -> Path:
     """Write `folder`/report.html about the run in `folder`, finished or not, on `shards`; return its path.
 
@@ -95,14 +92,14 @@ def write_report(
     numbers, the shards themselves) is said in it. Raises `InputError` where no checkpoint of the run can be opened.
     """
     warnings = list[str]()
-    run = _open_run(folder, shards, device, warnings)
+    run = _load_run(folder, shards, device, warnings)
     lines = _read_lines(folder, warnings)
     evaluation: Evaluation | None = None
     try:
         # However many sets are damaged: it is said how many.
         run = run._replace(config=replace(run.config, max_bad_share=1.0))
-        opened = open_split(run, "val", device, peer=run.peer_protocol, most=SETS_PER_CELL)
-        evaluation = evaluate(run, "val", opened, watch)
+        scored = open_split(run, "val", device, peer=run.peer_protocol, most=SETS_PER_CELL)
+        evaluation = evaluate(run, "val", scored, watch)
     except InputError as error:
         warnings.append(f"Nothing was scored: {error}")
     page = render({
@@ -113,7 +110,7 @@ def write_report(
         "shown_sets": shown_sets(evaluation) if evaluation else {},
         "size": run.config.size,
         **progress(lines),
-        **data(shards),
+        **data(Path(shards)),
         "settings": settings(run.config),
         "versions": versions(device),
     })  # fmt: skip
@@ -147,11 +144,11 @@ def render(content: dict[str, Any]) -> str:
     return environment.get_template(TEMPLATE).render(content, **constants)
 
 
-def _open_run(folder: Path, shards: Path, device: torch.device, warnings: list[str]) -> Run:
+def _load_run(folder: Path, shards: StrPath, device: torch.device, warnings: list[str]) -> Run:
     try:
-        return open_run(folder, "best", device, shards)
+        return load_run(folder, "best", device, shards)
     except InputError as error:
-        run = open_run(folder, "last", device, shards)
+        run = load_run(folder, "last", device, shards)
         why = str(error) if (folder / BEST).exists() else "the run has had no validation."
         warnings.append(f"The last checkpoint was scored, for want of the best: {why}")
         return run
@@ -196,7 +193,7 @@ def shown_sets(evaluation: Evaluation) -> dict[str, list[ShownSet]]:
     """The "Worst" sets, by mask IoU, worst first, and of the others the "Best", best first."""
     order = evaluation.worst_first()
     worst, best = order[:WORST_SETS].tolist(), order[WORST_SETS:][-BEST_SETS:][::-1].tolist()
-    run, loader = evaluation.run, evaluation.opened.loader
+    run, loader = evaluation.run, evaluation.data.loader
     rows = evaluation.rows[worst + best].tolist()
     batch = loader.pick(rows)
     tiles = columns(batch, predict(run.network, batch.bg, batch.fg_bg, run.config.precision))
@@ -304,21 +301,21 @@ def split_cells(index: NDArray[np.void]) -> dict[tuple[str, str], int]:
     return counts
 
 
-def settings(config: Config) -> list[Setting]:
-    """All that decide the course of a run."""
+def settings(config: Config) -> list[SettingRow]:
+    """The settings that decide the result of a run."""
 
     def shown(value: object) -> str:
         return DASH if value is None else ("yes" if value else "no") if isinstance(value, bool) else str(value)
 
-    found = list[Setting]()
+    found = list[SettingRow]()
     for name, value in config.settings().items():
         default = Config.__dataclass_fields__[name].default
-        found.append(Setting(name.replace("_", "-"), shown(value), shown(default), value != default))
+        found.append(SettingRow(name.replace("_", "-"), shown(value), shown(default), value != default))
     return found
 
 
 def versions(device: torch.device) -> dict[str, str]:
-    """What the report was made with: programs and machine."""
+    """Versions of programs, and the machine, that the report was made with."""
     dali = [f"{name} {found}" for name in DALI if (found := installed(name)) != NOT_INSTALLED]
     return {
         "fgbg": installed("fgbg"),

@@ -1,4 +1,4 @@
-"""Interruption: the user, or a cluster, asks a run to stop, and it does so between two steps."""
+"""Ctrl-C and SIGTERM: a run that is asked to stop does so between two steps, with a checkpoint."""
 
 import signal
 import threading
@@ -10,7 +10,7 @@ EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 0}
 
 
 class Interrupted(Exception):  # noqa: N818 - the user's wish, not a fault of the program
-    """The run was stopped from outside. It is kept; the message says how to continue it."""
+    """The run was stopped by a signal. It can be continued; the message says how."""
 
     def __init__(self, message: str, by: int) -> None:
         super().__init__(message)
@@ -18,12 +18,12 @@ class Interrupted(Exception):  # noqa: N818 - the user's wish, not a fault of th
 
 
 class Interruption:
-    """Within it, the first Ctrl-C (or SIGTERM) is a request, read between two steps; the second stops at once."""
+    """A context in which the first Ctrl-C (or SIGTERM) is only recorded; the second stops the program at once."""
 
     def __init__(self, *, patient: bool = False) -> None:
-        """One that is `patient` takes the second for a request, too: torchrun sends one of its own after the user's."""
+        """With `patient`, further signals are only recorded, too: torchrun sends one of its own after the user's."""
         self.by: int | None = None
-        """The signal that asked for it."""
+        """The first signal that came; None without."""
         self._patient = patient
         self._former = dict[int, Any]()
 

@@ -1,4 +1,4 @@
-"""The learner: a network, what it costs and how it is improved; one step on one batch."""
+"""One training step on one batch: forward pass, losses, backward pass, optimiser."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,17 +10,15 @@ from torch import Tensor, nn
 from pipeline.loading.batch import Batch
 from train.checkpoint import Checkpoint, load_network
 from train.config import Config
-from train.distributed import SINGLE, Distributed
-from train.ema import Ema
+from train.distributed import SINGLE, Distributed, SharedBatch, synced
 from train.losses import Criterion
 from train.networks import build_network
-from train.optim import adamw, learning_rate
-from train.precision import autocast, forbid_tf32, number_format
-from train.synced_norm import SharedBatch, synced
+from train.optim import Ema, adamw, learning_rate
+from train.runtime import autocast, compile_mode, forbid_tf32, number_format
 
 
-class Step(NamedTuple):
-    """What a step tells; on the device, and with CUDA graphs until the next step: take what you need of it before."""
+class StepResult(NamedTuple):
+    """Losses and gradient of a step, on the device; with CUDA graphs valid until the next step begins."""
 
     losses: Mapping[str, Tensor]
     """By the names of `Losses.named`: sums over this rank's sets."""
@@ -31,10 +29,10 @@ class Step(NamedTuple):
 
 
 class Learner:
-    """What is trained; nothing in it knows where sets come from or results go."""
+    """A network with its criterion and optimiser. Nothing in it knows where sets come from or results go."""
 
     def __init__(self, config: Config, device: torch.device, ranks: Distributed = SINGLE) -> None:
-        """Begin with the weights that `config.seed` decides, the same on all ranks."""
+        """Build the network with the weights that `config.seed` decides, the same on all ranks."""
         self.config, self.device, self._ranks = config, device, ranks
         forbid_tf32()
         torch.manual_seed(config.seed)  # for the first weights; nothing after them is drawn at random
@@ -53,10 +51,10 @@ class Learner:
         self._scaler = self._new_scaler()
         self._never = torch.zeros((), device=device)
         self._parameters = list(self.network.parameters())
-        mode = config.compile_mode(device)
+        mode = compile_mode(config.compile, device)
         self._compiled = torch.compile(self._sums, mode=mode, dynamic=False) if mode else self._sums
 
-    def train_step(self, batch: Batch, progress: float, sets: int) -> Step:
+    def train_step(self, batch: Batch, progress: float, sets: int) -> StepResult:
         """One step of the optimiser at `progress`, 0..1, of the run. Nothing in it waits for the device.
 
         `sets` are those of all ranks, of which `batch` holds this one's.
@@ -67,8 +65,8 @@ class Learner:
         self._shared.sets = sets
         # A smaller batch, an epoch's last or one with damaged sets, is not worth a compilation of its own. Of the whole
         # batch, a rank's share always has the same size, so that all ranks compile at the same step, and once.
-        costs = self._compiled if sets >= self.config.batch_size else self._sums
-        losses = costs(batch.bg, batch.fg_bg, batch.mask, batch.depth)
+        loss_sums = self._compiled if sets >= self.config.batch_size else self._sums
+        losses = loss_sums(batch.bg, batch.fg_bg, batch.mask, batch.depth)
         loss = losses["loss"] * (1 / sets)
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self._ranks.sum_gradients(self._parameters)
@@ -85,10 +83,10 @@ class Learner:
         if self._scaler.is_enabled():
             skipped = 1 - grad_norm.isfinite().float()
             grad_norm = grad_norm.where(skipped == 0, 0)
-        return Step({**losses, "loss": losses["loss"].detach()}, grad_norm.detach(), skipped)
+        return StepResult({**losses, "loss": losses["loss"].detach()}, grad_norm.detach(), skipped)
 
     def undo(self, step: int) -> bool:
-        """Take back what a failed `train_step` after `step` steps has left, so that it can be repeated; whether it is.
+        """Undo what a failed `train_step` after `step` steps has changed, so that it can be repeated; whether it could.
 
         It is not where weights have changed. Batch norm's buffers are those before, where weights are averaged; else
         the layers that the failed pass has reached count the batch twice in their averages, which no step reads.
@@ -132,14 +130,14 @@ class Learner:
         return self.ema.network if self.ema else self.network
 
     def checkpoint(self, state: Mapping[str, Any]) -> Checkpoint:
-        """All that is learned, and `state` beside it."""
+        """Weights, optimiser state and loss scale as a checkpoint, with the entries of `state`."""
         ema = self.ema.network.state_dict() if self.ema else None
         scaler = {"scaler": self._scaler.state_dict()} if self._scaler.is_enabled() else {}
         state = {"step": self.step, **scaler, **state}
         return Checkpoint(self.network.state_dict(), self.optimizer.state_dict(), state, ema)
 
     def restore(self, checkpoint: Checkpoint, path: Path) -> None:
-        """Go on where another learner was; raises `InputError` where the weights at `path` are of another network."""
+        """Load a checkpoint; raises `InputError` where the weights at `path` are of another network."""
         load_network(self.network, checkpoint.network, path)
         if self.ema:  # a run that is averaged from now on begins with its weights
             load_network(self.ema.network, checkpoint.ema or checkpoint.network, path)

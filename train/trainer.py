@@ -1,4 +1,4 @@
-"""Training: sets in, steps of the optimiser, and after each epoch numbers, pictures and a checkpoint."""
+"""A training run: steps of the optimiser, and after each epoch validation, pictures and a checkpoint."""
 
 import gc
 import math
@@ -6,27 +6,33 @@ import shlex
 import signal
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
 
+from pipeline.devices import torch_device
 from pipeline.errors import InputError
 from pipeline.loading.batch import Batch
 from pipeline.loading.memory import brief, ran_out
 from train.checkpoint import BEST, LAST, Checkpoint, load_last, refuse_other, save, save_last
-from train.config import Config, choose_device, describe_device
+from train.config import Config
 from train.curves import draw_curves
-from train.determinism import deterministic
 from train.distributed import SINGLE, Distributed
 from train.logging import Log, Meter, read_lines
 from train.pictures import grid, save_picture
+from train.runtime import describe_device, deterministic, open_loader
+from train.scoring import MeanScores, Validator, describe, predict
 from train.signals import Interrupted, Interruption
-from train.train_step import Learner, Step
-from train.validation import Scores, Validator, describe, predict
+from train.train_step import Learner, StepResult
 
 LEAST_SCALE = 2.0**-10  # of the loss in fp16: gradients that overflow even so are not numbers
 EXCHANGES = 2  # epochs after which ranks exchange what they keep: a resumed run's first may have been half of one
 
 
 class Trainer:
-    """One run: opened whole, or refused with an `InputError` before anything is written; then `fit`."""
+    """A training run. Opening it raises `InputError` for bad input before anything is written; `fit` trains.
+
+    Trainer(Config(shards="shards", out="runs/first")).fit()
+    """
 
     def __init__(
         self,
@@ -43,18 +49,17 @@ class Trainer:
         `say` prints a line for the user. Of several `ranks` the first alone says and writes anything.
         """
         self.ranks, self.say = ranks, say
-        self.last, self.best = config.out / LAST, config.out / BEST
-        if ranks.first and not resume and config.out.exists() and any(config.out.iterdir()):
-            raise InputError(
-                f"{config.out}: not empty; --resume continues the run in it, another --out starts a new one"
-            )
+        self.out = Path(config.out)
+        self.last, self.best = self.out / LAST, self.out / BEST
+        if ranks.first and not resume and self.out.exists() and any(self.out.iterdir()):
+            raise InputError(f"{self.out}: not empty; --resume continues the run in it, another --out starts a new one")
         ranks.barrier()  # only now may the folder fill
-        self.device = choose_device(config.device)
-        found = load_last(config.out) if resume else None
+        self.device = torch_device(config.device)
+        found = load_last(self.out) if resume else None
         if found:
             config = config.resumed(found.checkpoint.state["settings"], given, override=override)
         self.config = config
-        self.loader = config.loader(self.device, ranks=ranks)
+        self.loader = open_loader(config, self.device, ranks=ranks)
         if found:
             refuse_other(found.path, "the data set", found.checkpoint.state["manifest"], self.loader.manifest.sha256)
         self._tell(describe_device(config, self.device, ranks.world))
@@ -62,7 +67,7 @@ class Trainer:
         self.learner = Learner(config, self.device, ranks)
         self.meter = Meter(self.device, ranks)
         self.sets_seen, self.best_iou = 0, -1.0
-        self.scores: Scores | None = None
+        self.scores: MeanScores | None = None
         self._status = ""
         self.elapsed_sec, self._began_sec, self._epochs_here = 0.0, 0.0, 0
         if found:
@@ -71,18 +76,22 @@ class Trainer:
         self._last_is_good = not (found and found.fallback)
         self.validator = Validator(self.loader, config.training_split, config.validation_split, ranks, self._tell)
         if ranks.first:
-            config.out.mkdir(parents=True, exist_ok=True)
-            self.log = Log(config.out, self.step)
+            self.out.mkdir(parents=True, exist_ok=True)
+            self.log = Log(self.out, self.step)
 
-    def fit(self, show: Callable[[str], None]) -> None:
-        """Train to the end; `show` is called after each step with what to show of it.
+    def fit(self, show: Callable[[str], None] = lambda status: None) -> None:
+        """Train to the end, then `close`; `show` is called after each step with what to show of it.
 
         Raises `Interrupted` after Ctrl-C and SIGTERM, `InputError` where the loss is no longer a number, or where fp16
         overflows however small the loss is scaled.
         """
         self._began_sec = time.perf_counter() - self.elapsed_sec
         patient = self.ranks.world > 1
-        with deterministic(self.config.deterministic), Interruption(patient=patient) as interruption:
+        with (
+            closing(self),
+            deterministic(self.config.deterministic),
+            Interruption(patient=patient) as interruption,
+        ):
             while not self.over:
                 epoch = self.loader.epoch + 1
                 self._train(epoch, interruption, show)
@@ -115,8 +124,8 @@ class Trainer:
             if self.over:
                 break
 
-    def _learn(self, batch: Batch, sets: int) -> Step:
-        """One step. Where there is no memory for it, resident sets are given up, and it is done again.
+    def _learn(self, batch: Batch, sets: int) -> StepResult:
+        """One step. If it runs out of memory, the cache of decoded sets is released and the step repeated.
 
         Raises `InputError` where there are none, where weights have changed, and where other ranks wait in this step.
         """
@@ -141,7 +150,7 @@ class Trainer:
         return f"no memory for step {step:,} with {what} --size {size} ({brief(error)}): {remedy}"
 
     def _end_epoch(self, epoch: int) -> None:
-        """Log, validate, draw, keep. All of it waits for the device."""
+        """Log, validate, draw pictures and save checkpoints. Waits for the device."""
         if self.meter.steps:
             self._read_meter(epoch)
         self._epochs_here += 1
@@ -163,7 +172,7 @@ class Trainer:
         examples = self.validator.examples
         prediction = predict(self.learner.averaged, examples.bg, examples.fg_bg, self.config.precision)
         picture = grid(examples, prediction)
-        save_picture(picture, self.config.out / "pictures" / f"epoch_{epoch:04}.png")
+        save_picture(picture, self.out / "pictures" / f"epoch_{epoch:04}.png")
         self.log.picture("predictions", self.step, picture)
         if self.scores:
             self.log.write("val", self.step, epoch, self.scores)
@@ -171,7 +180,7 @@ class Trainer:
             self._tell(f"epoch {epoch}{length}: {describe(self.scores)}; {self._baseline(self.scores)}")
         if damaged := self.loader.quarantined:
             self._tell(f"sets left out as damaged: {len(damaged)}, such as {damaged[0]}")
-        draw_curves(read_lines(self.log.path), self.config.out / "curves.png")
+        draw_curves(read_lines(self.log.path), self.out / "curves.png")
         if self.over:
             self.log.result(self.config.settings(), self.scores or {})
 
@@ -214,7 +223,7 @@ class Trainer:
         return self.loader.epoch >= self.config.epochs if self.config.epochs else self.progress >= 1
 
     def _agree(self, interruption: Interruption, sets: int = 0) -> tuple[bool, int]:
-        """Whether any rank was asked to stop, and the sets of all ranks; sets the time, that of all of them, too."""
+        """Whether any rank was asked to stop, and the sum of `sets` over the ranks; averages the elapsed time, too."""
         own_sec = time.perf_counter() - self._began_sec
         stop, sets_of_all, seconds = self.ranks.sums([bool(interruption.by), sets, own_sec])
         self.elapsed_sec = seconds / self.ranks.world
@@ -235,10 +244,10 @@ class Trainer:
         checkpoint = self.learner.checkpoint(state)
         try:
             if name == LAST:
-                save_last(self.config.out, checkpoint, keep_former=self._last_is_good)
+                save_last(self.out, checkpoint, keep_former=self._last_is_good)
                 self._last_is_good = True
             else:
-                save(self.config.out / name, checkpoint)
+                save(self.out / name, checkpoint)
         except OSError as error:
             error.add_note(f"the run is kept up to its last checkpoint; {self._how_to_continue()}")
             raise
@@ -253,7 +262,7 @@ class Trainer:
         if line and self.ranks.first:
             self.say(line)
 
-    def _baseline(self, scores: Scores) -> str:
+    def _baseline(self, scores: MeanScores) -> str:
         return f"baseline |fg_bg - bg| > {self.validator.threshold}: mask IoU {scores['baseline_iou']:.3f}"
 
     def _interrupted(self, interruption: Interruption) -> Interrupted:
@@ -261,11 +270,11 @@ class Trainer:
         return Interrupted(message, interruption.by or signal.SIGTERM)
 
     def _how_to_continue(self) -> str:
-        out, shards = shlex.quote(str(self.config.out)), shlex.quote(str(self.config.shards))
+        out, shards = shlex.quote(str(self.out)), shlex.quote(str(self.config.shards))
         return f"continue with: fgbg-train --shards {shards} --out {out} --resume"
 
     def close(self) -> None:
-        """End the loaders' threads and write out what is still held back."""
+        """End the loaders' threads and write out what is still held back. May be called again."""
         self.loader.close()
         self.validator.close()
         if self.ranks.first:
@@ -273,7 +282,7 @@ class Trainer:
 
     def summary(self) -> list[str]:
         """Where the run stands and where its results are, a few lines."""
-        out = self.config.out
+        out = self.out
         epochs = round(self.sets_seen / self.loader.sets, 2)
         lines = [f"trained {epochs:g} epochs, {self.step:,} steps, {self.sets_seen:,} sets"]
         if self.scores:
@@ -287,7 +296,7 @@ class Trainer:
 
 
 def timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
-    """Each batch, with the seconds that it was waited for."""
+    """Each batch with the seconds that the loop waited for it."""
     source = iter(batches)
     while True:
         asked_sec = time.perf_counter()

@@ -1,6 +1,7 @@
-"""The trivial baseline of depth: the mean depth of the training sets on the same background."""
+"""Trivial baselines, without a network: |fg_bg - bg| > t for the mask, the background's mean depth for the depth."""
 
 import math
+from collections.abc import Iterable
 from itertools import islice
 
 import numpy as np
@@ -8,8 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.loading.batch import Batch
 from pipeline.loading.loader import Loader
+from train.distributed import SINGLE, Distributed
+from train.metrics import difference, iou
 
+THRESHOLDS = (*range(1, 16), *range(16, 64, 4), *range(64, 129, 8))
+THRESHOLD_SETS = 512  # training sets on which the threshold is chosen
 SETS = 16_384  # training sets looked at, in random order; sums of so many bytes are exact in float32
 BACKGROUNDS = 1024  # that have a mean of their own, 64 kB each at 128 x 128; further ones get that of all
 
@@ -23,7 +29,7 @@ class MeanDepth:
     """
 
     def __init__(self, training: Loader, backgrounds: NDArray[np.int32]) -> None:
-        """Looks at SETS sets of `training`, at none without depth; `backgrounds` is the index's column, [sets]."""
+        """Average SETS sets of `training`, none if they have no depth; `backgrounds` is the index's column, [sets]."""
         self._places = dict[int, int]()  # of a background in the sums
         self._sums: Tensor | None = None  # float32 [backgrounds + 1, H, W]; the last is that of all
         counts = np.zeros(BACKGROUNDS + 1, np.int64)
@@ -48,7 +54,7 @@ class MeanDepth:
             # int64 [rows]; on the device, so that it need not be asked which rows are scored.
             self._place_of = torch.from_numpy(known_as[of_rows]).to(self._sums.device)
         self.sets = int(counts[-1])
-        """Training sets that were looked at."""
+        """Training sets in the mean."""
 
     def _place(self, background: int) -> int:
         if background not in self._places and len(self._places) < BACKGROUNDS:
@@ -60,3 +66,21 @@ class MeanDepth:
         if self._sums is None:
             return None
         return self._sums[self._place_of[rows], None] / 255
+
+
+def training_threshold(loader: Loader, ranks: Distributed = SINGLE) -> int:
+    """The mask baseline's threshold, by the first THRESHOLD_SETS sets of an epoch of `loader`, of all its ranks."""
+    return best_threshold(islice(loader, math.ceil(THRESHOLD_SETS / loader.batch_size)), ranks=ranks)
+
+
+@torch.no_grad()
+def best_threshold(
+    batches: Iterable[Batch], thresholds: Iterable[int] = THRESHOLDS, *, ranks: Distributed = SINGLE
+) -> int:
+    """The t of |fg_bg - bg| > t with the best mean IoU over `batches`, those of all `ranks`."""
+    grid = list(thresholds)
+    sums = torch.zeros(len(grid), dtype=torch.float64)
+    for batch in batches:
+        change = difference(batch.bg, batch.fg_bg)
+        sums = sums + torch.stack([iou(change > t, batch.mask).sum() for t in grid]).cpu()  # waits: before training
+    return grid[int(np.argmax(ranks.sums(sums.tolist())))]

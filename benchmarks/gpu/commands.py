@@ -25,8 +25,8 @@ from pipeline.errors import InputError
 from pipeline.workers import available_cores
 from tools.bench_loader import LoadOptions
 from tools.measure import quartiles, spread, synchronize
-from train.cells import HEADLINE
-from train.checkpoint import begun, load_last
+from train.checkpoint import has_checkpoint, load_last
+from train.evaluate import HEADLINE
 from train.logging import Line, read_lines
 from train.losses import Criterion
 from train.networks import build_network
@@ -99,7 +99,7 @@ def original(context: Context, found: Findings) -> None:
     """The training loop of the original S15 work on the same device, for the ratio to ours; on its loader and without.
 
     Pillow, four decodes a set, a DataLoader; its network, batches of 16, binary cross-entropy and SSIM, SGD with
-    momentum, all in float32, as benchmarks/peers_pillow.py and train/original_models.py have them. It is spared two
+    momentum, all in float32, as benchmarks/peers_pillow.py and train/networks.py have them. It is spared two
     things that would make it slower: reading the loss off the device in each step, and comparing three equal channels
     where one will do.
     """
@@ -219,7 +219,7 @@ def end_to_end(context: Context, found: Findings) -> None:
     """
     found.columns, work, sets = ["figure"], Path(context.work), context.end_to_end[0]
     for name, module, flags, places in end_to_end_steps(context):
-        record, again = work / f"{name}.json", begun(work / "run") and name == "train"
+        record, again = work / f"{name}.json", has_checkpoint(work / "run") and name == "train"
         seconds = seconds_taken(record, module, flags)
         if seconds is None:
             if name == "compose" and (free := shutil.disk_usage(work).free) < sets * SET_BYTES:

@@ -15,10 +15,10 @@ from benchmarks.baselines import NETWORKS, Baseline, baselines, main, seconds_le
 from benchmarks.processes import CommandError
 from tests.benchmarks.test_baseline_results import RESULT
 from tests.samples import smooth_picture, soft_disc
+from train.checkpoint import load_run
 from train.evaluate import evaluate, open_split
 from train.losses import RECIPES
 from train.networks import build_network
-from train.run import open_run
 
 IDS = 8  # the split puts background 6 and foreground 7 into test, background 5 and foreground 3 into val
 COMMON = ["--size", "32", "--batch-size", "16", "--compose-sets", "128", "--device", "cpu"]
@@ -112,7 +112,7 @@ def test_other_settings_are_refused_with_both(finished: tuple[Path, str], photos
 def test_the_scores_are_those_of_the_headline_of_an_evaluation(finished: tuple[Path, str]) -> None:
     work, _ = finished
     device, shards = torch.device("cpu"), work / "data/photos"
-    run = open_run(work / "runs/photos-unet-4-bce-128-sets", "last", device, shards)
+    run = load_run(work / "runs/photos-unet-4-bce-128-sets", "last", device, shards)
     whole = evaluate(run, "test", open_split(run, "test", device)).cells["new_new"]
     (row,) = results_in(work)
     assert row.test_sets == whole.sets

@@ -20,10 +20,9 @@ from tests.samples import jpeg, set_paths, smooth_picture, write
 from tests.tools.test_train_command import SMALL, one_line_error
 from tools.evaluate import main
 from tools.train import main as train_main
-from train.checkpoint import load, save
+from train.checkpoint import load, load_run, save, weights
 from train.metrics import difference, iou
-from train.run import open_run, weights
-from train.validation import THRESHOLDS
+from train.trivial_baselines import THRESHOLDS
 
 
 def evaluate(run: Path, shards: Path, *flags: str) -> Result:
@@ -68,7 +67,7 @@ def cell_slowly(key: str) -> str:
 def test_all_numbers_are_those_of_a_plain_loop_over_the_sets(trained: Path, packed: Path, tmp_path: Path) -> None:
     numbers = scored(trained, packed, tmp_path / "new", "--split", "all")
     checkpoint = load(trained / "best.pt")
-    network = open_run(trained, "best", torch.device("cpu")).network
+    network = load_run(trained, "best", torch.device("cpu")).network
     baseline = {t: list[float]() for t in THRESHOLDS}
     depths = dict[str, list[Tensor]]()
     for batch in (training := Loader(packed, "train", batch_size=1, size=32)):

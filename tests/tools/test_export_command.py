@@ -16,9 +16,8 @@ from pipeline.loading.loader import Loader
 from tests.samples import files_below, write
 from tests.tools.test_train_command import one_line_error, printed, trained_on
 from tools.export import main
-from train.checkpoint import load
+from train.checkpoint import Run, load, load_run, weights
 from train.export import Exported, checked_pictures
-from train.run import Run, open_run, weights
 
 SIZE = 32  # of SMALL
 onnx = pytest.importorskip("onnx")
@@ -50,7 +49,7 @@ def computed(path: Path, background: NDArray[np.uint8], overlay: NDArray[np.uint
 
 
 def opened(run: Path) -> Run:
-    return open_run(run, "best", torch.device("cpu"))
+    return load_run(run, "best", torch.device("cpu"))
 
 
 @pytest.mark.parametrize("count", [1, 5, 8])

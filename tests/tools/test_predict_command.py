@@ -13,8 +13,8 @@ from pipeline.resume import UNFINISHED
 from tests.samples import files_below, jpeg, png, smooth_picture, write
 from tests.tools.test_train_command import one_line_error, printed, trained_on
 from tools.predict import main
-from train.pairs import Pair
-from train.run import open_run
+from train.checkpoint import load_run
+from train.predict import Pair
 
 SIZE = 32  # of SMALL
 KINDS = ("mask.png", "depth.png", "depth-colour.png", "side-by-side.png")
@@ -59,7 +59,7 @@ def test_of_pictures_of_its_size_the_files_hold_what_the_network_says(
     out = tmp_path / "out"
     assert "predicted 1 pairs" in printed(predict(trained, *pair, out))
     assert sorted(path.name for path in out.iterdir()) == sorted(f"o.{kind}" for kind in KINDS)
-    run = open_run(trained, "best", torch.device("cpu"))
+    run = load_run(trained, "best", torch.device("cpu"))
     with torch.no_grad():
         mask_logits, depth = run.network(*(torch.from_numpy(gray(seed))[None, None] for seed in range(2)))
     mask = opened(out / "o.mask.png")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from train.metrics import BOUNDARY_PIXELS, boundary_f, dice, difference, iou, mask_scores, outline, rmse, within
+from train.metrics import BOUNDARY_PIXELS, boundary_f, depth_scores, dice, difference, iou, mask_scores, outline, within
 
 RANDOM = torch.Generator().manual_seed(0)
 
@@ -48,12 +48,13 @@ def test_dice_is_that_of_the_masks() -> None:
 
 
 def test_rmse_is_that_of_each_set_by_itself() -> None:
-    a, b = (picture().float() / 255 for _ in range(2))
+    a, b = torch.rand(2, 4, 1, 11, 13, generator=RANDOM)
     expected = [
-        math.sqrt(sum((x - y) ** 2 for x, y in zip(p.flatten().tolist(), q.flatten().tolist(), strict=True)) / 35)
+        math.sqrt(sum((x - y) ** 2 for x, y in zip(p.flatten().tolist(), q.flatten().tolist(), strict=True)) / 143)
         for p, q in zip(a, b, strict=True)
     ]
-    torch.testing.assert_close(rmse(a, b), torch.tensor(expected))
+    scores = depth_scores(a, b, torch.zeros(4, 1, 11, 13, dtype=torch.uint8), detailed=False)
+    torch.testing.assert_close(scores["depth_rmse"], torch.tensor(expected))
 
 
 def test_difference_of_bytes_does_not_wrap_around() -> None:

@@ -6,11 +6,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.errors import InputError
+from train.config import NETWORKS, network_name
 from train.losses import Criterion
 from train.model import UNet
-from train.networks import NETWORKS, build_network, network_name
+from train.networks import ConvGen, Net, build_network
 from train.optim import adamw
-from train.original_models import ConvGen, Net
 
 SIZES = {  # parameters, and multiplications of one set of 128 x 128
     "unet-xs": (1_635_528, 886_538_240),

@@ -4,7 +4,8 @@ from PIL import Image
 
 from pipeline.format.depth import scalar_of_colours
 from tests.samples import smooth_picture
-from train.predict import DEPTH_COLOURS, GAP, TILE, TITLE, at_size, depth_colours, side_by_side
+from train.pictures import DEPTH_COLOURS, GAP, TILE, TITLE, depth_colours, side_by_side
+from train.predict import at_size
 
 
 def test_planes_are_resized_in_float_as_pillow_does_it() -> None:

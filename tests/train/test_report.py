@@ -29,13 +29,12 @@ from tests.pages import Page
 from tests.samples import jpeg, set_paths, smooth_picture, write
 from tests.tools.test_train_command import SMALL
 from tools.train import main
-from train.checkpoint import load, save
+from train.checkpoint import Run, load, load_run, save
 from train.config import Config
 from train.evaluate import Evaluation, evaluate, open_split
 from train.logging import read_lines
 from train.metrics import iou
 from train.report import MAX_EPOCHS, METRICS, NOT_KNOWN, decimals, interval, split_cells, write_report
-from train.run import Run, open_run
 from train.scoring import NETWORK, TRIVIAL, Summary
 
 NAME = "<b>&\"'run"
@@ -66,7 +65,7 @@ def page(content: str) -> Page:
 
 @pytest.fixture(scope="module")
 def evaluation(run: Path, packed: Path) -> Evaluation:
-    opened_run = open_run(run, "best", CPU, packed)
+    opened_run = load_run(run, "best", CPU, packed)
     return evaluate(opened_run, "val", open_split(opened_run, "val", CPU))
 
 
@@ -237,7 +236,7 @@ def test_at_most_so_many_sets_of_a_cell_are_scored(
 def test_pictures_are_of_the_worst_and_the_best(run: Path, packed: Path, page: Page) -> None:
     """Of the one set in the headline, and, without such, of all."""
     [caption] = re.findall(r"fg_\d+_bg_\d+_\d+: mask IoU \d\.\d+", page.texts["figcaption"])
-    network = open_run(run, "best", CPU, packed).network
+    network = load_run(run, "best", CPU, packed).network
     [batch] = (loader := Loader(packed, "val", batch_size=1, size=32))
     with torch.no_grad():
         found = iou(network(batch.bg, batch.fg_bg)[0] > 0, batch.mask).item()

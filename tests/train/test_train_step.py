@@ -204,7 +204,7 @@ def test_batches_that_are_not_whole_are_not_compiled(monkeypatch: pytest.MonkeyP
         return counted
 
     monkeypatch.setattr(torch, "compile", compile_)
-    monkeypatch.setattr("train.config.missing_for_compile", lambda device: "")
+    monkeypatch.setattr("train.runtime.missing_for_compile", lambda device: "")
     learner = a_learner(compile="default", batch_size=4)
     for sets in (4, 3, 4, 1):
         learner.train_step(a_batch(sets), 0.5, sets)

@@ -11,16 +11,17 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
+from pipeline.devices import torch_device
 from pipeline.errors import InputError
 from pipeline.loading.loader import Loader
 from pipeline.packing.pack import PackOptions, pack
 from train.checkpoint import load, save
-from train.config import Config, choose_device
+from train.config import Config
 from train.metrics import difference, iou
 from train.signals import Interrupted
-from train.train_step import Step
+from train.train_step import StepResult
 from train.trainer import Trainer
-from train.validation import best_threshold
+from train.trivial_baselines import best_threshold
 
 TIMES = ("sets_per_sec", "stall_share")  # what differs between two runs that are the same
 STEPS = 8  # 2 epochs of 64 sets, 16 at a time
@@ -216,11 +217,11 @@ def test_a_checkpoint_from_before_there_was_a_choice_has_depth(packed: Path, who
 
 
 def test_logged_losses_are_means_over_the_sets_since_the_last_line(packed: Path, tmp_path: Path) -> None:
-    seen: list[tuple[Step, int]] = []
+    seen: list[tuple[StepResult, int]] = []
     trainer = Trainer(configuration(packed, tmp_path, epochs=1, batch_size=24, log_every=100))
     add = trainer.meter.add
 
-    def remember(step: Step, sets: int, wait_sec: float) -> None:
+    def remember(step: StepResult, sets: int, wait_sec: float) -> None:
         seen.append((step, sets))
         add(step, sets, wait_sec)
 
@@ -245,9 +246,8 @@ def test_the_baselines_threshold_is_the_best_of_the_grid(packed: Path) -> None:
     grid = range(0, 200, 20)
     means = []
     for threshold in grid:
-        scores = [
-            iou(difference(b.bg, b.fg_bg) > threshold, b.mask) for b in Loader(packed, "train", batch_size=16, size=32)
-        ]
+        batches = Loader(packed, "train", batch_size=16, size=32)
+        scores = [iou(difference(b.bg, b.fg_bg) > threshold, b.mask) for b in batches]
         means.append(torch.cat(scores).mean().item())
     assert best_threshold(Loader(packed, "train", batch_size=16, size=32), grid) == grid[means.index(max(means))]
 
@@ -296,9 +296,8 @@ def test_other_settings_are_refused_with_both_values(packed: Path, whole: Path, 
 
 def test_another_data_set_is_refused_with_both_hashes(packed: Path, source: Path, whole: Path, tmp_path: Path) -> None:
     pack(source, tmp_path / "shards", PackOptions(sets_per_shard=16, workers=1, seed=1))
-    hashes = [
-        Loader(shards, "train", batch_size=16, size=32).manifest.sha256 for shards in (packed, tmp_path / "shards")
-    ]
+    folders = packed, tmp_path / "shards"
+    hashes = [Loader(shards, "train", batch_size=16, size=32).manifest.sha256 for shards in folders]
     with pytest.raises(InputError, match=rf"the data set is {hashes[0]}, but here it is {hashes[1]}"):
         Trainer(configuration(tmp_path / "shards", whole), resume=True)
 
@@ -337,7 +336,7 @@ def test_without_a_gpu_auto_says_so_and_gpu_is_refused(packed: Path, tmp_path: P
     Trainer(configuration(packed, tmp_path / "run", device="auto"), say=said.append).log.close()
     assert said == ["no GPU found: training on the CPU, float32"]
     with pytest.raises(InputError, match=r"no usable GPU.* use --device cpu"):
-        choose_device("gpu")
+        torch_device("gpu")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from tests.samples import files_below, jpeg, png, smooth_picture, write
 from tests.tools.test_predict_command import opened, predict
 from tests.tools.test_train_command import one_line_error, printed, trained_on
 from tools.outputs import require_file, require_writable
-from train.pairs import Pair
+from train.predict import Pair
 
 PIXELS = smooth_picture(1)
 

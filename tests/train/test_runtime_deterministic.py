@@ -11,7 +11,7 @@ from pipeline.errors import InputError
 from tests.train.test_trainer import CrashError, assert_equal_runs, configuration, crash_at, fit
 from train.checkpoint import load, save
 from train.config import Config
-from train.determinism import CUBLAS, deterministic
+from train.runtime import CUBLAS, deterministic, open_loader
 from train.trainer import Trainer
 
 
@@ -80,8 +80,8 @@ def test_the_loader_is_told_the_share_of_the_hardware_engine(
     changes: dict[str, Any], passed: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[dict[str, Any]] = []
-    monkeypatch.setattr("train.config.Loader", lambda *_, **options: told.append(options))
-    configuration(Path(), Path(), **changes).loader(torch.device("cpu"))
+    monkeypatch.setattr("train.runtime.Loader", lambda *_, **options: told.append(options))
+    open_loader(configuration(Path(), Path(), **changes), torch.device("cpu"))
     [options] = told
     assert options["hw_decoder_load"] == passed
 

@@ -12,9 +12,8 @@ from pipeline.loading.loader import Loader
 from tests.loading.test_shard_reader import flip_bit
 from tests.tools.test_evaluate_command import evaluate, printed, scored
 from tests.tools.test_train_command import trained_on
-from train.cells import CELLS, cells_of
-from train.evaluate import draw, open_split
-from train.run import open_run
+from train.checkpoint import load_run
+from train.evaluate import CELLS, cells_of, draw, open_split
 
 CPU = torch.device("cpu")
 SIZES = {"new_new": 4, "new_seen": 16, "seen_new": 16, "seen_seen": 64}  # of the split "all"
@@ -32,7 +31,7 @@ def in_cells(shards: Path, rows: list[int]) -> dict[str, set[int]]:
 
 
 def opened_rows(run: Path, shards: Path, most: int | None, *, batch_size: int = 16) -> list[int]:
-    of_run = open_run(run, "best", CPU, shards)
+    of_run = load_run(run, "best", CPU, shards)
     opened = open_split(of_run._replace(config=replace(of_run.config, batch_size=batch_size)), "all", CPU, most=most)
     assert opened.sizes == SIZES
     rows = [row for batch in opened.loader for row in batch.index.tolist()]
@@ -83,7 +82,7 @@ def test_scores_are_means_over_the_sets_that_were_drawn(trained: Path, packed: P
     batch = Loader(packed, "all", batch_size=1, size=32).pick(sorted(in_cells(packed, drawn)["seen_seen"]))
     assert batch.depth is not None
     with torch.no_grad():
-        depth = open_run(trained, "best", CPU).network(batch.bg, batch.fg_bg)[1]
+        depth = load_run(trained, "best", CPU).network(batch.bg, batch.fg_bg)[1]
     expected = (depth - batch.depth / 255).square().flatten(1).mean(1).sqrt().mean().item()
     assert numbers["cells"]["seen_seen"]["scores"]["network"]["depth_rmse"]["mean"] == pytest.approx(expected, rel=1e-4)
 

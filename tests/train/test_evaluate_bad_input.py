@@ -17,11 +17,10 @@ from tests.loading.test_shard_reader import flip_bit
 from tests.samples import jpeg, set_paths, smooth_picture, soft_disc, split_rows, write
 from tests.tools.test_evaluate_command import evaluate, scored
 from tests.tools.test_train_command import one_line_error, trained_on
-from train.cells import CELLS
+from train.checkpoint import load_run
+from train.evaluate import CELLS, open_split
 from train.evaluate import evaluate as score
-from train.evaluate import open_split
 from train.evaluation_table import text
-from train.run import open_run
 
 CPU = torch.device("cpu")
 SEEN, NEW = "train", "test"
@@ -73,7 +72,7 @@ def test_a_cell_whose_sets_are_damaged_says_so(trained: Path, packed: Path, tmp_
     index = load_index(packed, Manifest.load(packed))
     [row] = split_rows(np.array(index["bg"]), np.array(index["fg"]), "test")
     flip_bit(shards / f"sets-{index['shard'][row]:06}.tar", int(index["offset"][row][0]) + 30)
-    run = open_run(trained, "best", CPU, shards)
+    run = load_run(trained, "best", CPU, shards)
     run = run._replace(config=replace(run.config, max_bad_share=0.5))
     evaluation = score(run, "test", open_split(run, "test", CPU))
     assert evaluation.cells["new_new"][1:] == (0, 1, 0, {})

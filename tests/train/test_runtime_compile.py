@@ -9,9 +9,9 @@ import torch
 from pipeline import devices
 from pipeline.errors import InputError
 from tests.tools.test_train_command import SMALL, one_line_error, run
-from train import config
-from train.compiling import _python_headers, missing_for_compile
-from train.config import Config, describe_device
+from train import runtime
+from train.config import Config
+from train.runtime import _python_headers, compile_mode, describe_device, missing_for_compile
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -93,16 +93,16 @@ def test_the_first_line_says_how_a_run_computes(
     asked: str, device: torch.device, mode: str | None, told: str, machine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine({"gcc", "g++"}, capability=(7, 5))
-    monkeypatch.setattr(config, "gpu_problem", lambda: "")
+    monkeypatch.setattr(runtime, "gpu_problem", lambda: "")
     settings = Config(Path(), Path(), compile=asked)
-    assert settings.compile_mode(device) == mode
+    assert compile_mode(settings.compile, device) == mode
     assert describe_device(settings, device, 1) == told
 
 
 def test_without_a_compiler_auto_is_off_and_says_why(machine: Any) -> None:
     machine(set(), capability=(7, 5))
     settings = Config(Path(), Path(), device="gpu", deterministic=True)
-    assert settings.compile_mode(GPU) is None
+    assert compile_mode(settings.compile, GPU) is None
     assert describe_device(settings, GPU, 2) == (
         "training on 2 GPUs, the first: Tesla T4, fp16 (no bfloat16 in hardware), deterministic, torch.compile off: no "
         "C compiler found (install gcc); steps are slower"
@@ -126,7 +126,7 @@ def test_a_gpu_that_cannot_be_used_is_told_in_the_first_line(machine: Any, monke
 def test_what_is_asked_for_by_name_is_refused_without_a_compiler(device: torch.device, machine: Any) -> None:
     machine(set())
     with pytest.raises(InputError, match=r"^--compile default: no C.* compiler found \(install .*; or train with --co"):
-        Config(Path(), Path(), compile="default").compile_mode(device)
+        compile_mode("default", device)
 
 
 def test_the_command_refuses_it_in_one_line_and_leaves_nothing(

@@ -9,8 +9,8 @@ from pipeline.loading.loader import Loader
 from pipeline.loading.split import PEER_SALT, group
 from tests.tools.test_evaluate_command import evaluate, printed
 from tests.tools.test_train_command import trained_on
-from train.cells import CELLS
-from train.run import open_run
+from train.checkpoint import load_run
+from train.evaluate import CELLS
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,8 @@ def trained_on_slowly(shards: Path, rows: range | list[int]) -> int:
 
 
 def test_a_run_knows_how_it_was_trained(trained: Path, packed: Path, tmp_path: Path) -> None:
-    assert open_run(trained, "best", torch.device("cpu")).peer_protocol
-    assert not open_run(trained_on(packed, tmp_path / "run"), "best", torch.device("cpu")).peer_protocol
+    assert load_run(trained, "best", torch.device("cpu")).peer_protocol
+    assert not load_run(trained_on(packed, tmp_path / "run"), "best", torch.device("cpu")).peer_protocol
 
 
 @pytest.mark.parametrize("split", ["val", "test"])

@@ -10,12 +10,11 @@ from tests.ranks import in_ranks
 from tests.tools.test_train_command import trained_on
 from tests.train.test_train_step import CPU, a_batch, a_learner, weights
 from tests.train.test_trainer import CrashError, assert_equal_runs, configuration, crash_at, fit, lines
-from tests.train.test_training_ranks import assert_alike
-from train.checkpoint import load
+from tests.train.test_trainer_ranks import assert_alike
+from train.checkpoint import load, load_run
 from train.distributed import SINGLE, Distributed
 from train.logging import Meter
-from train.precision import autocast, describe_format, number_format
-from train.run import open_run
+from train.runtime import autocast, describe_format, number_format
 from train.train_step import Learner
 from train.trainer import LEAST_SCALE, Trainer
 
@@ -55,7 +54,7 @@ def test_products_are_of_the_format(precision: str, dtype: torch.dtype | None) -
 
 def test_convolutions_of_float32_are_not_rounded(packed: Path, tmp_path: Path) -> None:
     run = trained_on(packed, tmp_path / "run", "--no-report")
-    for opened in (lambda: a_learner(), lambda: open_run(run, "last", CPU)):
+    for opened in (lambda: a_learner(), lambda: load_run(run, "last", CPU)):
         torch.backends.cudnn.allow_tf32 = True
         opened()
         assert not torch.backends.cudnn.allow_tf32

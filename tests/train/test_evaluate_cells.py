@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import train.bootstrap
+import train.scoring
 from pipeline.format.manifest import row_type
 from pipeline.format.sample import UNKNOWN
 from pipeline.loading.split import BACKGROUND_SALT, FOREGROUND_SALT, PEER_SPLITS, SPLITS, Split, group
 from tests.loading.test_split import all_pairs
 from tests.samples import split_rows
-from train.bootstrap import intervals
-from train.cells import CELLS, HEADLINE, cells_of, protocol
+from train.evaluate import CELLS, HEADLINE, cells_of, protocol
+from train.scoring import intervals
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
@@ -107,7 +107,7 @@ def test_intervals_are_the_same_again_in_blocks_and_with_other_columns(monkeypat
     assert np.array_equal(found, intervals(values, backgrounds))
     np.testing.assert_allclose(found[:, 1:], intervals(values[:, 1:], backgrounds))
     assert not np.array_equal(found, intervals(values, backgrounds, seed=1))
-    monkeypatch.setattr(train.bootstrap, "AT_ONCE", 70)
+    monkeypatch.setattr(train.scoring, "COUNTS_IN_MEMORY", 70)
     np.testing.assert_allclose(found, intervals(values, backgrounds))
 
 

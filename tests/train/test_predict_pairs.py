@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.errors import InputError
 from tests.samples import write
-from train.pairs import Pair, find_pairs
+from train.predict import Pair, find_pairs
 
 
 @pytest.fixture

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.ranks import in_ranks
-from train.distributed import Distributed
+from train.distributed import Distributed, SharedBatch, SyncedNorm, synced
 from train.losses import Criterion
 from train.networks import build_network
-from train.synced_norm import SharedBatch, SyncedNorm, synced
 
 SETS = 5
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 0.02}

@@ -11,7 +11,7 @@ import train.trivial_baselines
 from pipeline.loading.batch import Batch
 from pipeline.loading.loader import Loader
 from tests.samples import smooth_picture
-from train.ceiling import jpeg_ceiling, round_trip
+from train.evaluate import jpeg_ceiling, round_trip
 from train.trivial_baselines import MeanDepth
 
 

@@ -8,8 +8,8 @@ from pytorch_msssim import ssim
 from torch import Tensor
 
 from tests.train.test_metrics import blobs
-from train.depth_metrics import BAND_PIXELS, FIT_EPSILON, METRICS, REGIONS, Score, depth_scores, fit, regions
-from train.ssim import Ssim
+from train.losses import Ssim
+from train.metrics import BAND_PIXELS, FIT_EPSILON, METRICS, REGIONS, Score, depth_scores, fit, regions
 
 RANDOM = torch.Generator().manual_seed(1)
 SETS, HEIGHT, WIDTH = 5, 17, 22
@@ -71,6 +71,7 @@ def test_scores_are_those_of_plain_loops(fitted: bool) -> None:
     depth, truth, mask = planes(), planes(), blobs(SETS, HEIGHT, WIDTH)
     truth[0, :, :9] = 0  # far, and what cannot be divided by
     depth = 0.5 * depth + 0.5 * truth
+    mask[..., 4:7, 5:9] = 255  # none is empty but this:
     mask[1] = 0
     scores = depth_scores(depth, truth, mask)
     for place in range(SETS):
@@ -89,6 +90,20 @@ def test_the_mean_of_the_map_is_the_ssim_that_is_trained() -> None:
     a, b = planes(), planes()
     expected = ssim(a, b, data_range=1.0, size_average=False)
     torch.testing.assert_close(Ssim().map(a, b).flatten(1).mean(1), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_ssim_that_is_reported_is_pytorch_msssims_and_within_1e_5_of_the_trained_one() -> None:
+    a, b = planes(), planes()
+    b = 0.6 * a + 0.4 * b
+    mask = torch.zeros(SETS, 1, HEIGHT, WIDTH, dtype=torch.uint8)
+    scores = depth_scores(a, b, mask)
+    for name, depth in (("depth_ssim", a), ("fitted_ssim", fit(a, b))):
+        expected = ssim(depth, b, data_range=1.0, size_average=False)
+        torch.testing.assert_close(scores[name], expected, atol=1e-6, rtol=0)
+        torch.testing.assert_close(Ssim()(depth, b), scores[name], atol=1e-5, rtol=0)
+    few = depth_scores(a, b, mask, detailed=False)
+    assert few.keys() == {"depth_ssim", "depth_rmse"}
+    assert torch.equal(few["depth_ssim"], scores["depth_ssim"])
 
 
 def test_the_fit_undoes_scale_and_shift() -> None:

@@ -4,7 +4,7 @@ import torch
 from numpy.typing import NDArray
 from pytorch_msssim import ssim
 
-from train.ssim import Ssim
+from train.losses import Ssim
 
 RANDOM = torch.Generator().manual_seed(0)
 

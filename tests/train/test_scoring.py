@@ -11,9 +11,19 @@ from pipeline.errors import InputError
 from pipeline.loading.batch import Batch
 from pipeline.loading.loader import Loader
 from train.losses import Criterion
-from train.metrics import difference, iou, rmse
+from train.metrics import difference, iou
 from train.model import Prediction, UNet
-from train.validation import describe, mean_scores, score_sets
+from train.scoring import (
+    NETWORK,
+    TRIVIAL,
+    MeanScores,
+    describe,
+    mean_scores,
+    predict,
+    score_batch,
+    score_sets,
+    sum_scores,
+)
 
 RANDOM = torch.Generator().manual_seed(0)
 THRESHOLD = 40
@@ -32,6 +42,10 @@ def one_by_one(batches: list[Batch]) -> Iterator[Batch]:
             yield replace(batch, **{n: p[place : place + 1] for n, p in vars(batch).items() if p is not None})
 
 
+def sums_of(network: nn.Module, batches: list[Batch]) -> MeanScores:
+    return sum_scores(*score_sets(network, Criterion(), batches, THRESHOLD))
+
+
 @pytest.fixture
 def network() -> nn.Module:
     torch.manual_seed(0)
@@ -42,8 +56,8 @@ def network() -> nn.Module:
 def test_scores_are_those_of_each_set_by_itself(depth: bool, network: nn.Module) -> None:
     batches = [a_batch(3, 10, depth=depth), a_batch(0, 0, depth=depth), a_batch(1, 7, depth=depth)]
     criterion = Criterion()
-    scores = score_sets(network, criterion, batches, THRESHOLD)
-    assert scores.rows.tolist() == [10, 11, 12, 7]
+    rows, values = score_sets(network, criterion, batches, THRESHOLD)
+    assert rows.tolist() == [10, 11, 12, 7]
     network.eval()
     for place, batch in enumerate(one_by_one(batches)):
         with torch.no_grad():
@@ -58,27 +72,27 @@ def test_scores_are_those_of_each_set_by_itself(depth: bool, network: nn.Module)
             expected[f"{name}_dice"] = 2 * expected[f"{name}_iou"] / (1 + expected[f"{name}_iou"])
         if prediction.depth is not None and batch.depth is not None:
             expected["depth_ssim"] = ssim(prediction.depth, batch.depth.float() / 255, data_range=1.0)
-            expected["depth_rmse"] = rmse(prediction.depth, batch.depth.float() / 255)[0]
-        assert scores.values.keys() == expected.keys()
+            expected["depth_rmse"] = (prediction.depth - batch.depth.float() / 255).square().mean().sqrt()
+        assert values.keys() == expected.keys()
         for name, value in expected.items():
-            torch.testing.assert_close(scores.values[name][place], value, rtol=1e-5, atol=1e-6)
+            assert values[name][place] == pytest.approx(value.item(), rel=1e-5, abs=1e-6)
 
 
 def test_means_are_over_sets_not_over_batches(network: nn.Module) -> None:
     batches = [a_batch(3, 10), a_batch(1, 7)]
-    scores = score_sets(network, Criterion(), batches, THRESHOLD)
-    means = mean_scores([scores.sums()])
+    rows, values = score_sets(network, Criterion(), batches, THRESHOLD)
+    means = mean_scores([sum_scores(rows, values)])
     assert means["sets"] == 4
-    for name, values in scores.values.items():
-        assert means[name] == pytest.approx(sum(values.tolist()) / 4)
-    alone = [score_sets(network, Criterion(), [batch], THRESHOLD).sums() for batch in one_by_one(batches)]
+    for name, of_sets in values.items():
+        assert means[name] == pytest.approx(sum(of_sets.tolist()) / 4)
+    alone = [sums_of(network, [batch]) for batch in one_by_one(batches)]
     assert mean_scores(alone) == pytest.approx(means, rel=1e-5)  # as ranks put theirs together
-    nobody = score_sets(network, Criterion(), [a_batch(0, 0)], THRESHOLD).sums()
-    assert mean_scores([nobody, scores.sums(), nobody]) == means
+    nobody = sums_of(network, [a_batch(0, 0)])
+    assert mean_scores([nobody, sum_scores(rows, values), nobody]) == means
 
 
 def test_a_network_without_depth_is_scored_by_its_mask_on_sets_that_have_it() -> None:
-    scores = mean_scores([score_sets(UNet(4, depth=False), Criterion(), [a_batch(2, 0)], THRESHOLD).sums()])
+    scores = mean_scores([sums_of(UNet(4, depth=False), [a_batch(2, 0)])])
     assert not [name for name in scores if "depth" in name]
     assert describe(scores) == f"mask IoU {scores['mask_iou']:.3f}"
 
@@ -92,10 +106,34 @@ def test_scoring_leaves_the_networks_mode_as_it_was(network: nn.Module) -> None:
 
 def test_nothing_to_score_is_an_error(network: nn.Module) -> None:
     with pytest.raises(InputError, match="every set to be scored is damaged"):
-        mean_scores([score_sets(network, Criterion(), [a_batch(0, 0)], THRESHOLD).sums()])
+        mean_scores([sums_of(network, [a_batch(0, 0)])])
 
 
 def test_a_loaders_epoch_is_scored_set_by_set(packed: Path, network: nn.Module) -> None:
-    scores = score_sets(network, Criterion(), Loader(packed, "train", batch_size=10, size=32, shuffle=False), THRESHOLD)
-    assert scores.rows.tolist() == sorted(scores.rows.tolist())
-    assert {len(values) for values in scores.values.values()} == {len(scores.rows)} == {64}
+    loader = Loader(packed, "train", batch_size=10, size=32, shuffle=False)
+    rows, values = score_sets(network, Criterion(), loader, THRESHOLD)
+    assert rows.tolist() == sorted(rows.tolist())
+    assert {len(of_sets) for of_sets in values.values()} == {len(rows)} == {64}
+
+
+@torch.no_grad()
+def test_the_few_scores_of_validation_are_those_of_evaluation(network: nn.Module) -> None:
+    batch = a_batch(3, 0)
+    prediction = predict(network, batch.bg, batch.fg_bg)
+    few, all_scores = (score_batch(prediction, batch, THRESHOLD, detailed=detailed) for detailed in (False, True))
+    assert list(few[NETWORK]) == ["mask_iou", "mask_dice", "depth_ssim", "depth_rmse"]
+    assert list(few[TRIVIAL]) == ["mask_iou", "mask_dice"]
+    for who, named in few.items():
+        assert all_scores[who].keys() > named.keys()
+        for name, value in named.items():
+            assert torch.equal(value, all_scores[who][name])
+
+
+@torch.no_grad()
+def test_a_mask_that_is_no_number_has_no_score(network: nn.Module) -> None:
+    batch = a_batch(2, 0)
+    prediction = predict(network, batch.bg, batch.fg_bg)
+    prediction.mask_logits[1, 0, 3, 3] = torch.inf
+    scores = score_batch(prediction, batch, THRESHOLD)
+    assert scores[NETWORK]["mask_iou"].isnan().tolist() == [False, True]
+    assert not scores[TRIVIAL]["mask_iou"].isnan().any()

@@ -1,0 +1,77 @@
+"""What all commands share: help that comes at once, options made from a dataclass."""
+
+import configparser
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from tools.cli import options_of
+from train.config import Option, StrPath, setting
+
+ROOT = Path(__file__).parents[2]
+# Its parts load torch as long as they are in tools/benchmark.
+LATER = {"tools.bench"} if (ROOT / "tools" / "benchmark").is_dir() else set[str]()
+HEAVY = ("torch", "nvidia.dali", "matplotlib", "tensorboard", "pytorch_msssim", "jinja2")
+
+
+def commands() -> set[str]:
+    """The modules of the commands that setup.cfg installs."""
+    parsed = configparser.ConfigParser()
+    parsed.read(ROOT / "setup.cfg")
+    places = re.findall(r"= *([\w.]+):main", parsed["options.entry_points"]["console_scripts"])
+    assert len(places) > 5
+    return set(places)
+
+
+@pytest.mark.parametrize("module", sorted(commands() - LATER))
+def test_help_loads_nothing_heavy(module: str) -> None:
+    code = (
+        f"import sys, {module} as command\n"
+        "try:\n    command.main(['--help'])\n"
+        "finally:\n"
+        f"    print('loaded:', *[name for name in {HEAVY} if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "Usage: " in done.stdout
+    assert done.stdout.splitlines()[-1] == "loaded:"
+
+
+@dataclass(frozen=True)
+class Sample:
+    place: StrPath = field(metadata={"option": Option("Where.")})
+    count: int | None = setting(None, "How many.", minimum=1, shown_default="all")
+    share: float = setting(0.5, "How much.")
+    kind: str = setting("a", "Which.", choices=("a", "b"))
+    more_of_it: bool = setting(True, "Whether.")
+
+
+@click.command()
+@options_of(Sample)
+def command(**values: object) -> None:
+    click.echo(repr(Sample(**values)))  # type: ignore[arg-type]
+
+
+def test_options_have_the_types_defaults_and_choices_of_the_fields() -> None:
+    run = CliRunner().invoke
+    assert run(command, ["--place", "x"]).output == f"{Sample(Path('x'))!r}\n"
+    given = ["--place", "x", "--count", "3", "--share", "1", "--kind", "b", "--no-more-of-it"]
+    assert run(command, given).output == f"{Sample(Path('x'), 3, 1.0, 'b', False)!r}\n"
+    for wrong in ([], ["--place", "x", "--count", "1.5"], ["--place", "x", "--kind", "c"]):
+        assert run(command, wrong).exit_code == 2
+
+
+def test_the_help_is_in_the_order_of_the_fields() -> None:
+    lines = CliRunner().invoke(command, ["--help"]).output.partition("Options:\n")[2].splitlines()
+    assert [" ".join(line.split()) for line in lines[:5]] == [
+        "--place PATH Where. [required]",
+        "--count INTEGER How many. [default: (all)]",
+        "--share FLOAT How much. [default: 0.5]",
+        "--kind [a|b] Which. [default: a]",
+        "--more-of-it / --no-more-of-it Whether. [default: more-of-it]",
+    ]

@@ -1,0 +1,92 @@
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from pipeline import devices
+from pipeline.errors import InputError
+from pipeline.loading.sample_cache import PLACES
+from pipeline.packing import encode_planes
+from train.config import (
+    DEVICES,
+    LOSSES,
+    MOST_PAIRS_AT_ONCE,
+    NETWORKS,
+    RESIDENT,
+    SCHEDULES,
+    Config,
+)
+from train.losses import RECIPES
+from train.networks import ORIGINALS, UNETS
+from train.optim import learning_rate
+
+FIELDS = {entry.name: entry for entry in dataclasses.fields(Config)}
+
+
+def test_the_choices_are_those_that_the_heavy_modules_know() -> None:
+    assert tuple(RECIPES) == LOSSES
+    assert (*UNETS, *ORIGINALS) == NETWORKS
+    assert ("auto", *devices.DEVICES) == DEVICES
+    assert ("auto", "off", *PLACES) == RESIDENT
+    assert encode_planes.BATCH == MOST_PAIRS_AT_ONCE
+    rates = {schedule: learning_rate(0.1, 1.0, 0.05, schedule) for schedule in SCHEDULES}
+    assert len(set(rates.values())) == len(SCHEDULES)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("epochs", 0, "--epochs 0: expected 1 or more"),
+        ("batch_size", 0, "--batch-size 0: expected 1 or more"),
+        ("size", 100, "--size 100: expected a multiple of 16 of at least 32, such as 128"),
+        ("lr", 0.0, "--lr 0.0: expected a number above 0, such as 0.002"),
+        ("lr", math.inf, "--lr inf: expected a number above 0, such as 0.002"),
+        ("weight_decay", math.nan, "--weight-decay nan: expected 0 or more, such as 0.01"),
+        ("warmup", 1.0, "--warmup 1.0: expected a share of all steps from 0 to below 1"),
+        ("ema", 1.0, "--ema 1.0: expected a decay below 1 such as 0.999, or 0 for none"),
+        ("hw_decoder_load", 1.5, "--hw-decoder-load 1.5: expected a share of the JPEGs from 0 to 1"),
+        ("window", 0, "--window 0: expected 1 or more"),
+        ("seed", -1, "--seed -1: expected 0 or more"),
+        ("depth_weight", -0.5, "--depth-weight -0.5: expected 0 or more"),
+        ("schedule", "linear", "--schedule linear: expected one of cosine, one-cycle"),
+        ("model", "unet-0", "network 'unet-0': expected one of unet-xs, unet-s, unet-m, net, convgen, or unet- and"),
+    ],
+)
+def test_a_value_out_of_its_limits_is_one_line(name: str, value: Any, expected: str) -> None:
+    with pytest.raises(InputError) as told:
+        Config("shards", "out", **{name: value})
+    assert str(told.value).startswith(expected)
+
+
+def test_every_limit_lets_through_what_it_says() -> None:
+    """A value just inside and one just outside of each limit, of every setting that has one."""
+    tried = 0
+    for name, entry in FIELDS.items():
+        option = entry.metadata["option"]
+        step = 1 if int in (entry.type, *get_args(entry.type)) else 1e-6
+        for limit, inside, outside in (
+            (option.minimum, 0, -step),
+            (option.maximum, 0, step),
+            (option.above, step, 0),
+            (option.below, -step, 0),
+        ):
+            if limit is not None:
+                option.check(name, limit + inside)
+                with pytest.raises(InputError, match=f"^--{name.replace('_', '-')} "):
+                    option.check(name, limit + outside)
+                tried += 1
+    assert tried > 15
+
+
+def test_every_setting_has_a_help_and_a_default_within_its_limits() -> None:
+    for name, entry in FIELDS.items():
+        assert entry.metadata["option"].help.endswith(".")
+        if entry.default is not dataclasses.MISSING:
+            entry.metadata["option"].check(name, entry.default)
+
+
+def test_paths_may_be_text() -> None:
+    texts, paths = Config("a/shards", "a/out"), Config(Path("a/shards"), Path("a/out"))
+    assert texts.settings() == paths.settings()
