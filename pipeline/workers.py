@@ -1,7 +1,8 @@
-"""Worker processes: a function over jobs, results in the order of the jobs, few of them in memory at once; progress."""
+"""Worker processes: a function over jobs, few of them in memory at once; progress, and how long one waits."""
 
 import os
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
@@ -11,6 +12,7 @@ from threading import Thread
 from types import TracebackType
 from typing import NamedTuple, TypeVar
 
+Item = TypeVar("Item")
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -21,6 +23,18 @@ class SourceProgress(NamedTuple):
     files_found: Callable[[int], None] = lambda total: None
     sets_found: Callable[[int], None] = lambda to_do: None
     sets_done: Callable[[int], None] = lambda more: None
+
+
+def timed(items: Iterable[Item]) -> Iterator[tuple[Item, float]]:
+    """Each item, and the seconds that `next()` took for it."""
+    source = iter(items)
+    while True:
+        asked_sec = time.perf_counter()
+        try:
+            item = next(source)
+        except StopIteration:
+            return
+        yield item, time.perf_counter() - asked_sec
 
 
 def available_cores() -> int:

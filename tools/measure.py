@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -22,9 +22,8 @@ except ImportError:
     raise SystemExit("fgbg-bench needs psutil, which is not installed: pip install 'fgbg[bench]'") from None
 
 from pipeline.errors import InputError
-from pipeline.workers import available_cores
+from pipeline.workers import available_cores, timed
 
-Item = TypeVar("Item")
 DRAINS = 2  # so many times what a loader may have ready goes by before the clock starts
 SETTLE_SEC, QUIET_CPU_SEC, SETTLE_TRIES = 0.1, 0.01, 20
 DALI = ("nvidia-dali-cuda130", "nvidia-dali-cuda120")
@@ -140,18 +139,6 @@ class Mark(NamedTuple):
         """The pass from this moment to a later one."""
         usage = end.usage.since(self.usage)
         return Pass(end.seen_sets - self.seen_sets, end.sec - self.sec, usage, tuple(waits_sec), peak_mib=peak_mib())
-
-
-def timed(items: Iterable[Item]) -> Iterator[tuple[Item, float]]:
-    """Each item, and the seconds that `next()` took for it."""
-    source = iter(items)
-    while True:
-        asked_sec = time.perf_counter()
-        try:
-            item = next(source)
-        except StopIteration:
-            return
-        yield item, time.perf_counter() - asked_sec
 
 
 def warm_pass(batches: Iterator[int], run_in_sets: float, sets: int) -> Pass:

@@ -5,7 +5,7 @@ import math
 import shlex
 import signal
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection
 from contextlib import closing
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from pipeline.devices import torch_device
 from pipeline.errors import InputError
 from pipeline.loading.batch import Batch
 from pipeline.loading.memory import brief, ran_out
+from pipeline.workers import timed
 from train.checkpoint import BEST, LAST, Checkpoint, load_last, refuse_other, save, save_last
 from train.config import Config
 from train.curves import draw_curves
@@ -293,15 +294,3 @@ class Trainer:
         lines.append(f"pictures: {out / 'pictures'}, curves: {out / 'curves.png'}, numbers: {self.log.path}")
         best = f" (best mask IoU, {self.best_iou:.3f}: {self.best})" if self.best.exists() else ""
         return [*lines, f"checkpoint: {self.last}{best}"]
-
-
-def timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
-    """Each batch with the seconds that the loop waited for it."""
-    source = iter(batches)
-    while True:
-        asked_sec = time.perf_counter()
-        batch = next(source, None)
-        wait_sec = time.perf_counter() - asked_sec
-        if batch is None:
-            return
-        yield batch, wait_sec

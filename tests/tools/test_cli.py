@@ -15,8 +15,6 @@ from tools.cli import options_of
 from train.config import Option, StrPath, setting
 
 ROOT = Path(__file__).parents[2]
-# Its parts load torch as long as they are in tools/benchmark.
-LATER = {"tools.bench"} if (ROOT / "tools" / "benchmark").is_dir() else set[str]()
 HEAVY = ("torch", "nvidia.dali", "matplotlib", "tensorboard", "pytorch_msssim", "jinja2")
 
 
@@ -29,7 +27,7 @@ def commands() -> set[str]:
     return set(places)
 
 
-@pytest.mark.parametrize("module", sorted(commands() - LATER))
+@pytest.mark.parametrize("module", sorted(commands()))
 def test_help_loads_nothing_heavy(module: str) -> None:
     code = (
         f"import sys, {module} as command\n"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
+from pipeline.workers import timed
 from tools import measure
 from tools.measure import (
     Pass,
@@ -19,7 +20,6 @@ from tools.measure import (
     reset_peak,
     spread,
     summarize,
-    timed,
     used,
     waits_ms,
     warm_pass,
