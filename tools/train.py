@@ -34,7 +34,8 @@ def main(ctx: click.Context, /, resume: bool, override: bool, report: bool, **se
 
     The losses, the validation scores and the loader's stalls go to OUT/metrics.jsonl and OUT/tensorboard,
     pictures and curves beside them after each epoch, and at the end all that there is to see to OUT/report.html, which
-    any browser opens. On several GPUs: torchrun --nproc-per-node GPUS -m tools.train, with the same options.
+    any browser opens. On several GPUs: torchrun --nproc-per-node GPUS --no-python fgbg-train, with the same
+    options.
     """
     from train.distributed import Distributed
     from train.report import write_report
