@@ -24,7 +24,7 @@ test check: docs $(PEERS) $(EXAMPLES)  ## every check: documentation, style, typ
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --dist loadfile
 
-fix: $(ENV)  ## format the code and mend what can be mended by itself
+fix: $(ENV)  ## format the code and fix what can be fixed by itself
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline import Batch, Loader
-from train.losses import Criterion, to_float
+from train.losses import Criterion
 from train.model import UNet
 
 
@@ -21,8 +21,7 @@ class MaskAndDepth(lightning.LightningModule):
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """The loss of a batch, uint8 [N, 1, H, W], on the device."""
-        depth = to_float(batch.depth) if batch.depth is not None else None
-        losses = self.criterion(self.network(batch.bg, batch.fg_bg), to_float(batch.mask), depth)
+        losses = self.criterion(self.network(batch.bg, batch.fg_bg), batch.mask, batch.depth)
         self.log_dict({"mask_loss": losses.mask, "depth_loss": losses.depth}, prog_bar=True, batch_size=len(batch))
         return losses.total
 

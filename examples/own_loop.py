@@ -29,7 +29,8 @@ def main(shards: Path, epochs: int, batch_size: int, size: int, device: str) -> 
         for epoch in range(epochs):
             sums = torch.zeros(2, device=loader.device)
             for batch in loader:  # a whole epoch, uint8 [N, 1, H, W], on the device already
-                bg, fg_bg, mask, depth, _ = (part.float() / 255 for part in batch.asdict().values())
+                planes = batch.bg, batch.fg_bg, batch.mask, batch.depth
+                bg, fg_bg, mask, depth = (plane.float() / 255 for plane in planes)
                 output = network(torch.cat([bg, fg_bg], dim=1))  # [N, 2, H, W]
                 mask_loss = F.binary_cross_entropy_with_logits(output[:, :1], mask)
                 depth_loss = F.l1_loss(output[:, 1:].sigmoid(), depth)

@@ -10,7 +10,7 @@ import torch
 
 from pipeline.errors import InputError
 
-DEVICES = ("gpu", "cpu")
+DEVICES = ("gpu", "cpu")  # by the names of the command line
 OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
 """The first driver on which programs built for a major version of CUDA run, whatever its minor version
 (CUDA Compatibility, "minor version compatibility")."""

@@ -130,7 +130,7 @@ class Config:
         expected="a share of all steps from 0 to below 1",
     )
     """Share of the run in which the learning rate rises; of the schedule cosine."""
-    schedule: str = setting("cosine", "Of the learning rate.", choices=SCHEDULES)
+    schedule: str = setting("cosine", "Schedule of the learning rate.", choices=SCHEDULES)
     """How the learning rate changes: see `optim.learning_rate`."""
     clip: float = setting(
         1.0,
@@ -153,9 +153,9 @@ class Config:
     """The network: unet-xs, unet-s, unet-m, the original's net and convgen, or unet-W with W channels at half size."""
     loss: str = setting("combined", "bce and bce+ssim are those of the original.", choices=LOSSES)
     """The loss that is minimised: a recipe of `losses.RECIPES`."""
-    mask_weight: float = setting(2.0, "Of the mask's loss in the sum.", minimum=0)
+    mask_weight: float = setting(2.0, "Weight of the mask's loss in the sum.", minimum=0)
     """Weight of the mask's loss in the sum."""
-    depth_weight: float = setting(1.0, "Of the depth's loss in the sum.", minimum=0)
+    depth_weight: float = setting(1.0, "Weight of the depth's loss in the sum.", minimum=0)
     """Weight of the depth's loss in the sum."""
     device: str = setting("auto", "auto: the GPU if there is one.", choices=DEVICES)
     """gpu, cpu, or auto: the GPU where there is one."""
@@ -222,7 +222,11 @@ class Config:
             raise InputError(
                 f"{' '.join(budgets) or 'no length of the run'}: expected one of --epochs, --sets, --minutes"
             )
+        if re.fullmatch(r"cuda(:\d+)?", str(self.device)):
+            object.__setattr__(self, "device", str(self.device))  # a name of PyTorch's, or its own device
         for entry in fields(self):
+            if entry.name == "device" and self.device.startswith("cuda"):
+                continue
             entry.metadata["option"].check(entry.name, getattr(self, entry.name))
         if self.size < 32 or self.size % 16:
             raise InputError(f"--size {self.size}: expected a multiple of 16 of at least 32, such as 128")

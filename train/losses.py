@@ -75,7 +75,7 @@ class Criterion(nn.Module):
         self.recipe, self.mask_weight, self.depth_weight = RECIPES[name], mask_weight, depth_weight
         self.ssim = Ssim()
         self.parts: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-            "mask_bce": bce_of_each,
+            "mask_bce": mask_bce,
             "mask_dice": dice_loss,
             "mask_edge": edge_loss,
             "depth_bce": depth_bce,
@@ -115,7 +115,7 @@ class Criterion(nn.Module):
         return torch.stack([self.recipe[name] * part for name, part in parts.items()]).sum(0)
 
 
-def bce_of_each(mask_logits: Tensor, mask: Tensor) -> Tensor:
+def mask_bce(mask_logits: Tensor, mask: Tensor) -> Tensor:
     """Mean binary cross-entropy of float logits and a soft mask in 0..1, both [N,1,H,W]: float32 [N]."""
     return F.binary_cross_entropy_with_logits(mask_logits, mask, reduction="none").flatten(1).mean(1)
 
@@ -170,7 +170,9 @@ def gradient_loss(depth: Tensor, truth: Tensor) -> Tensor:
 
 
 def to_float(picture: Tensor) -> Tensor:
-    """uint8 0..255 -> float32 0..1."""
+    """uint8 0..255 -> float32 0..1. Raises `TypeError` for another type: floats would be scaled a second time."""
+    if picture.dtype != torch.uint8:
+        raise TypeError(f"a picture of {picture.dtype}: expected torch.uint8, 0 to 255")
     return picture.to(torch.float32) / 255
 
 

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-SCHEDULES = ("cosine", "one-cycle")
 RISE, FIRST, LAST = 0.3, 1 / 25, 1 / 25e4  # of one-cycle: share of the run, rates at its two ends
 LEAST_RISE = 0.01  # of the highest rate: a linear rise that began at 0 would waste a step
 

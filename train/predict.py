@@ -106,17 +106,17 @@ def predict(
     """
     arguments = _arguments(run, pairs)
     predictor = Predictor(run, device)
-    with resumable(out, arguments) as notes, ThreadPoolExecutor(available_cores()) as pool:
+    with resumable(out, arguments) as records, ThreadPoolExecutor(available_cores()) as pool:
         require_pictures(pairs)
-        note = notes / DONE
-        first = int(note.read_text()) if note.exists() else 0
+        record = records / DONE
+        first = int(record.read_text()) if record.exists() else 0
         done(first)
         for start in range(first, len(pairs), batch_size):
             batch = pairs[start : start + batch_size]
             pictures = [(_read(pair.background), _read(pair.overlay)) for pair in batch]
             planes = [_whole(found, pair) for found, pair in zip(predictor(pictures), batch, strict=True)]
             list(pool.map(write_files, repeat(out), batch, pictures, planes))
-            with atomic_file(note) as file:
+            with atomic_file(record) as file:
                 file.write(str(start + len(batch)).encode())
             done(len(batch))
 

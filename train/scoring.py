@@ -104,7 +104,8 @@ def score_sets(
 ) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
     """Rows and scores [sets] of every set of one epoch of `batches`, in a number format of `config.PRECISIONS`.
 
-    The scores are those of `score_batch` and the losses, by the names under which validation logs them:
+    A mask that is not finite scores 0. The scores are those of `score_batch` and the losses, by the names under which
+    validation logs them:
     `baseline_iou` and `baseline_dice` are those of |fg_bg - bg| > threshold.
     """
     scored = list[SetScores]()
@@ -115,6 +116,8 @@ def score_sets(
     if not scored:
         return np.empty(0, np.int64), {}
     rows, values = joined(scored)
+    for name in ("mask_iou", "mask_dice"):  # one prediction that is no number must not make the mean of all none
+        values[NETWORK][name] = np.nan_to_num(values[NETWORK][name], nan=0.0)
     return rows, values[NETWORK] | {name.replace("mask", "baseline"): of for name, of in values[TRIVIAL].items()}
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Collection
 from contextlib import closing
 from pathlib import Path
 
+import torch
+
 from pipeline.devices import torch_device
 from pipeline.errors import InputError
 from pipeline.loading.batch import Batch
@@ -26,7 +28,7 @@ from train.signals import Interrupted, Interruption
 from train.train_step import Learner, StepResult
 
 LEAST_SCALE = 2.0**-10  # of the loss in fp16: gradients that overflow even so are not numbers
-EXCHANGES = 2  # epochs after which ranks exchange what they keep: a resumed run's first may have been half of one
+SYNCED_EPOCHS = 2  # epochs after which ranks exchange what they keep: a resumed run's first may have been half of one
 
 
 class Trainer:
@@ -56,6 +58,8 @@ class Trainer:
             raise InputError(f"{self.out}: not empty; --resume continues the run in it, another --out starts a new one")
         ranks.barrier()  # only now may the folder fill
         self.device = torch_device(config.device)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # for what asks for the current device: DALI, formats, memory
         found = load_last(self.out) if resume else None
         if found:
             config = config.resumed(found.checkpoint.state["settings"], given, override=override)
@@ -155,7 +159,7 @@ class Trainer:
         if self.meter.steps:
             self._read_meter(epoch)
         self._epochs_here += 1
-        if self.loader.residency and self._epochs_here <= EXCHANGES and not self.over:
+        if self.loader.residency and self._epochs_here <= SYNCED_EPOCHS and not self.over:
             if self.ranks.world > 1:
                 self.loader.sync_cache()
             if self._epochs_here == 1:

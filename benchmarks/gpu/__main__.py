@@ -16,11 +16,11 @@ import click
 from benchmarks.gpu.plan import DATA, JPEG, PARTS, PLANES
 from benchmarks.gpu.process import Context, run_parts
 from benchmarks.gpu.record import FAILED, Record, failures_of, load_record, save_report
-from pipeline.devices import DEVICES, gpu_usable, torch_device
+from pipeline.devices import gpu_usable, torch_device
 from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest
 from tools.cli import Command
-from train.config import COMPILE
+from train.config import COMPILE, DEVICES
 
 DIR = click.Path(path_type=Path)
 INTERRUPTED = 130
@@ -70,7 +70,7 @@ def _cases(_: click.Context, __: click.Parameter, text: str) -> list[str]:
               help="Of the part end_to_end.")  # fmt: skip
 @click.option("--end-to-end-epochs", "--whole-epochs", type=click.IntRange(2), show_default="20; on a CPU 3",
               help="Of the part end_to_end.")  # fmt: skip
-@click.option("--device", type=click.Choice(("auto", *DEVICES)), default="auto", show_default=True,
+@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True,
               help="auto: the GPU if there is one.")  # fmt: skip
 @click.pass_context
 def main(

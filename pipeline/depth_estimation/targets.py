@@ -212,18 +212,18 @@ def rewrite_with_depth(
     `source` is no shard directory or `shards` is in use, and what `estimate` raises.
     """
     progress = progress or SourceProgress()
-    store = ShardReader.open(source, depth=False)
-    manifest = store.manifest
+    reader = ShardReader.open(source, depth=False)
+    manifest = reader.manifest
     if manifest.codec == PLANES:
         raise InputError(f"{source} holds planes, which lack the pictures' colours: add depth before they are made")
     arguments = {"command": "fgbg-depth", **model.arguments(), "quality": options.quality, "source": manifest.sha256}
     with resumable(shards, arguments) as records:
-        backgrounds = write_backgrounds(shards, _backgrounds(store))
+        backgrounds = write_backgrounds(shards, _backgrounds(reader))
         count = len(manifest.shards)
         done = done_shards(shards, records, count)
         finished_sets = sum(done.values())
         progress.sets_found(manifest.sets - finished_sets)
-        with _ShardsTarget(store, shards, records) as job:
+        with _ShardsTarget(reader, shards, records) as job:
             report = estimate(model, job, job.batches(done, model.batch_size), options, progress.sets_done)
         total = tally(shards, records, count)
         if not total.sets:
@@ -232,18 +232,18 @@ def rewrite_with_depth(
     return report._replace(sets_before=finished_sets)
 
 
-def _backgrounds(store: ShardReader) -> Iterator[tuple[int, Picture]]:
-    for background in store.manifest.backgrounds:
-        yield background.id, _picture(store.read_background(background.id))
+def _backgrounds(reader: ShardReader) -> Iterator[tuple[int, Picture]]:
+    for background in reader.manifest.backgrounds:
+        yield background.id, _picture(reader.read_background(background.id))
 
 
 class _ShardsTarget:
     """A shard directory as a job of `estimate`. One shard is open at a time; leaving the context drops it."""
 
-    def __init__(self, store: ShardReader, shards: Path, records: Path) -> None:
-        self._store, self._shards, self._notes = store, shards, records
-        self._key_length = store.index.dtype["key"].itemsize
-        self._sets_left = [shard.sets for shard in store.manifest.shards]
+    def __init__(self, reader: ShardReader, shards: Path, records: Path) -> None:
+        self._store, self._shards, self._notes = reader, shards, records
+        self._key_length = reader.index.dtype["key"].itemsize
+        self._sets_left = [shard.sets for shard in reader.manifest.shards]
         self._open: ShardWriter | None = None
 
     def __enter__(self) -> "_ShardsTarget":

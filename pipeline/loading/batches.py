@@ -20,7 +20,7 @@ class DeviceBatch(NamedTuple):
 
     made: Batch
     event: torch.cuda.Event | None
-    """Happens when the device has made it."""
+    """Recorded after the batch's last operation; whoever uses the batch waits for it first."""
 
     def batch(self) -> Batch:
         """The batch, for work on the current CUDA stream. The host does not wait."""

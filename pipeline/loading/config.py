@@ -9,6 +9,7 @@ from pipeline.loading.augment import Augmentation
 from pipeline.loading.sample_cache import PLACES
 
 RESIDENT = ("off", "auto", *PLACES)
+OPTIONAL = ("threads", "window")  # settings that may be None
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,18 @@ class LoaderConfig:
     threads: int | None = None
     """Threads that decode; None: one a core."""
     readers: int = 16
-    """Most threads that read: as many of them read at once as the storage is slow."""
+    """Most threads that read; the longer a read takes, the more of them are used."""
     prefetch: int = 2
-    """Batches that wait for the consumer; as many are being decoded, and `prefetch.READ_AHEAD` are being read."""
+    """Finished batches that may wait for the consumer; as many are being decoded, and two more are being read."""
     hw_decoder_load: float | None = None
     """Share of the JPEGs that a GPU's hardware engine decodes, 0 to 1; None: `decode.hardware_load`."""
     max_bad_share: float = 0.01
     """Share of the split's sets that may be damaged before an iteration ends with an error."""
 
     def __post_init__(self) -> None:
+        for name in ("batch_size", "size", "seed", "rank", "world", "readers", "prefetch", "threads", "window"):
+            if not isinstance(value := getattr(self, name), int | None) or (value is None and name not in OPTIONAL):
+                raise InputError(f"{name} {value!r}: expected a whole number")
         if not (self.batch_size >= self.world > self.rank >= 0):
             got = f"batch size {self.batch_size}, rank {self.rank} of {self.world}"
             raise InputError(f"{got}: expected 0 <= rank < world <= batch size")

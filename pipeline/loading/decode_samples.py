@@ -60,7 +60,7 @@ class SampleDecoder:
             raise self._name_undecodable(rows, error) from error
 
     def skip(self, encoded: Iterator[EncodedBatch]) -> Decoded:
-        """The same where every set is cached: nothing is decoded."""
+        """Pass batches on undecoded: all their sets are cached."""
         for batch in encoded:
             yield batch, {}
 

@@ -34,14 +34,20 @@ RawSample = dict[str, Any]
 
 
 def as_webdataset(
-    shards: str | os.PathLike[str], split: str = "train", *, size: int = 128, shuffle: bool = True, seed: int = 0
+    shards: str | os.PathLike[str],
+    split: str = "train",
+    *,
+    size: int = 128,
+    shuffle: bool = True,
+    seed: int | None = None,
 ) -> "webdataset.WebDataset":
     """A `webdataset.WebDataset` of one split's sets, for a `torch.utils.data.DataLoader` with `batch_size=None` or N.
 
     A sample is a dict: `__key__` (str), `bg_id` and `fg_id` (int), and `bg`, `fg_bg`, `mask` and, where the sets have
     it, `depth`: uint8 [1, size, size], gray (ITU-R BT.601), near is bright, resized by Pillow's antialiased bilinear
     filter: the loader's pictures but for rounding. Shards go to nodes and workers as a whole; the order depends on
-    their number, unlike the loader's. `size` in pixels; planes have one of their own, which it must be.
+    their number, unlike the loader's. It is another in each epoch; with a `seed`, the same in each. `size` in pixels;
+    planes have one of their own, which it must be.
 
     Raises `InputError` for a directory that is no shard directory, another split than train, val, test, their cells
     and all, and planes of another size.
@@ -101,17 +107,17 @@ class _PillowDecoder:
         return {"__key__": sample["__key__"], "bg_id": sample["bg_id"], "fg_id": sample["fg_id"], **named}
 
     def _open(self) -> None:
-        store = ShardReader.open(self._shards)
-        self._manifest = store.manifest
-        for background in store.manifest.backgrounds:
-            content = store.read_background(background.id)
-            if store.manifest.codec == PLANES:
+        reader = ShardReader.open(self._shards)
+        self._manifest = reader.manifest
+        for background in reader.manifest.backgrounds:
+            content = reader.read_background(background.id)
+            if reader.manifest.codec == PLANES:
                 [plane] = decompress_frames([content.data], self._size**2)
                 self._backgrounds[background.id] = plane.reshape(self._size, self._size)
             else:
                 self._backgrounds[background.id] = self._resized(decode_gray(content.tobytes()))
         self._table = depth_table(self._manifest.depth_encoding, self._manifest.depth_near) if self._deep else None
-        store.close()
+        reader.close()
 
     @property
     def _deep(self) -> bool:

@@ -62,20 +62,28 @@ class Loader:
                 batch.bg, batch.fg_bg, batch.mask, batch.depth  # uint8 [256, 1, 128, 128]
     """
 
-    def __init__(self, shards: str | os.PathLike[str], split: str = "train", **settings: Any) -> None:
+    def __init__(
+        self,
+        shards: str | os.PathLike[str],
+        split: str = "train",
+        config: LoaderConfig | None = None,
+        **settings: Any,
+    ) -> None:
         """Open a shard directory for reading one `split`: "train", "val", "test", "all" (see `split.Split`).
 
-        `settings` are the fields of `LoaderConfig`. Raises `InputError` for a setting out of range, a directory that is
-        no shard directory or does not belong together, data without the depth that is asked for, planes of another
-        size, a split without sets, and a missing device.
+        `settings` are fields of `LoaderConfig`; they win over those of `config`, if there is one.
+
+        Raises `InputError` for a setting out of range, a directory that is no shard directory or does not belong
+        together, data without the depth that is asked for, planes of another size, a split without sets, and a missing
+        device.
         """
-        config = LoaderConfig(**settings)
+        config = replace(config or LoaderConfig(), **settings)
         self._build(open_shards(Path(shards), config), split, config)
 
     def _build(
         self, opened: OpenedShards, split: str, config: LoaderConfig, picked: NDArray[np.int64] | None = None
     ) -> None:
-        """Put together what batches pass through, and stand before the first of them."""
+        """Build all stages that batches pass through; the next batch is the first of epoch 0."""
         shards, collator, options = opened
         manifest, device = shards.manifest, collator.device
         members = Split(shards.index, [shard.sets for shard in manifest.shards], split, picked)
@@ -102,7 +110,7 @@ class Loader:
         self._opened, self._members, self._sampler, self._quarantine = opened, members, sampler, quarantine
         self.config, self.manifest, self._split = config, manifest, name
         self._running: BackgroundIterator[DeviceBatch] | None = None
-        self._asked = 0  # batches, until the cache may take memory
+        self._batches_requested = 0  # since the beginning, or since the cache gave its memory back
         self.epoch = 0
         """The epoch that the next batch is of, from 0."""
         self._step = 0
@@ -172,7 +180,6 @@ class Loader:
         if self._step and not self._keeps_place:  # the last iteration was left early
             self.set_epoch(self.epoch + 1)
         self._keeps_place = False
-        cache = self._stages.cache
         try:
             last = False
             while not last:
@@ -182,24 +189,24 @@ class Loader:
                 if last:
                     self.epoch, self._step = self.epoch + 1, 0
                 yield batch
-            if cache and not cache.settled:  # an epoch too short for that
-                self.close()
-                with torch.cuda.stream(self._stages.stream):
-                    cache.settle()
+            self._settle()  # after an epoch too short for that
         except BaseException:  # whoever leaves early may never come back
             self.close()
             raise
 
     def _next(self) -> Batch:
         """The next batch. Where there is no memory for it, the cache is given up, and it is begun anew."""
-        self._asked += 1
-        if self._stages.cache and self._asked > FIRST_STEPS:
+        self._batches_requested += 1
+        if self._stages.cache and self._batches_requested > FIRST_STEPS:
             self._stages.cache.allow()
         while True:
             if self._running is None:
                 self._running = start_batches(self._stages, self.epoch, self._step)
             try:
                 return next(self._running).batch()
+            except StopIteration:  # what comes next depends on what the epoch has cached
+                self.close()
+                self._settle()
             except Exception as error:
                 if not ran_out(error):
                     raise
@@ -209,19 +216,30 @@ class Loader:
                     raise InputError(f"{what}: ask for fewer sets a batch, or smaller pictures") from error
                 log.warning("%s: %s", what, told)
 
+    def _settle(self) -> None:
+        """Let the cache take its memory at the end of an epoch, unless it has just been told to give it back."""
+        cache = self._stages.cache
+        if cache and not cache.settled and (self._batches_requested >= FIRST_STEPS or not cache.released):
+            self.close()
+            with torch.cuda.stream(self._stages.stream):
+                cache.settle()
+
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration be the whole of `epoch`, from 0, which decides the order of its sets.
 
-        Raises `InputError` for a number below 0.
+        A place within that epoch that was loaded by `load_state_dict` is kept. Raises `InputError` for a number below
+        0.
         """
         if epoch < 0:
             raise InputError(f"epoch {epoch}: expected 0 or more")
+        if epoch == self.epoch and self._keeps_place:
+            return
         if (epoch, 0) != (self.epoch, self._step):
             self.close()  # what was made ahead is of another epoch
         self.epoch, self._step = epoch, 0
 
     def release(self) -> str | None:
-        """Give back the device's memory that cached sets take, where it has run out; what to tell the user of it.
+        """Give back the memory that cached sets take where batches are made, if it has run out; what to tell the user.
 
         None where they take none. Between any two batches, also within an epoch: those handed out stay valid, and those
         that follow are the same. After FIRST_STEPS more, half the share is taken; after a second call none is.
@@ -229,7 +247,7 @@ class Loader:
         if self._stages.cache is None:
             return None
         self.close()  # batches that were made ahead know where cached sets were
-        self._asked = 0
+        self._batches_requested = 0
         return self._stages.cache.release()
 
     def pick(self, rows: Sequence[int]) -> Batch:

@@ -136,9 +136,9 @@ class PrefetchReader:
         return self._cache is not None and self._cache.kept == self._sampler.count - len(self._quarantine)
 
     def samples(self, epoch: int, step: int) -> Iterator[Sample]:
-        """What comes from batch `step` of `epoch` on, without end.
+        """What comes from batch `step` of `epoch` on, epoch after epoch.
 
-        Only where all sets may be cached after an epoch it ends there: more would be read ahead in vain.
+        Ends after an epoch if the next one may be served from the cache, for which files would be read in vain.
         """
         while True:
             for number in range(step, self._sampler.batches):
@@ -202,7 +202,7 @@ class PrefetchReader:
 
 
 class _End(NamedTuple):
-    """Nothing comes any more; `error` says why, if it was one."""
+    """End marker; `error` is what the source raised, if anything."""
 
     error: BaseException | None
 
@@ -210,8 +210,8 @@ class _End(NamedTuple):
 class BackgroundIterator(Generic[T]):
     """Iterate it for what `source` yields, of which at most `depth` items wait; what `source` raises comes through.
 
-    The source runs, and is closed, in a thread of its own. That ends with `close`, when this object is let go, and
-    when the interpreter exits: the thread knows the source but not this object.
+    The source runs, and is closed, in a thread of its own. That ends with `close`, when this object is let go (the
+    thread holds no reference to it), and when the interpreter exits.
     """
 
     def __init__(self, source: Generator[T, None, None], depth: int) -> None:

@@ -72,13 +72,18 @@ class SampleCache:
 
     @property
     def capacity(self) -> int:
-        """Sets that there is room for; 0 before the first `keep`."""
+        """Sets that there is room for; 0 before memory is allocated (`settle`)."""
         return self._store.shape[1]
 
     @property
     def settled(self) -> bool:
-        """Whether it is known what there is room for, and nothing waits for it."""
+        """Whether memory was allocated, and the sets that were held back until then are stored."""
         return self._settled
+
+    @property
+    def released(self) -> bool:
+        """Whether memory was ever given back."""
+        return self._releases > 0
 
     @property
     def where(self) -> str:
@@ -120,7 +125,7 @@ class SampleCache:
             self._waiting.append((rows, {part: pictures[part].clone() for part in self.parts}))
 
     def allow(self) -> None:
-        """Let the next `keep` take the memory: whatever else needs some has it by now."""
+        """Permit allocation at the next `keep`: the network has taken its own memory by now."""
         self._allowed = True
 
     def settle(self) -> None:
@@ -155,7 +160,7 @@ class SampleCache:
         return f"{given} is given back, {later}"
 
     def _keep(self, rows: NDArray[np.int64], pictures: Pictures) -> None:
-        self._arrive()
+        self._finish_copy_to_host()
         new = np.flatnonzero(self._slots[rows] == 0)
         _, first = np.unique(rows[new], return_index=True)
         new = new[np.sort(first)][: self.capacity - self.kept]
@@ -203,7 +208,7 @@ class SampleCache:
 
     def gather(self, slots: NDArray[np.int64]) -> torch.Tensor:
         """The sets at these slots [N], all of them kept, on the device: uint8 [P, N, 1, S, S], the parts in order."""
-        self._arrive()
+        self._finish_copy_to_host()
         assert not len(slots) or slots.max() < self.capacity, "slots of sets that were released"  # a GPU would not say
         if not self._store.is_cuda:
             taken = self._gatherer.gather(list(self._store), slots, pinned=self.device.type == "cuda")
@@ -266,8 +271,8 @@ class SampleCache:
             memory.copy_(copy, non_blocking=True)
         self._on_the_way = slots, pinned, torch.cuda.current_stream(self.device).record_event()
 
-    def _arrive(self) -> None:
-        """Store what was on its way from the device since the batch before; it has long come."""
+    def _finish_copy_to_host(self) -> None:
+        """Store the sets whose copy to pinned memory was started with the previous batch; it has long been done."""
         if self._on_the_way:
             slots, pinned, arrived = self._on_the_way
             arrived.synchronize()  # a wait for work that was queued a batch ago, not for what is queued now

@@ -1,4 +1,4 @@
-"""Which sets come next, as pure arithmetic of (data, seed, epoch, position); no I/O.
+"""Which sets come next, as pure arithmetic of (data, seed, epoch, step); no I/O.
 
 A Feistel network over the smallest power of two that holds the sets, walked until it lands inside (cycle walking:
 J. Black and P. Rogaway, "Ciphers with Arbitrary Finite Domains", 2002), permutes any number of sets exactly and gives
@@ -107,13 +107,13 @@ class Sampler:
         start = number * self.batch_size
         length = min(self.batch_size, self.count - start)
         first, last = start + length * rank // world, start + length * (rank + 1) // world
-        pieces = []
+        slices = []
         while first < last:
             window = self._window_at(epoch, first)
             end = min(last, window.end)
-            pieces.append(WindowSlice(window.shards, window.sets(first, end)))
+            slices.append(WindowSlice(window.shards, window.sets(first, end)))
             first = end
-        return pieces
+        return slices
 
     def _window_at(self, epoch: int, position: int) -> "_Window":
         """The window that holds a position of an epoch."""

@@ -48,7 +48,7 @@ class ShardReader:
     """The bytes of a shard directory; threads may share it. `close` it, or let it go."""
 
     def __init__(self, folder: Path, manifest: Manifest, rows: NDArray[np.void], *, depth: bool = True) -> None:
-        """`rows` is the index, [sets] of `index.row_type`.
+        """`rows` is the index, [sets] of `manifest.row_type`.
 
         Without `depth`, its pictures are left unread where they are files of their own.
         """
@@ -69,13 +69,13 @@ class ShardReader:
     def open(cls, shards: Path, *, depth: bool = True) -> "ShardReader":
         """The reader of a finished shard directory; raise `InputError` if it is none, or does not belong together."""
         manifest = Manifest.load(shards)
-        store = cls(shards, manifest, load_index(shards, manifest), depth=depth)
-        store._index_file = _OpenFile(shards / INDEX)
-        store._index_bytes = os.fstat(store._index_file.descriptor).st_size
-        return store
+        reader = cls(shards, manifest, load_index(shards, manifest), depth=depth)
+        reader._index_file = _OpenFile(shards / INDEX)
+        reader._index_bytes = os.fstat(reader._index_file.descriptor).st_size
+        return reader
 
     def records(self, rows: NDArray[np.int64]) -> NDArray[np.void]:
-        """These rows of the index, [N] of `index.row_type`, copied out of the file; raise `InputError` if it shrank.
+        """These rows of the index, [N] of `manifest.row_type`, copied out of the file; raise `InputError` if it shrank.
 
         It is mapped into memory, and to touch what was cut off kills the process: a loader asks here, once a batch,
         and touches it nowhere else. (Cut off within the microseconds of a call it still does.)

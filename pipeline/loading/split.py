@@ -79,12 +79,12 @@ class Split:
         blocks = range(0, int(self._bounds[-1]), BLOCK)
         return np.concatenate([np.empty(0, np.int64), *(self._held(first, first + BLOCK) for first in blocks)])
 
-    def rows(self, pieces: Iterable[WindowSlice]) -> NDArray[np.int64]:
-        """Rows of the index, int64 [N], of a batch that an `Sampler` of these `sizes` has laid down.
+    def rows(self, slices: Iterable[WindowSlice]) -> NDArray[np.int64]:
+        """Rows of the index, int64 [N], of a batch that a `Sampler` of these `sizes` has laid down.
 
         Raises `InputError` if the index was written over since it was mapped.
         """
-        found = [self._window(piece.shards)[piece.positions] for piece in pieces]
+        found = [self._window(piece.shards)[piece.positions] for piece in slices]
         return np.concatenate(found, dtype=np.int64) if found else np.empty(0, np.int64)
 
     def _window(self, shards: NDArray[np.int64]) -> NDArray[np.unsignedinteger]:
@@ -132,7 +132,7 @@ class Membership:
         self._backgrounds, self._foregrounds = _Ids(BACKGROUND_SALT, groups), _Ids(FOREGROUND_SALT, groups)
 
     def __call__(self, backgrounds: NDArray[np.int32], foregrounds: NDArray[np.int32]) -> NDArray[np.bool_]:
-        """Of sets with these ids, [N]."""
+        """Whether sets with these ids, [N], belong to the split: bool [N]."""
         if self._all:
             return np.ones(len(backgrounds), np.bool_)
         fits_foreground: NDArray[np.bool_] = (foregrounds == UNKNOWN) | self._foregrounds(foregrounds)
@@ -147,7 +147,7 @@ class _Ids:
         self._table = np.full(TABLE_IDS - UNKNOWN, NOT_YET, np.uint8)  # whether ids UNKNOWN .. TABLE_IDS - 1 are
 
     def __call__(self, ids: NDArray[np.int32]) -> NDArray[np.bool_]:
-        """Of ids [N]."""
+        """Whether these ids, [N], are of the groups: bool [N]."""
         if ids.min(initial=0) < UNKNOWN or ids.max(initial=0) >= TABLE_IDS:
             distinct, inverse = np.unique(ids, return_inverse=True)
             return self._hash(distinct)[inverse]

@@ -194,34 +194,34 @@ def contact_sheet(
     return sheet
 
 
-def _decode_planes(store: ShardReader, row: int, bg: memoryview) -> list[NDArray[np.uint8]]:
+def _decode_planes(reader: ShardReader, row: int, bg: memoryview) -> list[NDArray[np.uint8]]:
     """The background and the parts of a set that is stored as planes, uint8 [size, size] each."""
-    size = store.manifest.plane_size
+    size = reader.manifest.plane_size
     [background] = decompress_frames([bg], size * size)
     square = background.reshape(size, size)
-    return [square, *decode_set(store.read(row)[0].data, square, len(store.parts))]
+    return [square, *decode_set(reader.read(row)[0].data, square, len(reader.parts))]
 
 
 def write_preview(shards: Path, manifest: Manifest) -> None:
     """Write preview.jpg: the first sets as they lie in the shards, read back through the index; depth as nearness."""
-    store = ShardReader(shards, manifest, load_index(shards, manifest))
+    reader = ShardReader(shards, manifest, load_index(shards, manifest))
     titles = ["bg", "fg_bg", "mask"]
-    if "depth" in store.parts:
+    if "depth" in reader.parts:
         titles.append("depth (near = bright)")
         table = depth_table(manifest.depth_encoding, manifest.depth_near)
     rows = []
     for row in range(min(PREVIEW_ROWS, manifest.sets)):
-        bg = store.read_background(int(store.index["bg"][row]))
+        bg = reader.read_background(int(reader.index["bg"][row]))
         if manifest.codec == PLANES:
-            rows.append((store.key(row), _decode_planes(store, row, bg.data)))
+            rows.append((reader.key(row), _decode_planes(reader, row, bg.data)))
             continue
-        fg_bg, mask, *depth = (bytes(part) for part in store.read(row))
+        fg_bg, mask, *depth = (bytes(part) for part in reader.read(row))
         try:
             pictures = [decode_rgb(bytes(bg)), decode_rgb(fg_bg), decode_rgb(mask)]
             pictures += [table[decode_gray(picture)] for picture in depth]
         except BadImage:  # packed with only its header verified
             continue
-        rows.append((store.key(row), pictures))
-    store.close()
+        rows.append((reader.key(row), pictures))
+    reader.close()
     with atomic_file(shards / "preview.jpg") as file:
         contact_sheet(titles, rows).save(file, "JPEG", quality=90)

@@ -50,7 +50,7 @@ def test_maps_that_are_converted_could_have_no_table(encoding: str) -> None:
 @pytest.mark.parametrize("quality", [75, 95])
 @pytest.mark.parametrize("encoding", [*ENCODINGS, *CONVERTED])
 def test_every_map_is_inverted_through_jpeg(encoding: str, quality: int) -> None:
-    # The tolerance that pipeline/depth.py states: RMSE, and the share of pixels within 16 levels.
+    # The tolerance that pipeline/format/depth.py states: RMSE, and the share of pixels within 16 levels.
     scalar = street_depth(224)
     stored = jpeg(coloured(scalar, encoding), quality)
     if encoding in CONVERTED:

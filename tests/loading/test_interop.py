@@ -68,6 +68,14 @@ def test_the_seed_decides_the_order_and_without_shuffling_sets_come_as_they_lie(
     loader = Loader(packed, "all", batch_size=100, size=SIZE, shuffle=False)
     assert keys(shuffle=False) == [loader.key(row) for row in range(100)]
     assert keys(seed=1) == keys(seed=1) != keys(seed=2) != keys(shuffle=False)
+    assert sorted(keys()) == sorted(keys(seed=1))
+
+
+def test_without_a_seed_each_epoch_has_another_order(packed: Path) -> None:
+    pipeline = as_webdataset(packed, "all", size=SIZE)
+    epochs = [[sample["__key__"] for sample in pipeline] for _ in range(2)]
+    assert sorted(epochs[0]) == sorted(epochs[1])
+    assert epochs[0] != epochs[1]
 
 
 def test_it_is_a_stock_pipeline_that_a_data_loader_batches_in_workers(packed: Path) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest, load_index
 from pipeline.loading.batch import Batch
+from pipeline.loading.config import LoaderConfig
 from pipeline.loading.loader import Loader
 from pipeline.packing.pack import PackOptions, pack
 from tests.loading.test_decode import FailingGraph
@@ -321,6 +322,10 @@ def test_state_of_something_else_is_refused(packed: Path, copy: Path) -> None:
         ({"world": 11}, "rank 0 of 11"),
         ({"rank": 1}, "rank 1 of 1"),
         ({"size": 0}, "size 0"),
+        ({"threads": 0}, "threads 0"),
+        ({"resident_share": 0.0}, "resident_share 0"),
+        ({"hw_decoder_load": 1.5}, "hw_decoder_load 1.5"),
+        ({"max_bad_share": -1.0}, "max_bad_share -1"),
         ({"window": 0}, "window 0: expected 1 or more shards"),
         ({"readers": 0}, "readers 0"),
         ({"resident": "disk"}, "'disk'"),
@@ -417,6 +422,31 @@ def test_shards_are_named_by_text_or_path_and_devices_as_torch_does(packed: Path
     expected = rows(load(packed))
     assert rows(Loader(str(packed), batch_size=BATCH, size=SIZE, device=torch.device("cpu"))) == expected
     assert rows(Loader(packed, "train", batch_size=BATCH, size=SIZE, device="cpu")) == expected
+
+
+def test_settings_come_in_a_config_too_and_those_by_name_win(packed: Path) -> None:
+    config = LoaderConfig(batch_size=BATCH, size=SIZE, seed=3)
+    assert rows(Loader(packed, "train", config)) == rows(load(packed, seed=3))
+    assert rows(Loader(packed, config=config, seed=4)) == rows(load(packed, seed=4))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("size", 64.5), ("batch_size", "8"), ("seed", None), ("threads", 2.0), ("readers", None)]
+)
+def test_numbers_that_are_not_whole_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(InputError, match=f"^{name} .*: expected a whole number$"):
+        LoaderConfig(**{name: value})
+
+
+def test_setting_the_epoch_of_a_loaded_state_keeps_its_place(packed: Path) -> None:
+    loader, expected = load(packed), load(packed)
+    epochs = [rows(expected) for _ in range(3)]
+    loader.load_state_dict({**loader.state_dict(), "epoch": 1, "position": 4})
+    loader.set_epoch(1)
+    assert rows(loader) == epochs[1][4:]
+    loader.load_state_dict({**loader.state_dict(), "epoch": 1, "position": 4})
+    loader.set_epoch(2)
+    assert rows(loader) == epochs[2]
 
 
 def test_a_setting_by_another_name_is_refused(packed: Path) -> None:

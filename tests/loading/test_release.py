@@ -222,3 +222,27 @@ def test_a_gpu_gets_its_memory_back_and_the_batches_are_the_same(releases: list[
                 assert (told is None) == (len(got) <= pipeline.loading.loader.FIRST_STEPS)
                 assert told is None or torch.cuda.memory_allocated() <= before_bytes - resident_bytes
     assert all(equal(one, other) for one, other in zip(got, epochs(load(shards, **settings), 4), strict=True))
+
+
+@pytest.mark.parametrize("batch_size", [64, 30])
+def test_whoever_takes_batches_one_by_one_meets_no_end_of_a_short_epoch(batch_size: int, packed: Path) -> None:
+    loader, expected = load(packed, batch_size=batch_size, resident="auto"), load(packed, batch_size=batch_size)
+    got = list[Batch]()
+    iterators = []  # held on to, as loops do that call `next` themselves
+    for _ in range(3):
+        iterators.append(iter(loader))
+        got += [next(iterators[-1]) for _ in range(len(loader))]
+    assert all(equal(one, other) for one, other in zip(got, epochs(expected, 3), strict=True))
+
+
+def test_memory_given_back_at_the_end_of_an_epoch_is_not_taken_at_once(shards: Path) -> None:
+    loader, expected = load(shards, resident="auto"), epochs(load(shards), 4)
+    got, residencies = list[Batch](), list[str | None]()
+    for epoch in range(4):
+        for number, batch in enumerate(loader):
+            got.append(batch)
+            if (epoch, number) == (1, len(loader) - 1):
+                assert loader.release()
+        residencies.append(loader.residency)
+    assert [text and text.split(" of ")[0] for text in residencies] == ["64", "0", "64", "64"]
+    assert all(equal(one, other) for one, other in zip(got, expected, strict=True))

@@ -70,7 +70,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> NDArray[np.int64]:
 def test_every_map_comes_out_of_the_loader_like_gray(
     encoding: str, near: str, reference: NDArray[np.int64], tmp_path: Path
 ) -> None:
-    # Two sets each of quality 75 and 95, 4:2:0; the tolerance is that of pipeline/depth.py, which resizing only lowers.
+    # Two sets each of quality 75 and 95, 4:2:0; the tolerance is that of pipeline/format/depth.py, lowered by resizing.
     for number, path in enumerate(depth_paths(tmp_path / "source")):
         levels = NEARNESS[number] if near == "bright" else 255 - NEARNESS[number]
         picture = levels[..., None] if encoding == "gray" else coloured(levels, encoding)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.errors import InputError
-from train.losses import RECIPES, Criterion, bce_of_each, depth_bce, dice_loss, edge_loss, gradient_loss
+from train.losses import RECIPES, Criterion, depth_bce, dice_loss, edge_loss, gradient_loss, mask_bce, to_float
 from train.model import Prediction
 
 RANDOM = torch.Generator().manual_seed(0)
@@ -77,12 +77,12 @@ def plain_mean_bce(logits: Plane, mask: Plane) -> float:
 def test_bce_is_the_formula_for_soft_masks() -> None:
     logits, mask = plane() * 8 - 4, plane()
     expected = per_sample(plain_mean_bce, logits, mask)
-    torch.testing.assert_close(bce_of_each(logits, mask).double(), expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(mask_bce(logits, mask).double(), expected, rtol=1e-5, atol=0)
     torch.testing.assert_close(depth_bce(logits.sigmoid(), mask).double(), expected, rtol=1e-5, atol=0)
 
 
 def test_bce_stays_finite_for_sure_and_wrong_answers() -> None:
-    assert bce_of_each(torch.full((1, 1, 2, 2), 1000.0), torch.zeros(1, 1, 2, 2)) == 1000
+    assert mask_bce(torch.full((1, 1, 2, 2), 1000.0), torch.zeros(1, 1, 2, 2)) == 1000
     assert depth_bce(torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)) == 100
 
 
@@ -220,3 +220,10 @@ def test_unknown_recipes_and_weights_are_refused(arguments: tuple[str, float, fl
 def test_a_criterion_is_no_part_of_a_checkpoint() -> None:
     assert not Criterion().state_dict()
     assert not list(Criterion().parameters())
+
+
+def test_labels_that_were_scaled_already_are_refused() -> None:
+    labels = torch.tensor([0, 51, 255], dtype=torch.uint8)
+    assert to_float(labels).tolist() == [0, pytest.approx(0.2), 1]
+    with pytest.raises(TypeError, match=r"^a picture of torch\.float32: expected torch\.uint8, 0 to 255$"):
+        to_float(to_float(labels))

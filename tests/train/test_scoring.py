@@ -1,7 +1,9 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pytorch_msssim import ssim
@@ -137,3 +139,20 @@ def test_a_mask_that_is_no_number_has_no_score(network: nn.Module) -> None:
     scores = score_batch(prediction, batch, THRESHOLD)
     assert scores[NETWORK]["mask_iou"].isnan().tolist() == [False, True]
     assert not scores[TRIVIAL]["mask_iou"].isnan().any()
+
+
+def test_one_mask_that_is_no_number_spoils_no_mean(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = [a_batch(3, 0), a_batch(2, 1)]
+    _, expected = score_sets(network, Criterion(), batches, THRESHOLD)
+
+    def predict_nan(*arguments: Any) -> Prediction:
+        prediction = predict(*arguments)
+        prediction.mask_logits[1] = torch.nan
+        return prediction
+
+    monkeypatch.setattr("train.scoring.predict", predict_nan)
+    _, values = score_sets(network, Criterion(), batches, THRESHOLD)
+    for name in ("mask_iou", "mask_dice"):
+        wrong = np.zeros(5, bool)
+        wrong[[1, 4]] = True
+        assert values[name].tolist() == np.where(wrong, 0, expected[name]).tolist()
