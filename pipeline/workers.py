@@ -25,6 +25,17 @@ class SourceProgress(NamedTuple):
     sets_done: Callable[[int], None] = lambda more: None
 
 
+def drawn_ahead(items: Iterable[Item], depth: int) -> Iterator[Item]:
+    """The same items, of which `depth` have always been drawn before they are asked for: work that was begun, say."""
+    drawn = deque[Item]()
+    for item in items:
+        drawn.append(item)
+        if len(drawn) > depth:
+            yield drawn.popleft()
+    while drawn:
+        yield drawn.popleft()
+
+
 def timed(items: Iterable[Item]) -> Iterator[tuple[Item, float]]:
     """Each item, and the seconds that `next()` took for it."""
     source = iter(items)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.workers import Workers
+from pipeline.workers import Workers, drawn_ahead
 
 
 def square(number: int) -> int:
@@ -64,3 +64,17 @@ def test_an_error_comes_through_when_no_job_is_running_any_more(tmp_path: Path) 
         begun = {path.name.removesuffix("-begun") for path in tmp_path.glob("*-begun")}
         assert begun
         assert begun == {path.name for path in tmp_path.iterdir() if "-" not in path.name}
+
+
+def test_items_are_drawn_a_bounded_number_ahead() -> None:
+    drawn = list[int]()
+
+    def source() -> Iterator[int]:
+        for number in range(5):
+            drawn.append(number)
+            yield number
+
+    ahead = drawn_ahead(source(), 2)
+    assert drawn == []
+    assert [(next(ahead), len(drawn)) for _ in range(5)] == [(0, 3), (1, 4), (2, 5), (3, 5), (4, 5)]
+    assert list(drawn_ahead(range(3), 0)) == list(drawn_ahead(range(3), 9)) == [0, 1, 2]

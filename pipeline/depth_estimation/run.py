@@ -20,7 +20,7 @@ from PIL import Image
 from pipeline.depth_estimation.model import DepthModel, DepthModelSettings
 from pipeline.errors import InputError, Problem
 from pipeline.format.images import BadImage, Picture, decode_rgb, encode_gray, image_format
-from pipeline.workers import available_cores
+from pipeline.workers import available_cores, drawn_ahead
 
 PREPARED_BATCHES, UNSAVED_BATCHES = 3, 3  # at most, before and after the network
 Item = TypeVar("Item")
@@ -131,7 +131,7 @@ def estimate(
         ThreadPoolExecutor(options.workers) as pool,
         ThreadPoolExecutor(1) as writer,
     ):
-        for batch in _prepare_ahead(_Batch.prepare(model, job, items, pool) for items in batches):
+        for batch in drawn_ahead((_Batch.prepare(model, job, items, pool) for items in batches), PREPARED_BATCHES):
             sizes = [decoded.result() for decoded in batch.sizes]
             good = [place for place, size in enumerate(sizes) if not isinstance(size, Problem)]
             if len(good) < len(sizes) and not options.skip_bad:
@@ -178,16 +178,6 @@ class _Batch(NamedTuple, Generic[Item]):
 
         images = np.empty((len(items), 3, *model.size), np.float32)
         return cls(items, images, [pool.submit(prepare, item, out) for item, out in zip(items, images, strict=True)])
-
-
-def _prepare_ahead(batches: Iterable[_Batch[Item]]) -> Iterator[_Batch[Item]]:
-    """The same batches; PREPARED_BATCHES are always begun before they are asked for."""
-    prepared = deque[_Batch[Item]]()
-    for batch in batches:
-        prepared.append(batch)
-        if len(prepared) > PREPARED_BATCHES:
-            yield prepared.popleft()
-    yield from prepared
 
 
 def decode_colour(content: bytes) -> NDArray[np.uint8]:

@@ -1,6 +1,5 @@
 """Stored planes -> uint8 [N, 1, S, S] on the device, without DALI; stands where `decode.Decoder` does."""
 
-from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -12,6 +11,7 @@ from pipeline.devices import torch_device
 from pipeline.format.planes import DEPTH, BadFrame, decode_sets, undo_rows
 from pipeline.loading.buffers import BufferPool
 from pipeline.loading.decode import DecodeOptions, Encoded, Undecodable
+from pipeline.workers import drawn_ahead
 
 Begun = tuple[torch.Tensor, list[Future[None]]]
 """A batch, uint8 [P, N, size, size], and the shares of the work that fills it."""
@@ -32,14 +32,11 @@ class PlaneDecoder:
         The overlay still lacks its background. What `batches` raises comes through. Raises `Undecodable` for a frame
         that is none.
         """
-        workers, ahead = ThreadPoolExecutor(self._options.threads, "fgbg-unpack"), deque[Begun]()
+        workers = ThreadPoolExecutor(self._options.threads, "fgbg-unpack")
         try:
-            for [frames] in batches:
-                ahead.append(self._begin(frames, workers))
-                if len(ahead) == self._options.prefetch:
-                    yield self._finish(*ahead.popleft())
-            while ahead:
-                yield self._finish(*ahead.popleft())
+            begun = (self._begin(frames, workers) for [frames] in batches)
+            for planes, shares in drawn_ahead(begun, self._options.prefetch - 1):
+                yield self._finish(planes, shares)
         finally:
             workers.shutdown(cancel_futures=True)
 

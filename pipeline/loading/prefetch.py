@@ -5,7 +5,6 @@ import functools
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from pipeline.loading.sample_cache import SampleCache
 from pipeline.loading.sampler import Sampler
 from pipeline.loading.shard_reader import Damaged, ShardReader
 from pipeline.loading.split import Split
+from pipeline.workers import drawn_ahead
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -158,14 +158,10 @@ class PrefetchReader:
 
         Raises `InputError` if too many sets are damaged.
         """
-        pool, pending = ThreadPoolExecutor(self._threads, "fgbg-read"), deque[_Pending]()
+        pool = ThreadPoolExecutor(self._threads, "fgbg-read")
         try:
-            for sample in samples:
-                pending.append(self._begin(sample, pool))
-                if len(pending) > READ_AHEAD:
-                    yield self._finish(pending.popleft())
-            while pending:
-                yield self._finish(pending.popleft())
+            for pending in drawn_ahead((self._begin(sample, pool) for sample in samples), READ_AHEAD):
+                yield self._finish(pending)
         finally:
             pool.shutdown(cancel_futures=True)
 
