@@ -158,7 +158,7 @@ class Config:
     depth_weight: float = setting(1.0, "Weight of the depth's loss in the sum.", minimum=0)
     """Weight of the depth's loss in the sum."""
     device: str = setting("auto", "auto: the GPU if there is one.", choices=DEVICES)
-    """gpu, cpu, or auto: the GPU where there is one."""
+    """gpu, cpu, or auto: the GPU where there is one; or a device by its name in PyTorch, such as "cuda:1"."""
     resident: str = setting(
         "auto", "Where decoded sets stay for later epochs; auto: where there is room.", choices=RESIDENT
     )
@@ -222,12 +222,10 @@ class Config:
             raise InputError(
                 f"{' '.join(budgets) or 'no length of the run'}: expected one of --epochs, --sets, --minutes"
             )
-        if re.fullmatch(r"cuda(:\d+)?", str(self.device)):
-            object.__setattr__(self, "device", str(self.device))  # a name of PyTorch's, or its own device
+        object.__setattr__(self, "device", str(self.device))  # PyTorch has devices of its own
         for entry in fields(self):
-            if entry.name == "device" and self.device.startswith("cuda"):
-                continue
-            entry.metadata["option"].check(entry.name, getattr(self, entry.name))
+            if entry.name != "device" or not re.fullmatch(r"cuda(:\d+)?", self.device):
+                entry.metadata["option"].check(entry.name, getattr(self, entry.name))
         if self.size < 32 or self.size % 16:
             raise InputError(f"--size {self.size}: expected a multiple of 16 of at least 32, such as 128")
         if self.deterministic and self.hw_decoder_load:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import torch
 
 from pipeline import devices
 from pipeline.errors import InputError
@@ -90,3 +91,10 @@ def test_every_setting_has_a_help_and_a_default_within_its_limits() -> None:
 def test_paths_may_be_text() -> None:
     texts, paths = Config("a/shards", "a/out"), Config(Path("a/shards"), Path("a/out"))
     assert texts.settings() == paths.settings()
+
+
+def test_a_device_may_go_by_its_name_in_pytorch() -> None:
+    for device in ("cuda", "cuda:1", torch.device("cuda", 1)):
+        assert Config("shards", "out", device=device).device == str(device)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="--device cuda:x: expected one of auto, gpu, cpu"):
+        Config("shards", "out", device="cuda:x")
