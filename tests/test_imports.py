@@ -71,7 +71,7 @@ def test_imports_run_in_no_circle() -> None:
     graph = TopologicalSorter[str]()
     for name, other in imports():
         graph.add(name, other)
-    graph.prepare()  # raises CycleError
+    assert len(list(graph.static_order())) > 100  # raises CycleError
 
 
 def test_nothing_imports_the_tests() -> None:

@@ -58,6 +58,8 @@ class BackgroundCache:
         """
         self._ids = np.sort([background.id for background in shards.manifest.backgrounds])
         encoded = [shards.read_background(int(bg)) for bg in self._ids]
+        self.any_encoded = encoded[0]
+        """One of them as it is stored, uint8 [bytes]."""
         decode = _decompress if shards.manifest.codec == PLANES else _decode
         try:
             self.pictures = torch.cat(list(decode(encoded, options)))

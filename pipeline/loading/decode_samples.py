@@ -24,15 +24,17 @@ Decoded = Generator[tuple[EncodedBatch, Pictures], None, None]
 class SampleDecoder:
     """Decodes the files of sets of one shard directory; one run of batches at a time."""
 
-    def __init__(self, shards: ShardReader, options: DecodeOptions) -> None:
-        """Raises `InputError` where DALI or the device is missing."""
+    def __init__(self, shards: ShardReader, options: DecodeOptions, stand_in: NDArray[np.uint8]) -> None:
+        """`stand_in` is any encoded picture, uint8 [bytes]: DALI knows no empty batch, as of cached sets alone.
+
+        Raises `InputError` where DALI or the device is missing.
+        """
         self._shards, self._options = shards, options
         self._planes = shards.manifest.codec == PLANES
         self._tables: dict[str, Table] = dict.fromkeys(shards.parts)
         if "depth" in self._tables:
             self._tables["depth"] = depth_table(shards.manifest.depth_encoding, shards.manifest.depth_near)
-        # DALI knows no empty batch: where every set is cached, a picture stands in.
-        self._stand_in = [] if self._planes else [shards.read_background(shards.manifest.backgrounds[0].id)]
+        self._stand_in = stand_in
         self.decoder = self._new_decoder(options)
 
     def _new_decoder(self, options: DecodeOptions) -> Decoder | PlaneDecoder:
@@ -47,7 +49,7 @@ class SampleDecoder:
         def files() -> Iterator[Encoded]:
             for batch in encoded:
                 under_way.append(batch)
-                yield batch.encoded if batch.encoded[0] or self._planes else [self._stand_in for _ in batch.encoded]
+                yield batch.encoded if batch.encoded[0] or self._planes else [[self._stand_in] for _ in batch.encoded]
 
         try:
             with closing(self.decoder.decode(files())) as decoded:

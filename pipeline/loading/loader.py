@@ -104,7 +104,7 @@ class Loader:
         augmenter = Augmenter(config.augmentation, config.seed, device) if config.augmentation else None
         reader = PrefetchReader(shards, sampler, members, quarantine, cache, config.rank, config.world, config.readers)
         with _on(device):
-            decoder = SampleDecoder(shards, options)
+            decoder = SampleDecoder(shards, options, collator.backgrounds.any_encoded)
         stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._stages = Stages(reader, decoder, cache, collator, augmenter, gatherer, stream, config.prefetch)
         self._opened, self._members, self._sampler, self._quarantine = opened, members, sampler, quarantine

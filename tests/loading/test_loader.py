@@ -406,8 +406,11 @@ def test_setting_the_epoch_that_comes_next_loses_nothing_that_was_made_ahead(
 ) -> None:
     loader = load(packed)
     rows(loader)
+    running = loader._running
     monkeypatch.setattr(loader, "close", None)
     loader.set_epoch(1)  # as trainers do before each epoch
+    assert running is not None
+    assert loader._running is running
 
 
 def test_leaving_a_with_block_ends_its_threads(packed: Path) -> None:
