@@ -17,7 +17,7 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
-class SourceProgress(NamedTuple):
+class Progress(NamedTuple):
     """Callbacks by which a long run over the image sets of a source tells how far it is; called now and then."""
 
     files_found: Callable[[int], None] = lambda total: None

@@ -12,7 +12,7 @@ from pipeline.depth_estimation.run import EstimateOptions, EstimateReport
 from pipeline.depth_estimation.targets import add_depth, rewrite_with_depth
 from pipeline.errors import InputError
 from pipeline.format.manifest import MANIFEST
-from pipeline.workers import SourceProgress
+from pipeline.workers import Progress
 from tools.cli import Command, progress_bar
 
 DEFAULTS = EstimateOptions()
@@ -95,7 +95,7 @@ def main(
         def sets_done(more: int) -> None:
             bar.update(more, f"{(bar.pos + more) / (time.time() - bar.start):,.1f} sets/s")
 
-        progress = SourceProgress(files_found, sets_found, sets_done)
+        progress = Progress(files_found, sets_found, sets_done)
         if packed and shards:
             report = rewrite_with_depth(source, shards, depth_model, options, progress)
         else:

@@ -19,7 +19,7 @@ from pipeline.packing.join import Sets
 from pipeline.packing.known_layouts import SetCounts, choose_layout, layout_names
 from pipeline.packing.pack import PackOptions, PackSummary, pack, sets_to_pack
 from pipeline.verify.merge import merge
-from pipeline.workers import SourceProgress
+from pipeline.workers import Progress
 from tools.cli import Command, progress_bar
 
 DEFAULTS = PackOptions()
@@ -118,7 +118,7 @@ def main(
         def sets_found(total: int) -> None:
             bar.label, bar.length = "packing", total
 
-        progress = SourceProgress(files_found, sets_found, bar.update)
+        progress = Progress(files_found, sets_found, bar.update)
         if dry_run:
             lines = list(describe_sets(sets_to_pack(sources, how, progress, chosen)))
         else:

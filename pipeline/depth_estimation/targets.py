@@ -29,7 +29,7 @@ from pipeline.packing.finalize import done_shards, finalize, record_path, shard_
 from pipeline.packing.join import SetFiles, Sets, find_sets
 from pipeline.packing.known_layouts import known_layout
 from pipeline.resume import atomic_file, resumable
-from pipeline.workers import SourceProgress
+from pipeline.workers import Progress
 
 TABLE, SETTINGS, JOURNAL = "depth.csv", "depth.json", "journal.csv"
 ENDINGS = ("_disp.jpeg", "_disp.jpg", "_disp.png", "_disp.npy")  # of depth maps; the first is ours
@@ -53,14 +53,14 @@ def add_depth(
     options: EstimateOptions,
     *,
     overwrite: bool = False,
-    progress: SourceProgress | None = None,
+    progress: Progress | None = None,
 ) -> EstimateReport:
     """Write a depth map for each set below `source`, and depth.csv (key, far, near) and depth.json (how) at its root.
 
     Raises `InputError` if there are no sets, or depth maps of another making, unless told to `overwrite` them, and what
     `estimate` raises.
     """
-    progress = progress or SourceProgress()
+    progress = progress or Progress()
     sets = find_sets(source, known_layout(), progress.files_found, ("fg_bg", "mask"))
     if not len(sets):
         first = min(sets.problems, default=None)
@@ -204,14 +204,14 @@ class StoredSet(NamedTuple):
 
 
 def rewrite_with_depth(
-    source: Path, shards: Path, model: DepthModel, options: EstimateOptions, progress: SourceProgress | None = None
+    source: Path, shards: Path, model: DepthModel, options: EstimateOptions, progress: Progress | None = None
 ) -> EstimateReport:
     """Write the sets of the shard directory `source` to `shards` (new or empty) with depth maps by `model`.
 
     Depth maps that are there are replaced; the json of each set gets "depth_range": [far, near]. Raises `InputError` if
     `source` is no shard directory or `shards` is in use, and what `estimate` raises.
     """
-    progress = progress or SourceProgress()
+    progress = progress or Progress()
     reader = ShardReader.open(source, depth=False)
     manifest = reader.manifest
     if manifest.codec == PLANES:

@@ -30,7 +30,7 @@ from pipeline.packing.set_reader import MASK_REMARKS
 from pipeline.packing.sources import FileReader, FileSource, unpack_compressed
 from pipeline.packing.worker import ShardJob, WorkTime, require_clean, write_shard
 from pipeline.resume import UNFINISHED, require_finished, resumable
-from pipeline.workers import SourceProgress, Workers, available_cores
+from pipeline.workers import Progress, Workers, available_cores
 
 if TYPE_CHECKING:
     from pipeline.packing.encode_planes import BackgroundEncoder, PlanesJob
@@ -109,7 +109,7 @@ def pack(
     source: Path | Sequence[Path],
     shards: Path,
     options: PackOptions,
-    progress: SourceProgress | None = None,
+    progress: Progress | None = None,
     layout: Layout | CsvLayout | Sequence[Layout] | None = None,
 ) -> PackSummary:
     """Write the sets of one or several sources as shards into `shards`, which is new or empty but for hidden files.
@@ -118,7 +118,7 @@ def pack(
     to the same bytes. Raises `InputError` for sources without sets, a target in use, and a target with an unfinished
     packing of something else.
     """
-    start, progress = time.monotonic(), progress or SourceProgress()
+    start, progress = time.monotonic(), progress or Progress()
     with Workers(options.workers) as workers:
         sets = sets_to_pack(source, options, progress, layout)
         tables = MetadataTables(*sets.metadata_places())
@@ -167,7 +167,7 @@ def pack(
 def sets_to_pack(
     source: Path | Sequence[Path],
     options: PackOptions,
-    progress: SourceProgress,
+    progress: Progress,
     layout: Layout | CsvLayout | Sequence[Layout] | None = None,
 ) -> Sets:
     """The sets that `pack` would pack, of which no picture was opened yet; raise `InputError` if there are none."""

@@ -14,7 +14,7 @@ from pipeline.depth_estimation.targets import JOURNAL, SETTINGS, TABLE, add_dept
 from pipeline.errors import InputError
 from pipeline.format.images import decode_gray, decode_rgb
 from pipeline.resume import UNFINISHED
-from pipeline.workers import SourceProgress
+from pipeline.workers import Progress
 from tests.networks import WEIGHTS, weighted_sum
 from tests.samples import files_below, jpeg, set_paths, smooth_picture, write, write_sets
 
@@ -46,7 +46,7 @@ def finished(depth_model: DepthModel, tmp_path_factory: pytest.TempPathFactory) 
 def test_each_set_gets_a_depth_map_and_nothing_else_changes(depth_model: DepthModel, tmp_path: Path) -> None:
     source = without_depth(tmp_path / "source")
     before, files, found, done = files_below(source), list[int](), list[int](), list[int]()
-    report = add_depth(source, depth_model, OPTIONS, progress=SourceProgress(files.append, found.append, done.append))
+    report = add_depth(source, depth_model, OPTIONS, progress=Progress(files.append, found.append, done.append))
     assert (report.sets, report.sets_before, report.problems) == (15, 0, [])
     assert (files, found, sum(done)) == ([33], [15], 15)
     after = files_below(source)

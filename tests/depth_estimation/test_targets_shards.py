@@ -17,7 +17,7 @@ from pipeline.loading.loader import Loader
 from pipeline.loading.shard_reader import ShardReader
 from pipeline.packing.pack import PackOptions, pack
 from pipeline.resume import UNFINISHED
-from pipeline.workers import SourceProgress
+from pipeline.workers import Progress
 from tests.networks import WEIGHTS, weighted_sum
 from tests.samples import files_below
 
@@ -120,7 +120,7 @@ def test_batches_do_not_depend_on_what_is_done(
     bare: Path, rewritten: Path, tmp_path: Path, depth_model: DepthModel
 ) -> None:
     found, done = list[int](), list[int]()
-    progress = SourceProgress(sets_found=found.append, sets_done=done.append)
+    progress = Progress(sets_found=found.append, sets_done=done.append)
     rewrite_with_depth(bare, tmp_path / "shards", depth_model, EstimateOptions(workers=1), progress)
     assert files_below(tmp_path / "shards") == files_below(rewritten)
     assert found == [100]

@@ -13,7 +13,7 @@ from pipeline.format.manifest import Manifest, load_index
 from pipeline.packing.join import Sets, find_sets
 from pipeline.packing.known_layouts import known_layout
 from pipeline.packing.pack import PackOptions, pack
-from pipeline.workers import SourceProgress
+from pipeline.workers import Progress
 from tests.miniatures import COUNTS, SCHEMES, SETS, write_folder, write_tar, write_zip
 from tests.samples import set_paths, write
 
@@ -222,7 +222,7 @@ def test_a_changed_source_is_refused_by_the_name_of_the_file(change: str, tmp_pa
 
     options = PackOptions(workers=1, sets_per_shard=5)
     with pytest.raises(Stop):
-        pack(source, shards, options, SourceProgress(sets_done=stop))
+        pack(source, shards, options, Progress(sets_done=stop))
     content = (source / path).read_bytes()
     if change == "is gone":
         (source / path).unlink()
@@ -245,6 +245,6 @@ def test_a_zip_rewritten_with_the_same_content_goes_on(tmp_path: Path) -> None:
 
     source = write_zip(PICTURES, tmp_path / "source.zip")
     with pytest.raises(KeyboardInterrupt):
-        pack(source, shards, options, SourceProgress(sets_done=stop))
+        pack(source, shards, options, Progress(sets_done=stop))
     write_zip(PICTURES, source, 8)  # deflated: other offsets, the same names, sizes and CRCs
     assert pack(source, shards, options).manifest.sets == len(CHOSEN)

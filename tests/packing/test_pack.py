@@ -15,7 +15,7 @@ from pipeline.format.manifest import Manifest, load_index
 from pipeline.format.tar import TarWriter
 from pipeline.loading.shard_reader import ShardReader
 from pipeline.packing.pack import PackOptions, pack
-from pipeline.workers import SourceProgress
+from pipeline.workers import Progress
 from tests.samples import files_below, jpeg, png, set_paths, smooth_picture, write, write_sets
 
 
@@ -192,7 +192,7 @@ def test_whatever_stops_it_the_same_call_goes_on(
         pack(source, tmp_path, replace(options, seed=1))
     times = {name: (tmp_path / name).stat().st_mtime_ns for name in finished}
     progress = list[int]()
-    pack(source, tmp_path, options, SourceProgress(sets_done=progress.append))
+    pack(source, tmp_path, options, Progress(sets_done=progress.append))
     assert progress == [48, 16, 16, 16, 4]
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in finished} == times
     assert files_below(tmp_path) == {".gitkeep": b"", **files_below(packed)}
@@ -200,7 +200,7 @@ def test_whatever_stops_it_the_same_call_goes_on(
 
 def test_progress_adds_up(source: Path, tmp_path: Path) -> None:
     files, found, packed = list[int](), list[int](), list[int]()
-    progress = SourceProgress(files.append, found.append, packed.append)
+    progress = Progress(files.append, found.append, packed.append)
     pack(source, tmp_path / "shards", PackOptions(sets_per_shard=30, workers=1), progress)
     assert files == [310]
     assert found == [100]

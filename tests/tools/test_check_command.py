@@ -6,7 +6,7 @@ from click.testing import CliRunner, Result
 
 from pipeline.format.manifest import Manifest, load_index
 from pipeline.packing.pack import PackOptions, pack
-from pipeline.workers import SourceProgress
+from pipeline.workers import Progress
 from tests.loading.test_shard_reader import flip_bit
 from tests.samples import files_below
 from tools.check import main
@@ -105,7 +105,7 @@ def test_a_damaged_manifest_and_an_unfinished_directory_are_one_line(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pack(source, tmp_path / "half", PackOptions(sets_per_shard=16, workers=1), SourceProgress(sets_done=stop))
+        pack(source, tmp_path / "half", PackOptions(sets_per_shard=16, workers=1), Progress(sets_done=stop))
     (shards / "manifest.json").write_bytes(b"{")
     for folder, why in [
         (shards, "manifest.json is damaged (Expecting property name"),

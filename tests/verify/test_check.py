@@ -14,7 +14,7 @@ from pipeline.loading.shard_reader import Damaged, ShardReader
 from pipeline.packing.pack import PackOptions, pack
 from pipeline.verify.check import CheckOptions, check, in_tar_order, rows_of_shards, stock_reader_damage, tar_damage
 from pipeline.verify.scan import WIDE, Rows, Scan, stored_parts
-from pipeline.workers import SourceProgress
+from pipeline.workers import Progress
 from tests.loading.test_shard_reader import flip_bit
 from tests.samples import files_below, without_depth, write, write_sets
 
@@ -294,7 +294,7 @@ def test_an_unfinished_directory_is_one_line(source: Path, tmp_path: Path) -> No
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pack(source, tmp_path / "s", PackOptions(sets_per_shard=16, workers=1), SourceProgress(sets_done=stop))
+        pack(source, tmp_path / "s", PackOptions(sets_per_shard=16, workers=1), Progress(sets_done=stop))
     with pytest.raises(InputError, match="is unfinished: run the same fgbg-pack again, which continues it"):
         check(tmp_path / "s", QUICK)
 
