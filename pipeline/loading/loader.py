@@ -52,10 +52,13 @@ class OpenedShards(NamedTuple):
 class Loader:
     """Iterable over the batches of one epoch, each on the device; iterate again for the next epoch.
 
-    Batches depend on (data, split, seed, epoch, step) alone, and every set comes once an epoch. They are made in
-    threads, ahead of whoever takes them and across epochs; leaving an iteration early ends these threads, and the next
-    iteration is the whole of the next epoch. A set whose bytes are not those that were packed is left out, named in
-    `quarantined` and logged.
+    Batches depend on (data, split, seed, epoch, step) alone, and every set comes once an epoch. Each `for` is an epoch
+    from its first batch on, also after one that was left early: the one after, unless `set_epoch` has named another.
+    `load_state_dict` alone begins within an epoch. A loader has one iteration at a time: an earlier one that is gone on
+    with raises `RuntimeError`.
+
+    Batches are made in threads, ahead of whoever takes them and across epochs; leaving an iteration early ends these
+    threads. A set whose bytes are not those that were packed is left out, named in `quarantined` and logged.
 
         with Loader("shards", split="train", batch_size=256, device="cuda") as loader:
             for batch in loader:
@@ -111,10 +114,11 @@ class Loader:
         self.config, self.manifest, self._split = config, manifest, name
         self._running: BackgroundIterator[DeviceBatch] | None = None
         self._batches_requested = 0  # since the beginning, or since the cache gave its memory back
-        self.epoch = 0
-        """The epoch that the next batch is of, from 0."""
-        self._step = 0
-        self._keeps_place = True  # whether the next iteration goes on in the middle of an epoch
+        # Where the next batch is, of the iteration that runs or that was left, or where it was loaded to be.
+        self._epoch, self._step = 0, 0
+        self._place_loaded = True
+        self._chosen_epoch: int | None = None  # for the next iteration, while one runs
+        self._iterations, self._iterating = 0, False
 
     def sibling(
         self, split: str, *, shuffle: bool = True, resident: str = "off", picked: NDArray[np.int64] | None = None
@@ -128,6 +132,11 @@ class Loader:
         loader = Loader.__new__(Loader)
         loader._build(self._opened, split, config, picked)
         return loader
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next batch is of, from 0: of the iteration that runs, or else of the next."""
+        return self._next_epoch() if self._left_early() else self._epoch
 
     @property
     def device(self) -> torch.device:
@@ -175,24 +184,33 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches of an epoch; after `load_state_dict`, the rest of the one that was loaded.
 
-        Raises `InputError` if too many sets are damaged, one cannot be decoded, or there is no memory for a batch.
+        Raises `InputError` if too many sets are damaged, one cannot be decoded, or there is no memory for a batch, and
+        `RuntimeError` if meanwhile another iteration began or a state was loaded: its batches would be others.
         """
-        if self._step and not self._keeps_place:  # the last iteration was left early
-            self.set_epoch(self.epoch + 1)
-        self._keeps_place = False
+        if self._iterating or self._left_early():
+            self._move(self._next_epoch())
+        self._iterations += 1
+        this, self._iterating, self._place_loaded = self._iterations, True, False
         try:
             last = False
             while not last:
+                if this != self._iterations:
+                    raise RuntimeError("another iteration of this loader has begun, or a state was loaded: leave this")
                 batch = self._next()
                 self._step += 1
                 last = self._step == len(self)
                 if last:
-                    self.epoch, self._step = self.epoch + 1, 0
+                    self._move(self._next_epoch())
+                    self._iterating = False
                 yield batch
             self._settle()  # after an epoch too short for that
         except BaseException:  # whoever leaves early may never come back
-            self.close()
+            if this == self._iterations:
+                self.close()
             raise
+        finally:
+            if this == self._iterations:
+                self._iterating = False
 
     def _next(self) -> Batch:
         """The next batch. Where there is no memory for it, the cache is given up, and it is begun anew."""
@@ -201,7 +219,7 @@ class Loader:
             self._stages.cache.allow()
         while True:
             if self._running is None:
-                self._running = start_batches(self._stages, self.epoch, self._step)
+                self._running = start_batches(self._stages, self._epoch, self._step)
             try:
                 return next(self._running).batch()
             except StopIteration:  # what comes next depends on what the epoch has cached
@@ -227,16 +245,29 @@ class Loader:
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration be the whole of `epoch`, from 0, which decides the order of its sets.
 
-        A place within that epoch that was loaded by `load_state_dict` is kept. Raises `InputError` for a number below
-        0.
+        One that runs stays as it is. A place within that epoch that was loaded by `load_state_dict` is kept. Raises
+        `InputError` for a number below 0.
         """
         if epoch < 0:
             raise InputError(f"epoch {epoch}: expected 0 or more")
-        if epoch == self.epoch and self._keeps_place:
-            return
-        if (epoch, 0) != (self.epoch, self._step):
-            self.close()  # what was made ahead is of another epoch
-        self.epoch, self._step = epoch, 0
+        if self._iterating:
+            self._chosen_epoch = epoch
+        elif epoch != self._epoch or not self._place_loaded:
+            self._move(epoch)
+
+    def _left_early(self) -> bool:
+        return self._step > 0 and not self._iterating and not self._place_loaded
+
+    def _next_epoch(self) -> int:
+        """The epoch of the iteration after this one."""
+        return self._epoch + 1 if self._chosen_epoch is None else self._chosen_epoch
+
+    def _move(self, epoch: int) -> None:
+        """Let the next batch be the first of `epoch`."""
+        made_ahead = (self._epoch, self._step) if self._step < len(self) else (self._epoch + 1, 0)
+        if (epoch, 0) != made_ahead:
+            self.close()
+        self._epoch, self._step, self._chosen_epoch = epoch, 0, None
 
     def release(self) -> str | None:
         """Give back the memory that cached sets take where batches are made, if it has run out; what to tell the user.
@@ -287,8 +318,11 @@ class Loader:
         self.close()
 
     def state_dict(self) -> dict[str, int | str]:
-        """Where the loader is: batches handed out, not those read ahead. Plain values, safe to store as JSON."""
-        return {**self._identity(), "epoch": self.epoch, "position": self._step}
+        """Where the iteration is that runs, or was left: batches handed out, not those read ahead.
+
+        Plain values, safe to store as JSON.
+        """
+        return {**self._identity(), "epoch": self._epoch, "position": self._step}
 
     def load_state_dict(self, state: dict[str, int | str]) -> None:
         """Go on where another loader was, on any number of ranks: the next iteration is the rest of that epoch.
@@ -302,7 +336,8 @@ class Loader:
         if epoch < 0 or not 0 <= step < len(self):
             raise InputError(f"loader state is damaged: epoch {epoch}, position {step} of {len(self)}")
         self.close()
-        self.epoch, self._step, self._keeps_place = epoch, step, True
+        self._epoch, self._step, self._place_loaded = epoch, step, True
+        self._iterations, self._iterating, self._chosen_epoch = self._iterations + 1, False, None
 
     def _identity(self) -> dict[str, int | str]:
         return {

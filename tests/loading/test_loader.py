@@ -478,3 +478,80 @@ def test_the_public_names_come_in_one_import() -> None:
     assert {"Augmentation", "LoaderConfig"} <= set(pipeline.__all__)
     with pytest.raises(AttributeError, match="no attribute 'loader_'"):
         pipeline.loader_  # noqa: B018
+
+
+def test_the_epoch_is_that_of_the_next_batch_everywhere(packed: Path) -> None:
+    loader, last = load(packed), len(load(packed)) - 1
+    for number, _ in enumerate(loader):
+        assert loader.epoch == (number == last)
+    assert loader.epoch == 1
+    for _ in zip(range(2), loader, strict=False):  # two batches of a validation that is but tried
+        assert loader.epoch == 1
+    assert loader.epoch == 2
+    seen, expected = rows(loader), load(packed)
+    expected.set_epoch(2)
+    assert seen == rows(expected)
+    with pytest.raises(ValueError, match="of the user"):
+        for _ in loader:
+            raise ValueError("of the user")
+    with pytest.raises(AttributeError):
+        loader.epoch = 7  # type: ignore[misc]
+    loader.set_epoch(7)
+    assert loader.epoch == 7
+
+
+def test_an_epoch_set_within_an_iteration_is_that_of_the_next(packed: Path) -> None:
+    loader, expected = load(packed), load(packed)
+    epochs = [rows(expected) for _ in range(5)]
+    for when, following in ((0, 4), (len(loader) - 1, 2), (3, 1)):
+        current, seen = loader.epoch, list[list[int]]()
+        for number, batch in enumerate(loader):
+            if number == when:
+                loader.set_epoch(following)
+            seen.append(batch.index.tolist())
+        assert seen == epochs[current]
+        assert loader.epoch == following
+    next(held := iter(loader))
+    loader.set_epoch(3)
+    assert loader.epoch == 1  # of which `held` has the next batch
+    assert next(held).index.tolist() == epochs[1][1]
+    held.close()  # type: ignore[attr-defined]
+    assert (loader.epoch, rows(loader), loader.epoch) == (3, epochs[3], 4)
+
+
+def test_a_second_iteration_ends_the_first_and_never_mixes_with_it(packed: Path) -> None:
+    loader, expected = load(packed), load(packed)
+    epochs = [rows(expected) for _ in range(3)]
+    first, second = iter(loader), iter(loader)
+    assert next(first).index.tolist() == epochs[0][0]
+    assert next(second).index.tolist() == epochs[1][0]
+    with pytest.raises(RuntimeError, match="another iteration of this loader has begun"):
+        next(first)
+    assert [batch.index.tolist() for batch in second] == epochs[1][1:]
+    never_drawn = iter(loader)
+    assert rows(loader) == epochs[2]
+    del never_drawn
+
+
+def test_a_state_loaded_within_an_iteration_ends_it(packed: Path) -> None:
+    loader, expected = load(packed), load(packed)
+    epochs = [rows(expected) for _ in range(2)]
+    running = iter(loader)
+    next(running)
+    state = loader.state_dict()
+    next(running)
+    loader.load_state_dict(state)
+    with pytest.raises(RuntimeError, match="or a state was loaded"):
+        next(running)
+    assert (loader.epoch, loader.state_dict()) == (0, state)
+    assert [rows(loader), rows(loader)] == [epochs[0][1:], epochs[1]]
+
+
+def test_the_state_after_an_iteration_that_was_left_goes_on_where_it_was(packed: Path) -> None:
+    loader, expected = load(packed), rows(load(packed))
+    for _ in zip(range(3), loader, strict=False):
+        pass
+    assert loader.epoch == 1
+    other = load(packed)
+    other.load_state_dict(loader.state_dict())
+    assert (other.epoch, rows(other), other.epoch) == (0, expected[3:], 1)
