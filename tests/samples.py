@@ -64,6 +64,12 @@ def png(picture: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
     return buffer.getvalue()
 
 
+def npy(values: NDArray[np.generic]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    return buffer.getvalue()
+
+
 def write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)

@@ -5,7 +5,6 @@ once, at packing, to gray of 8 bits with near = bright: arrays (.npy), maps whos
 range of their own. As a data set has one encoding, all its pictures are then gray with near = bright.
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,8 +24,8 @@ from pipeline.format.images import (
     is_16_bit,
 )
 from pipeline.packing.metadata import Metadata
+from pipeline.packing.npy import NPY_START, NPZ_START, load_array
 
-NPY_START = b"\x93NUMPY"
 QUALITY = 90  # of the JPEG that a converted picture becomes, as of depth that this project makes
 DIM = 1 / 4  # of the 16-bit range: depth that uses less of it is worth a remark
 
@@ -64,7 +63,7 @@ class DepthFiles:
         """
         if not self.converts:
             return check_picture(content, verify), {}
-        if content.startswith(NPY_START):
+        if content.startswith((NPY_START, NPZ_START)):
             return self._scaled(load_array(content))
         picture = check_picture(content, verify)
         if is_16_bit(content) and (self.per_image or self.limits):
@@ -78,6 +77,8 @@ class DepthFiles:
         return _encoded(table[levels]), {}
 
     def _scaled(self, values: NDArray[np.generic]) -> tuple[Picture, Metadata]:
+        if np.isnan(values).any():
+            raise BadImage(".npy has values that are not numbers (nan)")
         low, high = self.limits or (float(values.min()), float(values.max()))
         if not (np.isfinite(low) and np.isfinite(high)):
             raise BadImage("depth has infinite values: state the range that counts with --depth-range LOW HIGH")
@@ -89,7 +90,10 @@ class DepthFiles:
 
 def _encoded(levels: NDArray[np.uint8]) -> Picture:
     height, width = levels.shape
-    return Picture("jpg", encode_gray(levels, QUALITY), (height, width))
+    try:
+        return Picture("jpg", encode_gray(np.ascontiguousarray(levels), QUALITY), (height, width))
+    except ValueError as error:
+        raise BadImage(f"{width:,} x {height:,} pixels of depth are too many for a JPEG ({error})") from error
 
 
 def recognise_depth_files(
@@ -134,24 +138,3 @@ def recognise_depth_files(
     if files.converts:
         reasons.append("stored as gray, near bright")
     return files, "; ".join(reasons)
-
-
-def load_array(content: bytes) -> NDArray[np.generic]:
-    """Load depth as numbers, [H, W], from the bytes of a .npy file of [H, W] or, as monodepth2 has it, [1, 1, H, W].
-
-    Raises `BadImage` for any other shape, for what are no numbers or not all numbers, and for damaged files.
-    """
-    try:
-        values: NDArray[np.generic] = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError, OSError, MemoryError) as error:
-        raise BadImage(f".npy does not load: {' '.join(str(error).split())}") from error
-    if (
-        values.dtype.kind not in "fiu"
-        or values.ndim < 2
-        or not values.size
-        or values.size != np.prod(values.shape[-2:])
-    ):
-        raise BadImage(f".npy has shape {values.shape} of {values.dtype}: expected numbers [H, W] or [1, 1, H, W]")
-    if np.isnan(values).any():
-        raise BadImage(".npy has values that are not numbers (nan)")
-    return values.reshape(values.shape[-2:])

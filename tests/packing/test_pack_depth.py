@@ -1,6 +1,5 @@
 """Depth of every encoding, from loose files through packing to the loader."""
 
-import io
 import json
 import tarfile
 from pathlib import Path
@@ -15,7 +14,7 @@ from pipeline.format.depth import CONVERTED, ENCODINGS
 from pipeline.loading.loader import Loader
 from pipeline.packing.finalize import GAP, TILE, TITLE
 from pipeline.packing.pack import PackOptions, PackSummary, pack
-from tests.samples import coloured, files_below, jpeg, png, set_paths, street_depth, write, write_sets
+from tests.samples import coloured, files_below, jpeg, npy, png, set_paths, street_depth, write, write_sets
 
 SETS = 4
 NEARNESS = [np.roll(street_depth(224), 40 * number, axis=1) for number in range(SETS)]
@@ -48,12 +47,6 @@ def notes(shards: Path) -> dict[str, dict[str, object]]:
     with tarfile.open(shards / "sets-000000.tar") as tar:
         files = {name: tar.extractfile(name) for name in tar.getnames() if name.endswith(".json")}
         return {name[:6]: json.load(file) for name, file in files.items() if file}
-
-
-def npy(values: NDArray[np.float32]) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, values)
-    return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")
