@@ -1,15 +1,15 @@
 """Files that appear under their name only when they are complete, and long runs that can be resumed when stopped."""
 
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from pipeline.errors import InputError
+from pipeline.files import sync_folder, written_file
+from pipeline.locks import LOCK, locked
 
 UNFINISHED, ARGUMENTS = ".unfinished", "arguments.json"
 
@@ -19,19 +19,13 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a hidden temporary file for writing; on success sync it and rename it to `path`, else remove it."""
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        with temporary.open("wb") as file:
+        with written_file(temporary, sync=True) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)  # the new name, too, must outlive a power failure
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)  # the new name, too, must outlive a power failure
 
 
 def require_unused(folder: Path) -> None:
@@ -81,26 +75,33 @@ def resumable(folder: Path, arguments: Mapping[str, object], *, fresh: bool = Tr
                 f"{was}, now it is {_short(value)}: continue with the same, or remove {folder if fresh else records}"
             )
     folder.mkdir(parents=True, exist_ok=True)
-    records.mkdir(exist_ok=True)
-    with _locked(records):
-        if begun is None:
-            with atomic_file(records / ARGUMENTS) as file:
-                file.write(json.dumps(wanted, indent=1).encode())
-        try:
-            yield records
-        except BaseException as error:
-            recorded = any(entry.name != ARGUMENTS and not entry.name.startswith(".") for entry in records.iterdir())
-            if recorded and not (fresh and isinstance(error, InputError)):
-                error.add_note(f"what is done is kept in {folder}: the same command continues it")
-            else:
-                shutil.rmtree(records)
-                if fresh:
-                    _empty(folder, existed)
-            raise
-        # Under another name first: a kill during the removal must not leave some of the records.
-        rubbish = folder / f"{UNFINISHED}-no-more"
-        shutil.rmtree(rubbish, ignore_errors=True)
-        shutil.rmtree(records.rename(rubbish))
+    try:
+        with locked(folder):
+            records.mkdir(exist_ok=True)
+            if begun is None:
+                with atomic_file(records / ARGUMENTS) as file:
+                    file.write(json.dumps(wanted, indent=1).encode())
+            try:
+                yield records
+            except BaseException as error:
+                recorded = any(
+                    entry.name != ARGUMENTS and not entry.name.startswith(".") for entry in records.iterdir()
+                )
+                if recorded and not (fresh and isinstance(error, InputError)):
+                    error.add_note(f"what is done is kept in {folder}: the same command continues it")
+                else:
+                    shutil.rmtree(records)
+                    if fresh:
+                        _empty(folder, existed)
+                raise
+            # Under another name first: a kill during the removal must not leave some of the records.
+            rubbish = folder / f"{UNFINISHED}-no-more"
+            shutil.rmtree(rubbish, ignore_errors=True)
+            shutil.rmtree(records.rename(rubbish))
+    finally:
+        if not existed:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
 
 
 def _short(value: object) -> str:
@@ -108,24 +109,8 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise InputError(f"another process is at work in {folder.parent}: wait for it, or stop it") from None
-    try:
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _empty(folder: Path, existed: bool) -> None:
-    """Remove what is not hidden, and the folder itself if it was not there before."""
+    """Remove what is not hidden, and what is if the folder was not there before, but for the lock."""
     for entry in folder.iterdir():
-        if not existed or not entry.name.startswith("."):
+        if not entry.name.startswith(".") or not (existed or entry.name.startswith(LOCK)):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    if not existed:
-        folder.rmdir()

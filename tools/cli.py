@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, explain
 from train.config import Option
 
 if TYPE_CHECKING:
@@ -30,8 +30,7 @@ class Command(click.Command):
         except InputError as error:
             raise click.ClickException(_with_notes(str(error), error)) from error
         except OSError as error:
-            where = f": {error.filename}" if error.filename else ""
-            raise click.ClickException(_with_notes(f"{error.strerror or error}{where}", error)) from error
+            raise click.ClickException(_with_notes(explain(error), error)) from error
         except KeyboardInterrupt as error:
             click.echo(_with_notes("\ninterrupted", error), err=True)
             raise

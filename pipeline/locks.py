@@ -1,0 +1,123 @@
+"""A folder in which one process works at a time, on any file system."""
+
+import errno
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.errors import InputError
+from pipeline.files import UNABLE, naming
+
+LOCK, OWNED = ".lock", ".lock-owned"
+NO_LOCKS = UNABLE | {errno.ENOLCK}
+
+
+class Owner(NamedTuple):
+    """A process that owns a lock."""
+
+    host: str
+    pid: int
+    started: str
+    """Boot, name space and start of the process: tells it from another one of the same number."""
+
+    @classmethod
+    def of_process(cls, pid: int) -> "Owner | None":
+        """The process of a number on this machine; None if there is none, or it cannot be seen."""
+        try:
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+            space = Path("/proc/self/ns/pid").stat().st_ino
+            about = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()  # proc(5)
+            state, start_ticks = about[0], about[19]
+        except (OSError, IndexError):
+            return None
+        return cls(socket.gethostname(), pid, f"{boot} {space} {'ended' if state in 'ZX' else start_ticks}")
+
+    def has_ended(self) -> bool:
+        """Whether the process is known to have ended: of one elsewhere, in another container too, nobody can tell."""
+        here = Owner.of_process(os.getpid())
+        if here is None or here.host != self.host or here.started.split()[:2] != self.started.split()[:2]:
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            return False
+        now = Owner.of_process(self.pid)
+        return now is not None and now != self
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Be the one process that works in `folder`, which exists; raise `InputError` while another one does.
+
+    The lock is a hidden file there, locked by the system, so that it ends with the process, however that ends. Where
+    the file system knows no locks, another file is the lock by being there: it is taken over from a process of this
+    machine that has ended, and for any other the message says which file to remove.
+    """
+    path, descriptor = _lock(folder)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()
+        os.close(descriptor)
+
+
+def _lock(folder: Path) -> tuple[Path, int]:
+    """The lock file, and its descriptor: it is locked until this is closed."""
+    path = folder / LOCK
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        try:
+            with naming(path):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    return path, descriptor
+            os.close(descriptor)  # its owner has removed it in between
+        except BlockingIOError:
+            os.close(descriptor)
+            raise InputError(f"another process is at work in {folder}: wait for it, or stop it") from None
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno not in NO_LOCKS:
+                raise
+            path.unlink(missing_ok=True)
+            return folder / OWNED, _own(folder)
+
+
+def _own(folder: Path) -> int:
+    """Create the file that is a lock by being there, taken over from an owner that has ended; its descriptor."""
+    path = folder / OWNED
+    for attempt in range(2):
+        with suppress(FileExistsError):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            with naming(path):
+                os.write(descriptor, json.dumps(Owner.of_process(os.getpid())).encode())
+            return descriptor
+        owner = _read_owner(path)
+        if attempt or owner is None or not owner.has_ended():
+            break
+        aside = folder / f"{OWNED}-{os.getpid()}"
+        with suppress(FileNotFoundError):  # another process has taken it over
+            path.rename(aside)
+            if _read_owner(aside) != owner:
+                aside.rename(path)
+                break
+            aside.unlink()
+    who = f"process {owner.pid} of {owner.host}" if owner else "another process"
+    raise InputError(f"{who} is at work in {folder}: wait for it, or stop it; if it runs no more, remove {path}")
+
+
+def _read_owner(path: Path) -> Owner | None:
+    with suppress(OSError, ValueError, TypeError):
+        owner = Owner(*json.loads(path.read_text()))
+        if isinstance(owner.pid, int) and 0 < owner.pid < 1 << 31 and isinstance(owner.started, str):
+            return owner
+    return None

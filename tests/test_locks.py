@@ -1,0 +1,98 @@
+import errno
+import fcntl
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.locks import LOCK, OWNED, Owner, locked
+from tests.samples import files_below
+
+UNABLE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EBADF)
+
+
+def without_locks(monkeypatch: pytest.MonkeyPatch, number: int = errno.ENOLCK) -> None:
+    """Let flock fail, as on NFS without its lock service, and Lustre mounted without -o flock."""
+
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+def own(folder: Path, owner: object) -> None:
+    (folder / OWNED).write_text(json.dumps(owner))
+
+
+@pytest.mark.parametrize("number", [0, *UNABLE])
+def test_one_at_a_time_on_any_file_system(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if number:
+        without_locks(monkeypatch, number)
+    for _ in range(2):
+        with locked(tmp_path):
+            assert [*files_below(tmp_path)] == [OWNED if number else LOCK]
+            with (
+                pytest.raises(InputError, match=f"is at work in {tmp_path}: wait for it, or stop it"),
+                locked(tmp_path),
+            ):
+                pass
+        assert files_below(tmp_path) == {}
+
+
+def test_a_failing_disk_is_no_missing_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_locks(monkeypatch, errno.EIO)
+    with pytest.raises(OSError, match="Input/output error") as failed, locked(tmp_path):
+        pass
+    assert failed.value.filename == str(tmp_path / LOCK)
+
+
+def test_a_lock_file_is_left_by_a_kill_where_the_system_locks_it(tmp_path: Path) -> None:
+    (tmp_path / LOCK).write_bytes(b"")
+    with locked(tmp_path):
+        pass
+    assert files_below(tmp_path) == {}
+
+
+def test_without_locks_the_owner_is_told_and_taken_over_once_it_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_locks(monkeypatch)
+    with subprocess.Popen(["sleep", "60"]) as process:
+        owner = Owner.of_process(process.pid)
+        assert owner
+        own(tmp_path, owner)
+        told = f"process {process.pid} of {owner.host} is at work in {tmp_path}: .* remove {tmp_path / OWNED}"
+        with pytest.raises(InputError, match=told), locked(tmp_path):
+            pass
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        with locked(tmp_path):  # it has ended, though nobody has asked how
+            pass
+        own(tmp_path, owner)
+    with locked(tmp_path):
+        pass
+    assert files_below(tmp_path) == {}
+
+
+def test_without_locks_an_owner_of_which_nothing_is_known_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_locks(monkeypatch)
+    owner = Owner.of_process(os.getpid())
+    assert owner
+    boot, space, ticks = owner.started.split()
+    elsewhere = (
+        owner._replace(host="elsewhere"),
+        owner._replace(started=f"another-boot {space} {ticks}"),
+        owner._replace(started=f"{boot} 1 {ticks}"),  # in another container
+    )
+    for unknown in (*elsewhere, None, "", 3, [1], ["here", -1, ""], ["here", "1", ""], ["here", 1 << 70, ""]):
+        own(tmp_path, unknown)
+        with pytest.raises(InputError, match=f"if it runs no more, remove {tmp_path / OWNED}"), locked(tmp_path):
+            pass
+    own(tmp_path, owner._replace(started=f"{boot} {space} 1"))  # an earlier process had our number
+    with locked(tmp_path):
+        pass
