@@ -14,6 +14,10 @@ from typing import Any, NamedTuple
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded: see tools/train.py
 
+# isort: off
+import pipeline.plotting  # noqa: F401 - before matplotlib
+
+# isort: on
 import click
 import numpy as np
 import torch

@@ -5,6 +5,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+# isort: off
+import pipeline.plotting  # noqa: F401 - before matplotlib
+
+# isort: on
 import click
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure

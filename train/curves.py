@@ -6,15 +6,23 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import matplotlib as mpl
+# isort: off
+from pipeline.plotting import mpl  # before the rest of matplotlib
+
+# isort: on
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from train.logging import Line
+from pipeline.resume import atomic_file
+
+if TYPE_CHECKING:
+    from train.logging import Line
 
 MAX_POINTS = 400  # of a curve; where there are more, each is the mean of its share of them
 MAX_MARKED = 30  # points that have a dot each; more of them run together
@@ -78,18 +86,20 @@ SPEED = (
 )
 
 
-def draw_curves(lines: Sequence[Line], path: Path) -> None:
+def draw_curves(lines: "Sequence[Line]", path: Path) -> None:
     """Write the losses of training and validation, from the lines of metrics.jsonl, as a PNG."""
     logged = [chart for chart in LOSSES if curves_of(chart, lines)]
     figure = Figure(figsize=(5 * len(logged), 4))
+    FigureCanvasAgg(figure)
     # By hand: a layout that matplotlib finds by itself takes longer than all of the drawing.
     figure.subplots_adjust(0.12 / len(logged), 0.12, 0.98, 0.84)
     for axes, chart in zip(figure.subplots(1, len(logged), squeeze=False)[0], logged, strict=True):
         draw(axes, chart, lines)
-    figure.savefig(path, dpi=120)
+    with atomic_file(path) as file:
+        figure.savefig(file, format="png", dpi=120)
 
 
-def draw_svg(chart: Chart, lines: Sequence[Line]) -> str:
+def draw_svg(chart: Chart, lines: "Sequence[Line]") -> str:
     """An `svg` element for a page of HTML, "" where nothing of the chart was logged.
 
     The page defines the variables --ink, --faint, ... of `COLOURS`. The same lines give the same text.
@@ -99,6 +109,7 @@ def draw_svg(chart: Chart, lines: Sequence[Line]) -> str:
     # Text stays text, in the page's font. The salt makes ids repeat from run to run, but not within a page.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": chart.title}):
         figure = Figure(figsize=SVG_INCHES, facecolor="none")
+        FigureCanvasSVG(figure)
         figure.subplots_adjust(0.13, 0.155, 0.97, 0.8)
         draw(figure.subplots(), chart, lines)
         file = io.StringIO()
@@ -121,7 +132,7 @@ def for_html(document: str, description: str) -> str:
     return f'<svg {size[0]} role="img"><title>{html.escape(description)}</title>{text}'
 
 
-def draw(axes: Axes, chart: Chart, lines: Sequence[Line]) -> None:
+def draw(axes: Axes, chart: Chart, lines: "Sequence[Line]") -> None:
     """Draw what of a chart was logged, at least one point."""
     for label, points in curves_of(chart, lines).items():
         colour, dashes = STYLES.get(label, BASELINE_STYLE)
@@ -158,7 +169,7 @@ def draw(axes: Axes, chart: Chart, lines: Sequence[Line]) -> None:
         )
 
 
-def curves_of(chart: Chart, lines: Sequence[Line]) -> dict[str, list[Point]]:
+def curves_of(chart: Chart, lines: "Sequence[Line]") -> dict[str, list[Point]]:
     """The points (step, value) of each series, by its label; values that are not finite, and empty series, left out."""
     curves = dict[str, list[Point]]()
     for kind, name, label in chart.series:

@@ -103,7 +103,18 @@ def export_safetensors(run: Run, path: Path) -> None:
     from safetensors.torch import save
 
     weights = {name: weight.detach().cpu().contiguous() for name, weight in run.network.state_dict().items()}
-    write(path, save(weights, run_metadata(run)))
+    content = save(weights, run_metadata(run))
+    write(path, sorted_header(content))
+
+
+def sorted_header(content: bytes) -> bytes:
+    """A file in the format safetensors with the names in its header sorted: the library has metadata in any order.
+
+    The format: the header's length as 8 bytes, little-endian; the header, JSON padded with spaces; the tensors.
+    """
+    length = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return content[:8] + header.encode().ljust(length) + content[8 + length :]
 
 
 def onnx_model(exported: Exported, size: int) -> "ModelProto":
@@ -130,6 +141,8 @@ def onnx_model(exported: Exported, size: int) -> "ModelProto":
             # Traced with three; the product with the luma's weights broadcasts, so one is as good.
             dimensions[3].dim_param = "channels"
     del model.graph.value_info[:]  # shapes in between, which the number of channels changes
+    for of in (*model.graph.node, *model.graph.initializer, *model.graph.input, *model.graph.output):
+        del of.metadata_props[:]  # where in our source each comes from, with this machine's paths
     return model
 
 

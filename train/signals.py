@@ -1,12 +1,13 @@
-"""Ctrl-C and SIGTERM: a run that is asked to stop does so between two steps, with a checkpoint."""
+"""Ctrl-C, SIGTERM and SIGHUP: a run that is asked to stop does so between two steps, with a checkpoint."""
 
 import signal
 import threading
 from types import FrameType
 from typing import Any
 
-# What a shell makes of Ctrl-C; and 0 for a cluster that takes its machine back: it got all that it asked for.
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 0}
+# What a shell makes of Ctrl-C; and 0 for a cluster that takes its machine back, or a terminal that closes: it got all
+# that it asked for.
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 0, signal.SIGHUP: 0}
 
 
 class Interrupted(Exception):  # noqa: N818 - the user's wish, not a fault of the program
@@ -17,8 +18,13 @@ class Interrupted(Exception):  # noqa: N818 - the user's wish, not a fault of th
         self.exit_code = EXIT_CODES[signal.Signals(by)]
 
 
+def ignored(number: int) -> bool:
+    """Whether the process ignores a signal."""
+    return signal.getsignal(number) is signal.SIG_IGN
+
+
 class Interruption:
-    """A context in which the first Ctrl-C (or SIGTERM) is only recorded; the second stops the program at once."""
+    """A context in which the first Ctrl-C (or SIGTERM, SIGHUP) is only recorded; the second stops the program."""
 
     def __init__(self, *, patient: bool = False) -> None:
         """With `patient`, further signals are only recorded, too: torchrun sends one of its own after the user's."""
@@ -29,7 +35,9 @@ class Interruption:
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():  # signals reach no other thread
-            self._former = {number: signal.signal(number, self._request) for number in EXIT_CODES}
+            # nohup has SIGHUP ignored: such a run goes on when its terminal closes.
+            caught = [number for number in EXIT_CODES if number != signal.SIGHUP or not ignored(number)]
+            self._former = {number: signal.signal(number, self._request) for number in caught}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -37,9 +37,9 @@ COLOUR_BITS = 6  # of each of R, G, B in the table of colours: a quarter of a me
 @functools.cache
 def colour_map(name: str) -> NDArray[np.float64]:
     """The colours of matplotlib's map `name`, [256, 3] in 0..255."""
-    import matplotlib  # takes 0.2 s, and gray depth needs none of it
+    from pipeline.plotting import mpl  # takes 0.2 s, and gray depth needs none of it
 
-    return np.asarray(matplotlib.colormaps[name](np.arange(256))[:, :3] * 255.0)
+    return np.asarray(mpl.colormaps[name](np.arange(256))[:, :3] * 255.0)
 
 
 def depth_table(encoding: str, near: str) -> NDArray[np.uint8]:

@@ -3,7 +3,7 @@
 import logging
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -111,7 +111,7 @@ class Loader:
         stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._stages = Stages(reader, decoder, cache, collator, augmenter, gatherer, stream, config.prefetch)
         self._opened, self._members, self._sampler, self._quarantine = opened, members, sampler, quarantine
-        self.config, self.manifest, self._split = config, manifest, name
+        self.config, self.manifest, self._split, self._asked = config, manifest, name, (split, picked)
         self._running: BackgroundIterator[DeviceBatch] | None = None
         self._batches_requested = 0  # since the beginning, or since the cache gave its memory back
         # Where the next batch is, of the iteration that runs or that was left, or where it was loaded to be.
@@ -119,6 +119,10 @@ class Loader:
         self._place_loaded = True
         self._chosen_epoch: int | None = None  # for the next iteration, while one runs
         self._iterations, self._iterating = 0, False
+
+    def __reduce__(self) -> tuple[Callable[..., "Loader"], tuple[Any, ...]]:
+        """A copy, or what is unpickled, is a loader that opens the shards anew, where this one is in its epoch."""
+        return _reopened, (self._opened.reader.folder, self.config, *self._asked, self.state_dict())
 
     def sibling(
         self, split: str, *, shuffle: bool = True, resident: str = "off", picked: NDArray[np.int64] | None = None
@@ -348,6 +352,15 @@ class Loader:
             "batch_size": self.config.batch_size,
             "window": self.config.window or 0,
         }
+
+
+def _reopened(
+    folder: Path, config: LoaderConfig, split: str, picked: NDArray[np.int64] | None, state: dict[str, int | str]
+) -> Loader:
+    loader = Loader.__new__(Loader)
+    loader._build(open_shards(folder, config), split, config, picked)
+    loader.load_state_dict(state)
+    return loader
 
 
 def open_shards(folder: Path, config: LoaderConfig) -> OpenedShards:

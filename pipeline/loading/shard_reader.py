@@ -9,10 +9,11 @@ import os
 import tarfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,9 @@ class _OpenFile:
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):
             os.close(self.descriptor)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an open file cannot be copied: two owners would close it twice")
 
 
 class ShardReader:
@@ -73,6 +77,10 @@ class ShardReader:
         reader._index_file = _OpenFile(shards / INDEX)
         reader._index_bytes = os.fstat(reader._index_file.descriptor).st_size
         return reader
+
+    def __reduce__(self) -> tuple[Callable[[Path], "ShardReader"], tuple[Path]]:
+        """A copy, or what is unpickled, opens the files anew."""
+        return partial(ShardReader.open, depth="depth" in self.parts), (self.folder,)
 
     def records(self, rows: NDArray[np.int64]) -> NDArray[np.void]:
         """These rows of the index, [N] of `manifest.row_type`, copied out of the file; raise `InputError` if it shrank.

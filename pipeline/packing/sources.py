@@ -193,6 +193,10 @@ class FileReader:
         except OSError as error:
             raise BadImage(f"cannot be read ({error.strerror})") from error
 
+    def __reduce__(self) -> tuple[type["FileReader"], tuple[tuple[FileSource, ...]]]:
+        """A copy, or what is unpickled in another process, opens the archives anew."""
+        return FileReader, (self._sources,)
+
     def __del__(self) -> None:
         for file in self._open.values():
             os.close(file)

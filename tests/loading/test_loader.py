@@ -1,6 +1,10 @@
+import copy as copying
+import gc
 import logging
 import os
+import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -555,3 +559,23 @@ def test_the_state_after_an_iteration_that_was_left_goes_on_where_it_was(packed:
     other = load(packed)
     other.load_state_dict(loader.state_dict())
     assert (other.epoch, rows(other), other.epoch) == (0, expected[3:], 1)
+
+
+@pytest.mark.parametrize("copied", [copying.deepcopy, copying.copy, lambda loader: pickle.loads(pickle.dumps(loader))])
+def test_a_copy_is_a_loader_of_its_own_at_the_same_place(packed: Path, copied: Callable[[Loader], Loader]) -> None:
+    expected = rows(load(packed))
+    loader = load(packed)
+    loader.load_state_dict({**loader.state_dict(), "position": 3})
+    other = copied(loader)
+    assert rows(other) == rows(loader) == expected[3:]
+    descriptor = os.open(packed / "manifest.json", os.O_RDONLY)  # may get the number of one that was closed twice
+    other.close()
+    del other
+    gc.collect()
+    os.close(descriptor)
+    assert len(rows(loader)) == len(expected)
+
+
+def test_a_copy_of_some_rows_has_these_rows(packed: Path) -> None:
+    some = load(packed).sibling("all", picked=np.array([2, 3, 50]), shuffle=False)
+    assert rows(copying.deepcopy(some)) == [[2, 3, 50]]

@@ -1,7 +1,10 @@
+import copy
 import json
 import os
+import pickle
 import shutil
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +168,23 @@ def test_an_index_that_points_elsewhere_finds_no_note(store: ShardReader) -> Non
     os.truncate(store.folder / store.shard_name(1), int(rows["offset"][1, 2]) + 10)
     with pytest.raises(Damaged, match=r"\(empty header\)"):
         store.read_metadata(1)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda reader: pickle.loads(pickle.dumps(reader))])
+def test_a_copy_opens_the_files_anew_and_none_is_closed_twice(
+    store: ShardReader, copied: Callable[[ShardReader], ShardReader]
+) -> None:
+    expected = [part.tobytes() for part in store.read(0)]
+    before = open_files()
+    other = copied(store)
+    assert [part.tobytes() for part in other.read(0)] == expected
+    assert open_files() > before
+    other.close()
+    del other
+    assert open_files() == before
+    assert [part.tobytes() for part in store.read(0)] == expected
+
+
+def test_an_open_file_itself_is_not_copied(store: ShardReader) -> None:
+    with pytest.raises(TypeError, match="two owners would close it twice"):
+        copy.copy(store._file("sets-000000.tar"))

@@ -1,3 +1,4 @@
+import copy
 import os
 import random
 import struct
@@ -116,6 +117,8 @@ def test_a_member_that_inflates_without_end_is_no_picture(tmp_path: Path, monkey
     [member] = archive_members(source[0])
     place = MemberPlace(0, member.offset, member.size, member.method, member.crc32)
     assert FileReader(source).read("a.jpg", place) == bytes(10_000)
+    reader = FileReader(source)
+    assert reader.read("a.jpg", place) == copy.deepcopy(reader).read("a.jpg", place) == reader.read("a.jpg", place)
     monkeypatch.setattr("pipeline.packing.archives.MAX_INFLATED", 9_999)
     with pytest.raises(BadImage, match="inflates to over 0 MiB"):
         FileReader(source).read("a.jpg", place)
