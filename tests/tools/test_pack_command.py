@@ -128,7 +128,7 @@ def test_a_target_that_cannot_be_written(source: Path, tmp_path: Path) -> None:
     result = run(source, "--shards", tmp_path / "file" / "shards")
     assert result.exit_code == 1
     [line] = result.output.splitlines()
-    assert line == f"Error: Not a directory: {tmp_path / 'file' / 'shards'}"
+    assert line == f"Error: Not a directory: {tmp_path / 'file' / 'shards'}: check the path: a part of it is a file"
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
