@@ -3,12 +3,14 @@
 import ctypes
 import re
 import warnings
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from pipeline.errors import InputError
+from pipeline.installation import install_hint
 
 DEVICES = ("gpu", "cpu")  # by the names of the command line
 OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
@@ -16,6 +18,8 @@ OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
 (CUDA Compatibility, "minor version compatibility")."""
 EXTRAS = {12: "cuda12", 13: "cuda13"}
 """Ours, by the major version of CUDA that DALI is built for."""
+DALI_PACKAGES = {13: "nvidia-dali-cuda130", 12: "nvidia-dali-cuda120"}
+"""By the same; of two, the one that was installed last has overwritten files of the other."""
 DRIVER_VERSION = Path("/proc/driver/nvidia/version")  # of the kernel's module; WSL has none
 
 
@@ -68,15 +72,49 @@ def gpu_problem() -> str:
         return ""
     found = f"GPU with {driver.name}, but torch {torch.__version__} is built"
     newest = max((cuda for cuda in EXTRAS if cuda <= driver.cuda), default=None)
-    remedies = [f"install a torch built for CUDA {newest} and fgbg[{EXTRAS[newest]}]"] if newest else []
+    remedies = [f"install a torch built for CUDA {newest}, then {install_hint(EXTRAS[newest])}"] if newest else []
     if torch.version.cuda is None:
         return f"{found} without CUDA: {', '.join(remedies or ['update the driver, install a torch with CUDA'])}"
     found += f" for CUDA {torch.version.cuda}"
-    needed = int(torch.version.cuda.split(".")[0])
+    needed = _major(torch.version.cuda)
     if driver.cuda >= needed:
         return f"{found} and cannot use it: see what nvidia-smi says"
     oldest = f"driver {OLDEST_DRIVER[needed]} or newer" if needed in OLDEST_DRIVER else "a newer driver"
     return f"{found}, which needs {oldest}: {', or '.join(['update the driver', *remedies])}"
+
+
+def dali_extra() -> str:
+    """The extra with the DALI that fits this torch, or the driver where torch is built without CUDA."""
+    driver = find_driver()
+    cuda = _major(torch.version.cuda) if torch.version.cuda else driver.cuda if driver else max(EXTRAS)
+    return EXTRAS[max((known for known in EXTRAS if known <= cuda), default=min(EXTRAS))]
+
+
+def dali_problem() -> str:
+    """Why DALI does not go with this torch, or with the driver, on a GPU, and what to do, in one line; else empty.
+
+    A machine without DALI has no such problem.
+    """
+    builds = [cuda for cuda, package in DALI_PACKAGES.items() if _is_installed(package)]
+    driver, of_torch = find_driver(), torch.version.cuda
+    if not builds or not driver or not of_torch:
+        return ""
+    found = f"DALI is built for CUDA {' and '.join(map(str, builds))}, torch {torch.__version__} for CUDA {of_torch}"
+    if builds == [_major(of_torch)] and builds[0] <= driver.cuda:
+        return ""
+    remove = " ".join(DALI_PACKAGES[cuda] for cuda in builds)
+    return f"{found}, on {driver.name}: pip uninstall {remove}, then {install_hint(dali_extra())}"
+
+
+def _major(version: str) -> int:
+    return int(version.split(".")[0])
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return bool(version(package))
+    except PackageNotFoundError:
+        return False
 
 
 def find_driver() -> Driver | None:

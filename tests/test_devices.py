@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline import devices
-from pipeline.devices import find_driver, gpu_problem, gpu_usable, torch_device
+from pipeline.devices import dali_extra, dali_problem, find_driver, gpu_problem, gpu_usable, torch_device
 from pipeline.errors import InputError
 
 OPEN_MODULE = (
@@ -56,6 +56,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         monkeypatch.setattr(torch, "__version__", "2.13.0")
         monkeypatch.setattr(torch.version, "cuda", cuda)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(devices, "install_hint", lambda extra: f"pip install 'x[{extra}]'")
 
     return set_up
 
@@ -66,7 +67,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         (
             Libcuda(12020, 1), MODULE, "13.0",
             "GPU with driver 535.104.05 (CUDA 12.2), but torch 2.13.0 is built for CUDA 13.0, which needs driver 580 "
-            "or newer: update the driver, or install a torch built for CUDA 12 and fgbg[cuda12]",
+            "or newer: update the driver, or install a torch built for CUDA 12, then pip install 'x[cuda12]'",
         ),
         (
             Libcuda(11040, 2), None, "12.8",
@@ -76,12 +77,12 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         (
             Libcuda(13000, 1), OPEN_MODULE, "14.1",
             "GPU with driver 580.65.06 (CUDA 13.0), but torch 2.13.0 is built for CUDA 14.1, which needs a newer "
-            "driver: update the driver, or install a torch built for CUDA 13 and fgbg[cuda13]",
+            "driver: update the driver, or install a torch built for CUDA 13, then pip install 'x[cuda13]'",
         ),
         (
             Libcuda(13010, 1), OPEN_MODULE, None,
             "GPU with driver 580.65.06 (CUDA 13.1), but torch 2.13.0 is built without CUDA: install a torch built for "
-            "CUDA 13 and fgbg[cuda13]",
+            "CUDA 13, then pip install 'x[cuda13]'",
         ),
         (
             Libcuda(11040, 1), None, None,
@@ -111,6 +112,57 @@ def test_a_gpu_that_torch_cannot_use_is_told_with_what_to_do(
         torch_device("gpu")
     expected = f"no usable GPU: {problem}; or use --device cpu" if problem else "no usable GPU (torch finds no CUDA dev"
     assert str(refused.value).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("driver", "torch_cuda", "dali", "problem"),
+    [
+        (13000, "13.0", [13], ""),
+        (13000, "12.6", [12], ""),
+        (12020, "12.6", [12], ""),
+        (13000, "13.0", [], ""),
+        (None, "13.0", [12], ""),
+        (13000, None, [12], ""),
+        (
+            13000, "13.0", [12],
+            "DALI is built for CUDA 12, torch 2.13.0 for CUDA 13.0, on a driver of CUDA 13.0: "
+            "pip uninstall nvidia-dali-cuda120, then pip install 'x[cuda13]'",
+        ),
+        (
+            12020, "12.6", [13],
+            "DALI is built for CUDA 13, torch 2.13.0 for CUDA 12.6, on a driver of CUDA 12.2: "
+            "pip uninstall nvidia-dali-cuda130, then pip install 'x[cuda12]'",
+        ),
+        (
+            13000, "13.0", [13, 12],
+            "DALI is built for CUDA 13 and 12, torch 2.13.0 for CUDA 13.0, on a driver of CUDA 13.0: "
+            "pip uninstall nvidia-dali-cuda130 nvidia-dali-cuda120, then pip install 'x[cuda13]'",
+        ),
+    ],
+)  # fmt: skip
+def test_a_dali_of_another_cuda_is_told_with_all_three(
+    driver: int | None, torch_cuda: str | None, dali: list[int], problem: str, machine: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    machine(driver and Libcuda(driver, 1), None, torch_cuda)
+    monkeypatch.setattr(
+        devices, "_is_installed", lambda package: package in {f"nvidia-dali-cuda{cuda}0" for cuda in dali}
+    )
+    assert dali_problem() == problem
+
+
+@pytest.mark.parametrize(
+    ("driver", "torch_cuda", "extra"),
+    [
+        (None, None, "cuda13"), (12020, None, "cuda12"), (13000, None, "cuda13"), (14000, None, "cuda13"),
+        (13000, "12.6", "cuda12"), (12020, "13.0", "cuda13"), (13000, "14.1", "cuda13"), (11040, None, "cuda12"),
+    ],
+)  # fmt: skip
+def test_the_dali_to_install_is_that_of_torch_or_else_of_the_driver(
+    driver: int | None, torch_cuda: str | None, extra: str, machine: Any
+) -> None:
+    machine(driver and Libcuda(driver, 1), None, torch_cuda)
+    assert dali_extra() == extra
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

@@ -16,12 +16,14 @@ import click
 import numpy as np
 import torch
 
+from pipeline.errors import InputError
+from pipeline.installation import install_hint
+
 try:
     import psutil
 except ImportError:
-    raise SystemExit("fgbg-bench needs psutil, which is not installed: pip install 'fgbg[bench]'") from None
+    raise InputError(f"psutil is missing, which fgbg-bench measures with: {install_hint('bench')}") from None
 
-from pipeline.errors import InputError
 from pipeline.workers import available_cores, timed
 
 DRAINS = 2  # so many times what a loader may have ready goes by before the clock starts

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.composing.synthetic.source import Synthetic
 from pipeline.errors import InputError
+from pipeline.installation import install_hint
 from pipeline.resume import atomic_file
 from train.checkpoint import Run
 
@@ -31,7 +32,6 @@ TOLERANCE = 1e-4
 CHECKED_BATCHES = (1, 5)  # sets
 OPSET = 18
 INPUTS = ("background", "overlay")
-REMEDY = "pip install 'fgbg[export]'"
 
 
 class Exported(nn.Module):
@@ -79,7 +79,7 @@ def export_onnx(run: Run, path: Path) -> float:
         import onnxruntime
         import onnxscript  # noqa: F401 - the exporter needs it, and says so in many lines
     except ImportError as error:
-        raise InputError(f"{error.name} is missing, which an export needs: {REMEDY}") from error
+        raise InputError(f"{error.name} is missing, which an export needs: {install_hint('export')}") from error
     exported = Exported(run.network).eval()
     model = onnx_model(exported, run.config.size)
     for key, value in run_metadata(run).items():

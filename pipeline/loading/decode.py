@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.dlpack import from_dlpack
 
-from pipeline.devices import torch_device
+from pipeline.devices import dali_extra, torch_device
 from pipeline.errors import InputError
+from pipeline.installation import install_hint
 from pipeline.loading.buffers import BufferPool
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def build_graph(source: Callable[[], Encoded], tables: Mapping[str, Table], opti
         from nvidia.dali import Pipeline, fn, types
         from nvidia.dali.tensors import TensorCPU
     except ImportError as error:
-        raise InputError(f"NVIDIA DALI is missing ({error}): pip install 'fgbg[cuda13]' or 'fgbg[cuda12]'") from error
+        raise InputError(f"NVIDIA DALI is missing ({error}): {install_hint(dali_extra())}") from error
 
     def tensors() -> list[list[TensorCPU]]:
         # DALI's own tensors on our memory: to find out what any other array is costs it twice the time.

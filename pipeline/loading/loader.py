@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.distributed import ProcessGroup
 
-from pipeline.devices import torch_device
+from pipeline.devices import dali_problem, torch_device
 from pipeline.errors import InputError
 from pipeline.format.planes import PLANES
 from pipeline.loading.augment import Augmenter
@@ -366,6 +366,8 @@ def _reopened(
 def open_shards(folder: Path, config: LoaderConfig) -> OpenedShards:
     """Open a shard directory, and decode its backgrounds; raises `InputError` as `Loader` does."""
     device = torch_device(config.device)
+    if device.type == "cuda" and (problem := dali_problem()):
+        log.warning("the GPU may fail: %s", problem)
     reader = ShardReader.open(folder, depth=config.depth)
     if config.depth and "depth" not in reader.parts:
         add = f"add it (fgbg-depth {folder} --model FILE.onnx --shards NEW)"

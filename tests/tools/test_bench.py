@@ -14,6 +14,7 @@ from PIL import Image
 from benchmarks.peers import LOADERS
 from pipeline import devices
 from pipeline.format.manifest import Manifest, load_index
+from pipeline.installation import install_hint
 from pipeline.packing.pack import PackOptions, pack
 from tools import bench, bench_loader, bench_stalls
 from tools.bench import main
@@ -232,3 +233,15 @@ def test_sets_without_depth_are_refused_in_one_line(source: Path, tmp_path: Path
     [line] = result.output.splitlines()
     assert "the sets of" in line
     assert line.endswith("have no depth: loaders are compared on sets with it, see fgbg-depth")
+
+
+def test_without_psutil_there_is_help_and_a_measurement_tells_what_to_install(
+    packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    for module in ("tools.measure", "tools.bench_loader"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    assert "fgbg-compose on PHOTOS" in run("--help").output
+    result = run("--shards", packed, "--loader", "ours")
+    assert result.exit_code == 1
+    assert result.output == f"Error: psutil is missing, which fgbg-bench measures with: {install_hint('bench')}\n"
