@@ -30,9 +30,9 @@ CHECKED_BEFORE = {  # what no user meets, since `LoaderConfig` refuses it first
     "hw_decoder_load {self.hw_decoder_load}: expected 0 to 1, or None for the device's default",
     "{share} of the free memory cannot be taken: expected a share above 0, at most 1",
 }
-OF_OTHERS = {  # flags of torchrun, docker, tensorboard and mypy
+OF_OTHERS = {  # flags of torchrun, docker, tensorboard, mypy and pip
     "--standalone", "--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--no-python", "--gpus",
-    "--logdir", "--strict",
+    "--logdir", "--strict", "--index-url",
 }  # fmt: skip
 
 
