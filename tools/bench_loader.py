@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import click
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -133,7 +134,8 @@ def first_shards(shards: Path, sets: int, codec: str = "jpeg") -> Iterator[Path]
         for file in (BACKGROUNDS, *(shard.name for shard in kept), *indexes):
             (folder / file).symlink_to((shards / file).resolve())
         rows = np.array(index[: totals[taken - 1]])
-        replace(manifest, sets=len(rows), shards=kept, index_sha256=save_index(folder, len(rows), [rows])).save(folder)
+        digest = save_index(folder, len(rows), [rows])
+        msgspec.structs.replace(manifest, sets=len(rows), shards=kept, index_sha256=digest).save(folder)
         yield folder
 
 

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +15,7 @@ from pipeline.errors import InputError
 from pipeline.format.depth import ENCODINGS, NEAR, NO_DEPTH
 from pipeline.format.planes import PLANES
 from pipeline.format.sample import PARTS
+from pipeline.regular_files import open_regular
 from pipeline.resume import atomic_file, require_finished
 
 FORMAT = "fgbg-shards"
@@ -21,6 +23,7 @@ VERSION = 1
 MANIFEST, INDEX, BACKGROUNDS = "manifest.json", "index.npy", "backgrounds.tar"
 CODECS = ("jpeg", PLANES)
 BLOCK = 1 << 16  # rows looked at together: what is made of them fits a cache, and no column of an index is in memory
+MAX_MANIFEST_BYTES = 1 << 29  # 100 million sets in 100,000 shards on a million backgrounds need 130 MB
 REBUILD = "rebuild it from the tars (fgbg-check --repair-index)"
 
 
@@ -45,50 +48,74 @@ def row_type(key_length: int) -> np.dtype[np.void]:
     )
 
 
-@dataclass(frozen=True)
-class ShardInfo:
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+Id = Annotated[int, msgspec.Meta(ge=-(1 << 31), le=(1 << 31) - 1)]
+Size = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
+Crc32 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+TarName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar\Z", max_length=200)]
+"""A plain name: it leads to no other folder."""
+Extent = Annotated[list[Size], msgspec.Meta(min_length=2, max_length=2)]
+
+
+class ShardInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One tar of sets."""
 
-    name: str
-    sets: int
-    bytes: int
-    sha256: str
+    name: TarName
+    sets: Count
+    bytes: Count
+    sha256: Sha256
 
 
-@dataclass(frozen=True)
-class Background:
+class Background(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One member of backgrounds.tar: bytes [offset, offset + size)."""
 
-    id: int
-    offset: int
-    size: int
-    crc32: int
+    id: Id
+    offset: Count
+    size: Size
+    crc32: Crc32
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """What manifest.json says. No clock and no paths: the same data and flags give the same bytes."""
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """What manifest.json says. No clock and no paths: the same data and flags give the same bytes.
 
-    sets: int
+    A field that came after version 1 has a default, at which it is not written: data that does not need it has the
+    bytes that it always had, and an fgbg that does not know it refuses the rest.
+    """
+
+    sets: Count
     """Number of sets, the rows of index.npy."""
-    foregrounds: int
+    foregrounds: Count
     """Number of distinct foreground ids."""
     depth_encoding: str
     """How depth pictures map to numbers: one of `depth.ENCODINGS`, or "none" for sets without depth."""
     depth_near: str
     """The near end of the encoded scalar: "bright" or "dark"."""
-    sizes: dict[str, dict[str, list[int]]]
+    sizes: dict[str, dict[str, Extent]]
     """For each of `members`, and bg, the smallest and the largest: {"min": [height, width], "max": [height, width]}."""
     shards: list[ShardInfo]
     backgrounds: list[Background]
-    backgrounds_sha256: str
-    index_sha256: str
+    backgrounds_sha256: Sha256
+    index_sha256: Sha256
     codec: str = "jpeg"
     """How pictures are stored: "jpeg" means as they came (JPEG or PNG), "planes" as gray planes of one size."""
     format: str = FORMAT
     version: int = VERSION
-    sha256: str = field(default="", compare=False)
-    """Hash of manifest.json itself, which names the data set; filled when it is loaded."""
+    warnings: list[str] = msgspec.field(default_factory=list)
+    """What was suspicious at packing, a line each."""
+    sha256: str = ""
+    """Hash of manifest.json itself, which names the data set; filled when it is loaded, and not in it."""
+
+    @property
+    def optional(self) -> dict[str, Any]:
+        """The fields that came after version 1, those that are not at their defaults."""
+        first = self.__struct_fields__.index("version") + 1
+        return {name: getattr(self, name) for name in self._stored() if name in self.__struct_fields__[first:]}
+
+    def _stored(self) -> dict[str, Any]:
+        """What is written of it."""
+        always = {"codec": self.codec, "format": self.format, "version": self.version}
+        return {**always, **msgspec.to_builtins(msgspec.structs.replace(self, sha256=""))}
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -107,8 +134,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """The text of manifest.json."""
-        content = {name: value for name, value in asdict(self).items() if name != "sha256"}
-        return json.dumps(content, indent=1, sort_keys=True) + "\n"
+        return json.dumps(self._stored(), indent=1, sort_keys=True) + "\n"
 
     def save(self, shards: Path) -> None:
         """Write manifest.json: from now on the directory is a data set."""
@@ -117,36 +143,82 @@ class Manifest:
 
     @classmethod
     def load(cls, shards: Path) -> "Manifest":
-        """Read manifest.json; raise `InputError` if there is none, or if it is of another format or version."""
+        """Read manifest.json; raise `InputError` if there is none, or not one that this fgbg reads, in every field."""
         path = shards / MANIFEST
+        text = _read_manifest(path)
         try:
-            text = path.read_bytes()
-        except FileNotFoundError:
-            require_finished(shards)
-            remedy = "make them with fgbg-pack SOURCE --shards DIR"
-            raise InputError(f"no shards in {shards}: {MANIFEST} is missing; {remedy}") from None
-        try:
-            content: dict[str, Any] = json.loads(text)
-            found = (content.get("format"), content.get("version"))
-            if found != (FORMAT, VERSION):
-                raise InputError(f"{path} is {found[0]} version {found[1]}; this fgbg reads {FORMAT} version {VERSION}")
-            content["shards"] = [ShardInfo(**shard) for shard in content["shards"]]
-            content["backgrounds"] = [Background(**background) for background in content["backgrounds"]]
-            manifest = cls(**content, sha256=hashlib.sha256(text).hexdigest())
-            if len({background.id for background in manifest.backgrounds}) < len(manifest.backgrounds):
-                raise ValueError("two backgrounds have one id")
-            if any(type(sets) is not int or sets < 0 for sets in (manifest.sets, *(s.sets for s in manifest.shards))):
-                raise ValueError("a number of sets is none")
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
-            raise InputError(f"{path} is damaged ({error}): {REBUILD}") from error
+            _require_version(text, path)
+            manifest = msgspec.json.decode(text, type=cls)
+        except (ValueError, RecursionError) as error:
+            what = _printable(error)
+            if unknown := re.search("unknown field `(.*?)`", what):
+                newer = (
+                    f"{path} has a field that this fgbg does not know ({unknown[1]}); a newer one may have written it"
+                )
+                raise InputError(f"{newer}: update fgbg, or pack again") from None
+            raise InputError(f"{path} is damaged ({what}): {REBUILD}") from None
         if (
             manifest.depth_encoding not in (*ENCODINGS, NO_DEPTH)
             or manifest.depth_near not in NEAR
             or manifest.codec not in CODECS
         ):
-            stored = f"codec {manifest.codec}, depth {manifest.depth_encoding} with near {manifest.depth_near}"
+            names = (_printable(name) for name in (manifest.codec, manifest.depth_encoding, manifest.depth_near))
+            stored = "codec {}, depth {} with near {}".format(*names)
             raise InputError(f"{path} has {stored}: this fgbg cannot read that; update it, or pack again")
-        return manifest
+        if (contradiction := _contradiction(manifest)) is not None:
+            raise InputError(f"{path} is damaged ({contradiction}): {REBUILD}")
+        return msgspec.structs.replace(manifest, sha256=hashlib.sha256(text).hexdigest())
+
+
+class _Version(msgspec.Struct):
+    """What every version of a manifest has."""
+
+    format: msgspec.Raw = msgspec.Raw(b"null")
+    version: msgspec.Raw = msgspec.Raw(b"null")
+
+
+def _read_manifest(path: Path) -> bytes:
+    try:
+        with open(path, "rb", opener=open_regular) as file:
+            text = file.read(MAX_MANIFEST_BYTES + 1)
+    except FileNotFoundError:
+        require_finished(path.parent)
+        remedy = "make them with fgbg-pack SOURCE --shards DIR"
+        raise InputError(f"no shards in {path.parent}: {MANIFEST} is missing; {remedy}") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): copy it again, or {REBUILD}") from None
+    if len(text) > MAX_MANIFEST_BYTES:
+        raise InputError(f"{path} has over {MAX_MANIFEST_BYTES >> 20} MiB, which no manifest needs: {REBUILD}")
+    return text
+
+
+def _require_version(text: bytes, path: Path) -> None:
+    """Raise `InputError` if a manifest is of another format or version, ValueError or RecursionError if it is none."""
+    found = msgspec.json.decode(text, type=_Version)
+    about = [_printable(bytes(raw).decode(errors="replace").strip('"')) for raw in (found.format, found.version)]
+    if about != [FORMAT, str(VERSION)]:
+        raise InputError(f"{path} is {about[0]} version {about[1]}; this fgbg reads {FORMAT} version {VERSION}")
+
+
+def _contradiction(manifest: Manifest) -> str | None:
+    """What of a manifest whose fields are each of their type contradicts itself, if anything."""
+    if manifest.sha256:
+        return "it has a sha256 of itself"
+    if len({background.id for background in manifest.backgrounds}) < len(manifest.backgrounds):
+        return "two backgrounds have one id"
+    if len({shard.name for shard in manifest.shards} - {BACKGROUNDS}) < len(manifest.shards):
+        return "two shards have one name"
+    ranges = manifest.sizes.values()
+    if manifest.sizes.keys() != {*manifest.members, "bg"} or any(ends.keys() != {"min", "max"} for ends in ranges):
+        return f"expected sizes, min and max, of {', '.join((*manifest.members, 'bg'))}"
+    if any(low > high for ends in ranges for low, high in zip(ends["min"], ends["max"], strict=True)):
+        return "a smallest size is above the largest"
+    return None
+
+
+def _printable(text: object) -> str:
+    """The beginning of a text from elsewhere, escaped."""
+    return str(text)[:200].encode("unicode_escape").decode()
 
 
 def save_index(shards: Path, sets: int, blocks: Iterable[NDArray[np.void]]) -> str:

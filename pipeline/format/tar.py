@@ -9,12 +9,12 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 from zipfile import BadZipFile
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -115,7 +115,7 @@ class Shard(NamedTuple):
 
     def save(self, path: Path) -> None:
         """Keep it as a progress record (.npz) of an unfinished run, which `load_shard` reads."""
-        about = json.dumps([asdict(self.info), self.left_out, self.problems, self.text])
+        about = json.dumps([msgspec.structs.asdict(self.info), self.left_out, self.problems, self.text])
         temporary = path.with_name(f".{path.name}")  # a record that is cut short counts as none: no sync is needed
         with temporary.open("wb") as file:
             np.savez(file, rows=self.rows, sizes=self.sizes, about=np.array(about))

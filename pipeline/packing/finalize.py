@@ -5,7 +5,7 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,10 +107,11 @@ def finalize(
     backgrounds: BackgroundsTar,
     depth: tuple[str, str],
     codec: str = "jpeg",
+    **optional: Any,
 ) -> Manifest:
     """Write all that lies beside the shards 0 .. count - 1; `depth` is (encoding, near end) of the manifest.
 
-    The manifest comes last: without it a directory is no data set.
+    `optional` are further fields of it (see `Manifest.optional`). It comes last: without it a directory is no data set.
     """
     foregrounds = set[int]()
 
@@ -133,6 +134,7 @@ def finalize(
         backgrounds_sha256=backgrounds.sha256,
         index_sha256=index_sha256,
         codec=codec,
+        **optional,
     )
     write_problems(shards / "problems.csv", total.problems)
     write_preview(shards, manifest)

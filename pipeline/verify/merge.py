@@ -8,10 +8,10 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,7 +36,17 @@ from pipeline.verify.check import rows_of_shards
 from pipeline.verify.scan import Rows, stored_background
 
 # What merged directories may differ in; everything else in their manifests has to be the same.
-MAY_DIFFER = {"sets", "foregrounds", "sizes", "shards", "backgrounds", "backgrounds_sha256", "index_sha256", "sha256"}
+MAY_DIFFER = {
+    "sets",
+    "foregrounds",
+    "sizes",
+    "shards",
+    "backgrounds",
+    "backgrounds_sha256",
+    "index_sha256",
+    "sha256",
+    "warnings",
+}
 METADATA_TABLES = ("labels.csv", "sources.csv")  # of fgbg-compose
 
 
@@ -66,7 +76,7 @@ def merge(sources: Sequence[Path], shards: Path, sets_merged: Callable[[int, int
             if number not in done:
                 for suffix in (".tar", ".idx"):
                     _link_or_copy(source.with_suffix(suffix), target.with_suffix(suffix))
-                moved = replace(info, name=target.name)
+                moved = msgspec.structs.replace(info, name=target.name)
                 Shard(moved, rows, sizes, Counter(), []).save(record_path(records, number))
             if sets_merged:
                 sets_merged(info.sets, total)
@@ -78,9 +88,11 @@ def merge(sources: Sequence[Path], shards: Path, sets_merged: Callable[[int, int
             )
         for table in METADATA_TABLES:
             _join_tables([store.folder / table for store in stores], shards / table)
-        return finalize(
-            shards, records, count, result, backgrounds_tar, (first.depth_encoding, first.depth_near), first.codec
-        )
+        optional = first.optional | {
+            "warnings": list(dict.fromkeys(line for s in stores for line in s.manifest.warnings))
+        }
+        depth = first.depth_encoding, first.depth_near
+        return finalize(shards, records, count, result, backgrounds_tar, depth, first.codec, **optional)
 
 
 def _require_same_kind(one: ShardReader, other: ShardReader) -> None:
@@ -88,7 +100,7 @@ def _require_same_kind(one: ShardReader, other: ShardReader) -> None:
     kinds = []
     for store in (one, other):
         manifest = store.manifest
-        kind = {field.name: getattr(manifest, field.name) for field in fields(manifest) if field.name not in MAY_DIFFER}
+        kind = {name: value for name, value in msgspec.structs.asdict(manifest).items() if name not in MAY_DIFFER}
         if manifest.depth_encoding == NO_DEPTH:
             del kind["depth_near"]
         if manifest.codec == PLANES:

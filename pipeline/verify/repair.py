@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -126,7 +126,7 @@ def repair(
             if not idx.with_suffix(".tar").exists():
                 idx.unlink()
         total.problems[:] = {*damaged, *read_problems(shards / "problems.csv")}
-        manifest = finalize(shards, records, len(names), total, backgrounds, depth, codec)
+        manifest = finalize(shards, records, len(names), total, backgrounds, depth, codec, **old.optional)
         for path in records.glob("*.tar"):
             path.replace(shards / f"{path.name}{DAMAGED_SUFFIX}")
     return RepairReport(manifest, damaged, unverified, time.monotonic() - start)
@@ -164,11 +164,13 @@ class _OldManifest:
         path = shards / MANIFEST
         self.text = path.read_bytes().decode(errors="replace") if path.exists() else ""
         self.checksums = dict[str, Checksums]()  # of each tar
+        self.optional = dict[str, Any]()  # fields that came after version 1
         self.key_length = 0
         try:
             manifest = Manifest.load(shards)
         except InputError:
             return
+        self.optional = manifest.optional
         none = NO_CHECKSUMS.rows
         self.checksums = {info.name: Checksums(info.sha256, none) for info in manifest.shards}
         self.checksums[BACKGROUNDS] = Checksums(manifest.backgrounds_sha256, rows_of_backgrounds(manifest))

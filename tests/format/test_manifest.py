@@ -3,6 +3,7 @@ import shutil
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -54,10 +55,10 @@ def test_no_manifest(tmp_path: Path) -> None:
         ({"format": "tfrecord"}, "is tfrecord version 1; this fgbg reads"),
         ({"depth_encoding": "octarine"}, "depth octarine .* cannot read that"),
         ({"codec": "wavelets"}, "codec wavelets, .* cannot read that"),
-        ({"shards": [{"name": "a"}]}, r"manifest\.json is damaged"),
-        ({"surprise": 1}, r"manifest\.json is damaged"),
-        ({"sets": "many"}, r"manifest\.json is damaged \(a number of sets is none\): rebuild it"),
-        ({"sets": -1}, r"manifest\.json is damaged \(a number of sets is none\): rebuild it"),
+        ({"format": "\x1b[2J" * 99}, r"is \\\\u001b\[2J.* version 1; this fgbg reads"),
+        ({"surprise": 1}, r"has a field that this fgbg does not know \(surprise\); a newer one may .*: update fgbg"),
+        ({"a\x1bb": 1}, r"does not know \(a\\x1bb\)"),
+        ({"sha256": "0" * 64}, r"damaged \(it has a sha256 of itself\): rebuild it"),
     ],
 )
 def test_manifests_of_another_kind(changes: dict[str, object], message: str, copy: Path) -> None:
@@ -66,11 +67,66 @@ def test_manifests_of_another_kind(changes: dict[str, object], message: str, cop
         Manifest.load(copy)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", "\x00\xff"])
+WRONG: list[object] = [None, True, 1.5, "a", "\0", {}, [[]], -1, 1 << 31, 1 << 63, 1 << 80]
+NAMES = ["../x.tar", "/x.tar", "x\0.tar", "a/b.tar", ".a.tar", "..tar", "a.tar\n", "ä.tar", "a\\b.tar"]
+EXTENTS: list[object] = [[], [1], {}, {"min": [1, 1]}, {"min": [2, 1], "max": [1, 1]}, {"min": [1], "max": [1, 2]}]
+RIGHT = {("sets", 1 << 31), ("foregrounds", 1 << 31), ("bytes", 1 << 31), ("offset", 1 << 31), ("crc32", 1 << 31)}
+"""What of WRONG contradicts nothing in the manifest alone, beside an id of -1."""
+
+
+@pytest.mark.parametrize(
+    ("path", "values"),
+    [
+        *((path, WRONG) for path in ("sets", "foregrounds", "depth_encoding", "depth_near", "codec", "sizes")),
+        *((path, WRONG) for path in ("index_sha256", "backgrounds_sha256", "shards", "backgrounds", "warnings")),
+        *((f"shards/1{name}", WRONG) for name in ("", "/name", "/sets", "/bytes", "/sha256")),
+        *((f"backgrounds/1{name}", WRONG) for name in ("", "/id", "/offset", "/size", "/crc32")),
+        *((f"sizes/{name}", [*WRONG, *EXTENTS]) for name in ("bg", "mask")),
+        ("shards/1/name", [*NAMES, "backgrounds.tar", "sets-000000.tar", "x" * 300 + ".tar"]),
+        ("backgrounds/1/id", [0]),
+    ],
+)
+def test_a_field_of_another_type_or_out_of_range(path: str, values: list[object], copy: Path) -> None:
+    content = json.loads((copy / "manifest.json").read_text())
+    *above, last = (int(step) if step.isdigit() else step for step in path.split("/"))
+    place = content
+    for step in above:
+        place = place[step]
+    for value in values:
+        if any((last, value) == (name, number) for name, number in (*RIGHT, ("id", -1))):
+            continue
+        place[last] = value
+        (copy / "manifest.json").write_text(json.dumps(content))
+        with pytest.raises(InputError, match=r"manifest\.json (is damaged|has codec).*(: rebuild it|: this fgbg)"):
+            pytest.fail(f"{path} {value!r} was read: {Manifest.load(copy)}")
+
+
+NESTED = "[" * 100_000
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "\x00\xff", NESTED, f'{{"sets": {NESTED}', '{"sets": NaN}'])
 def test_a_manifest_that_is_none(text: str, copy: Path) -> None:
     (copy / "manifest.json").write_text(text)
     with pytest.raises(InputError, match=r"manifest\.json is damaged .*: rebuild it from the tars"):
         Manifest.load(copy)
+
+
+def test_a_manifest_that_is_too_long_is_not_read(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.format.manifest.MAX_MANIFEST_BYTES", 1000)
+    with pytest.raises(InputError, match=r"has over 0 MiB, which no manifest needs: rebuild it"):
+        Manifest.load(copy)
+
+
+def test_fields_that_came_later_are_written_only_where_they_say_something(packed: Path, copy: Path) -> None:
+    plain = Manifest.load(packed)
+    assert plain.optional == {}
+    warned = msgspec.structs.replace(plain, warnings=["9 of 16 masks look inverted"])
+    warned.save(copy)
+    found = Manifest.load(copy)
+    assert found.optional == {"warnings": ["9 of 16 masks look inverted"]}
+    assert msgspec.structs.replace(found, warnings=[]).to_json() == plain.to_json()
+    repair(copy)
+    assert Manifest.load(copy).to_json() == warned.to_json()
 
 
 def test_an_index_from_elsewhere(copy: Path) -> None:
