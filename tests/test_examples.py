@@ -65,5 +65,5 @@ def test_the_notebook_runs_from_end_to_end(tmp_path: Path, monkeypatch: pytest.M
     assert {kind for output in outputs for kind in output.get("data", {})} >= {"image/png", "image/jpeg"}
     text = "".join(output.get("text", "") for output in outputs)
     assert "packed 100 sets" in text
-    assert "trained 1 epochs" in text
+    assert "trained 1 epoch" in text
     assert (tmp_path / "runs" / "first" / "report.html").exists()

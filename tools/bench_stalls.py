@@ -19,6 +19,7 @@ from pipeline.devices import torch_device
 from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest
 from pipeline.loading.batch import Batch
+from pipeline.words import plural
 from pipeline.workers import available_cores
 from tools.bench_loader import LoadOptions, our_loader
 from tools.cli import progress_bar
@@ -103,7 +104,8 @@ def bench_step(shards: Path, options: LoadOptions, model: str) -> dict[str, Any]
         raise InputError(f"--size {options.size}: the network takes a multiple of {STRIDE} of at least {2 * STRIDE}")
     with closing(our_loader(shards, "train", options)) as loader:
         if options.batch_size > loader.sets:
-            raise InputError(f"--batch-size {options.batch_size}: the split train of {shards} has {loader.sets:,} sets")
+            there = plural(loader.sets, "set")
+            raise InputError(f"--batch-size {options.batch_size}: the split train of {shards} has {there}")
         batch = loader.pick(range(options.batch_size))
         config = Config(shards, NOWHERE, model=model, batch_size=options.batch_size)
         learner = Learner(config, torch_device(options.device))
@@ -210,7 +212,8 @@ def bench_sweep(
         passes = in_turn(runs, rounds, lambda: bar.update(1))
     rates = {s: spread([run.sets_per_sec for run in passes[name]]) for s, name in names.items()}
     waits = {s: waits_ms(passes[name]) for s, name in names.items()}
-    click.echo(f"{rounds} passes of {sets:,} sets under each setting, in turn, {options.size} px on {options.device}")
+    asked = f"{rounds} passes of {plural(sets, 'set')}"
+    click.echo(f"{asked} under each setting, in turn, {options.size} px on {options.device}")
     print_table(
         ["sets/s (quartiles)", "wait ms p50 / p99"],
         {names[s]: [quartiles(rates[s]), f"{waits[s]['p50']:.1f} / {waits[s]['p99']:.1f}"] for s in settings},

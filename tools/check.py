@@ -8,6 +8,7 @@ import click
 from pipeline.format.depth import ENCODINGS, NEAR
 from pipeline.verify.check import CheckOptions, CheckReport, check
 from pipeline.verify.repair import DAMAGED_SUFFIX, RepairReport, repair
+from pipeline.words import plural
 from tools.cli import Command, progress_bar
 
 DEFAULTS = CheckOptions()
@@ -74,9 +75,10 @@ def describe(report: CheckReport, shards: Path) -> str:
     """One line: how much was read, how fast, and whether all is well."""
     manifest, megabytes = report.manifest, report.bytes / 1e6
     verdict = f"damage found: {len(report.damage):,}" if report.damage else "all is as it was packed"
+    sets = f"{plural(manifest.sets, 'set')} on {plural(len(manifest.backgrounds), 'background')}"
     return (
-        f"{shards}: {verdict}; read {manifest.sets:,} sets on {len(manifest.backgrounds):,} backgrounds in "
-        f"{len(manifest.shards):,} shards, {megabytes:,.1f} MB, {megabytes / report.seconds:,.0f} MB/s"
+        f"{shards}: {verdict}; read {sets} in {plural(len(manifest.shards), 'shard')}, "
+        f"{megabytes:,.1f} MB, {megabytes / report.seconds:,.0f} MB/s"
     )
 
 
@@ -84,9 +86,11 @@ def describe_repair(report: RepairReport, shards: Path) -> str:
     """One line: what there is now, what was left out, and what could not be known."""
     manifest = report.manifest
     aside = f"; the damaged tars are kept as *.tar{DAMAGED_SUFFIX}" if report.damaged else ""
-    unsure = f"; not verified: {report.unverified:,} shards, for want of checksums that tell damage which decodes"
+    unverified = plural(report.unverified, "shard")
+    unsure = f"; not verified: {unverified}, for want of checksums that tell damage which decodes"
+    sets = f"{plural(manifest.sets, 'set')} in {plural(len(manifest.shards), 'shard')}"
     return (
-        f"{shards}: rebuilt index, .idx and manifest of {manifest.sets:,} sets in {len(manifest.shards):,} shards; "
+        f"{shards}: rebuilt index, .idx and manifest of {sets}; "
         f"left out: {len(report.damaged):,}{aside}{unsure if report.unverified else ''}"
     )
 

@@ -14,6 +14,7 @@ from pipeline.composing.photos import Photographs, find_pictures, hash_pictures
 from pipeline.composing.stage import Source
 from pipeline.composing.synthetic.source import NEAR_M, Synthetic
 from pipeline.errors import InputError
+from pipeline.words import plural
 from tools.cli import Command, progress_bar
 
 PHOTOS = ("backgrounds", "foregrounds", "size", "scale", "min_visible", "background_depth", "foreground_level")
@@ -136,8 +137,9 @@ def describe(summary: ComposeSummary, source: Source, seconds: float) -> str:
     """One line: what was made of what, and how fast."""
     recipe, output = summary.recipe, summary.output
     earlier = f" ({recipe.sets - output.sets:,} of them earlier)" if output.sets < recipe.sets else ""
+    made_of = f"{plural(recipe.backgrounds, 'background')} and {plural(recipe.foregrounds, 'foreground')}"
     return (
-        f"{recipe.sets:,} sets{earlier} of {recipe.backgrounds} backgrounds and {recipe.foregrounds} foregrounds, "
+        f"{plural(recipe.sets, 'set')}{earlier} of {made_of}, "
         f"{'with' if source.has_depth else 'without'} depth, {output.bytes / 1e6:,.1f} MB, "
         f"{output.sets / seconds:,.0f} sets/s"
     )

@@ -12,6 +12,7 @@ from pipeline.depth_estimation.run import EstimateOptions, EstimateReport
 from pipeline.depth_estimation.targets import add_depth, rewrite_with_depth
 from pipeline.errors import InputError
 from pipeline.format.manifest import MANIFEST
+from pipeline.words import plural
 from pipeline.workers import Progress
 from tools.cli import Command, progress_bar
 
@@ -86,7 +87,7 @@ def main(
     with progress_bar("scanning", 1, lambda rate: rate) as bar:
 
         def files_found(total: int) -> None:
-            bar.label = f"scanning: {total:,} files"
+            bar.label = f"scanning: {plural(total, 'file')}"
             bar.render_progress()
 
         def sets_found(to_do: int) -> None:
@@ -110,7 +111,7 @@ def describe(report: EstimateReport, depth_model: DepthModel) -> str:
     before = f" ({report.sets_before:,} were done before)" if report.sets_before else ""
     share = report.model_sec / report.seconds
     return (
-        f"made {report.sets:,} depth maps{before} with {depth_model.path.name} on the {depth_model.device}, "
+        f"made {plural(report.sets, 'depth map')}{before} with {depth_model.path.name} on the {depth_model.device}, "
         f"{report.sets / report.seconds:,.1f} sets/s, {share:.0%} of the time inside the model; "
         f"left out: {len(report.problems):,}"
     )

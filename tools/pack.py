@@ -19,6 +19,7 @@ from pipeline.packing.join import Sets
 from pipeline.packing.known_layouts import SetCounts, choose_layout, layout_names
 from pipeline.packing.pack import PackOptions, PackSummary, pack, sets_to_pack
 from pipeline.verify.merge import merge
+from pipeline.words import plural
 from pipeline.workers import Progress
 from tools.cli import Command, progress_bar
 
@@ -112,7 +113,7 @@ def main(
     with progress_bar("scanning", 1) as bar:
 
         def files_found(total: int) -> None:
-            bar.label = f"scanning: {total:,} files"
+            bar.label = f"scanning: {plural(total, 'file')}"
             bar.render_progress()
 
         def sets_found(total: int) -> None:
@@ -139,16 +140,16 @@ def merge_shards(sources: tuple[Path, ...], shards: Path) -> str:
             bar.update(more)
 
         manifest = merge(sources, shards, sets_merged)
-    return (
-        f"merged {len(sources)} shard directories: {manifest.sets:,} sets on {len(manifest.backgrounds):,} backgrounds "
-        f"in {len(manifest.shards):,} shards"
-    )
+    sets = f"{plural(manifest.sets, 'set')} on {plural(len(manifest.backgrounds), 'background')}"
+    merged = plural(len(sources), "shard directory", "shard directories")
+    return f"merged {merged}: {sets} in {plural(len(manifest.shards), 'shard')}"
 
 
 def describe_sets(sets: Sets) -> Iterator[str]:
     """What a dry run tells: the layout, how many sets join, examples of them, and the problems."""
     yield f"layout: {sets.layout.why}"
-    yield f"{len(sets):,} sets join, on {len(sets.backgrounds):,} backgrounds; left out: {_counts_of(sets.left_out)}"
+    found = f"{plural(len(sets), 'set joins', 'sets join')}, on {plural(len(sets.backgrounds), 'background')}"
+    yield f"{found}; left out: {_counts_of(sets.left_out)}"
     for position in np.unique(np.linspace(0, len(sets) - 1, EXAMPLES).astype(int)):
         files = sets[position]
         yield f"  {files.key}: {', '.join((sets.backgrounds[files.bg], *files.paths))}"
@@ -179,11 +180,11 @@ def describe(summary: PackSummary, shards: Path) -> Iterator[str]:
         depth += f", planes of {manifest.plane_size} x {manifest.plane_size} pixels"
     decoding = f" ({summary.decode_share:.0%} of the workers' time is decoding)" if summary.decode_share else ""
     kept = f"; kept with masks that look wrong: {_counts_of(summary.remarks)}" if summary.remarks else ""
-    problems = f"; {summary.problems:,} files listed in {shards / 'problems.csv'}" if summary.problems else ""
+    problems = f"; {plural(summary.problems, 'file')} listed in {shards / 'problems.csv'}" if summary.problems else ""
+    sets = f"{plural(manifest.sets, 'set')} on {plural(len(manifest.backgrounds), 'background')}"
     yield (
-        f"packed {manifest.sets:,} sets on {len(manifest.backgrounds):,} backgrounds into {len(manifest.shards):,} "
-        f"shards, {megabytes:,.1f} MB, {rate:,.0f} sets/s{decoding}, {depth}; "
-        f"left out: {_counts_of(summary.left_out)}{kept}{problems}"
+        f"packed {sets} into {plural(len(manifest.shards), 'shard')}, {megabytes:,.1f} MB, "
+        f"{rate:,.0f} sets/s{decoding}, {depth}; left out: {_counts_of(summary.left_out)}{kept}{problems}"
     )
 
 

@@ -24,6 +24,7 @@ from pipeline.loading.batch import Batch
 from pipeline.loading.loader import Loader
 from pipeline.loading.sampler import Permutation
 from pipeline.loading.split import BACKGROUND_SALT, FOREGROUND_SALT, PEER_SALT, group
+from pipeline.words import plural
 from train.checkpoint import Run
 from train.losses import to_float
 from train.metrics import depth_scores, mask_scores
@@ -263,7 +264,7 @@ def evaluate(
         threshold, threshold_from = best_threshold(loader), "these sets themselves: the best possible on them"
     else:
         threshold = training_threshold(training)
-        threshold_from = f"{min(THRESHOLD_SETS, training.sets):,} sets of the split {data.protocol.training}"
+        threshold_from = f"{plural(min(THRESHOLD_SETS, training.sets), 'set')} of the split {data.protocol.training}"
         mean_depth = MeanDepth(loader.sibling(data.protocol.training), data.backgrounds)
 
     scored, ceiling = list[SetScores](), list[SetScores]()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from pipeline.words import plural
 from train.evaluate import Cell, Evaluation
 from train.metrics import BAND_PIXELS, METRICS, REGIONS, RELATIVE_FROM, Score
 from train.scoring import NETWORK, RESAMPLES, TRIVIAL, Summary
@@ -22,7 +23,7 @@ def text(evaluation: Evaluation) -> str:
     split = f"split {evaluation.split}"
     lines = [
         f"{evaluation.run.checkpoint} (step {evaluation.run.step:,}) on {config.shards}, {split}: "
-        f"{_of(len(evaluation.rows), sum(evaluation.data.sizes.values()))} sets at {config.size} x {config.size}",
+        f"{_of(len(evaluation.rows), sum(evaluation.data.sizes.values()))} at {config.size} x {config.size}",
         f"means [95 % interval, backgrounds drawn {RESAMPLES:,} times]; worst 5 %: 95 % of sets have a better Dice",
     ]
     lines += _reservations(evaluation)
@@ -53,10 +54,10 @@ def text(evaluation: Evaluation) -> str:
     for quality, of in evaluation.ceiling.items():
         names = {"mask IoU": "mask_iou", "depth SSIM": "depth_ssim", "depth RMSE": "depth_rmse"}
         found = [f"{title} {_number(of[name], interval=False)}" for title, name in names.items() if name in of]
-        lines.append(f"  quality {quality}: {', '.join(found)} ({of['mask_iou']['sets']:,} sets)")
+        lines.append(f"  quality {quality}: {', '.join(found)} ({plural(int(of['mask_iou']['sets'] or 0), 'set')})")
     lines += ["", f"threshold {evaluation.threshold}: chosen on {evaluation.threshold_from}"]
     if evaluation.mean_depth_sets:
-        lines.append(f"mean depth: of {evaluation.mean_depth_sets:,} training sets on the same background; "
+        lines.append(f"mean depth: of {plural(evaluation.mean_depth_sets, 'training set')} on the same background; "
                      "on new backgrounds of all of them")  # fmt: skip
     if damaged := loader.quarantined:
         lines.append(f"sets left out as damaged: {len(damaged)}, such as {damaged[0]}")
@@ -84,13 +85,13 @@ def _reservations(evaluation: Evaluation) -> list[str]:
 
 
 def _of(sets: int, there: int) -> str:
-    return f"{sets:,}" if sets == there else f"{sets:,} of {there:,}"
+    return plural(sets, "set") if sets == there else f"{sets:,} of {there:,} sets"
 
 
 def _size(cell: Cell) -> str:
     if not cell.sets:
         return "EMPTY, its sets are damaged" if cell.sets_in_cell else "EMPTY, no set is in it"
-    return f"{_of(cell.sets, cell.sets_in_cell)} sets on {cell.backgrounds:,} backgrounds"
+    return f"{_of(cell.sets, cell.sets_in_cell)} on {plural(cell.backgrounds, 'background')}"
 
 
 def _depth_rows(cell: Cell, region: str) -> list[str]:

@@ -23,6 +23,7 @@ from pipeline.format.sample import UNKNOWN
 from pipeline.loading.batch import Batch
 from pipeline.loading.split import BACKGROUND_SALT, FOREGROUND_SALT, SPLITS, group
 from pipeline.resume import atomic_file
+from pipeline.words import plural
 from pipeline.workers import available_cores
 from train.checkpoint import BEST, Run, load_run
 from train.config import Config, StrPath
@@ -169,7 +170,7 @@ def training_state(run: Run, lines: Sequence[Line]) -> str:
         return f"Scored: {scored}"
     last = max(lines, key=lambda line: int(line["step"]))
     sets = max(line.get("sets_seen", 0) for line in lines)
-    return f"Trained to step {last['step']:,}, epoch {last['epoch']:,}, {sets:,} sets; scored: {scored}"
+    return f"Trained to step {last['step']:,}, epoch {last['epoch']:,}, {plural(sets, 'set')}; scored: {scored}"
 
 
 def decimals(value: float | None) -> str:
@@ -186,7 +187,8 @@ def interval(score: Summary) -> str:
 def size(cell: Cell) -> str:
     """How many sets of a cell were scored, and on how many backgrounds."""
     total = f" of {cell.sets_in_cell:,}" if cell.sets < cell.sets_in_cell else ""
-    return f"{cell.sets:,}{total} sets on {cell.backgrounds:,} backgrounds"
+    sets = f"{cell.sets:,}{total} sets" if total else plural(cell.sets, "set")
+    return f"{sets} on {plural(cell.backgrounds, 'background')}"
 
 
 def shown_sets(evaluation: Evaluation) -> dict[str, list[ShownSet]]:
@@ -274,7 +276,7 @@ def data(shards: Path) -> dict[str, Any]:
         "sizes, pixels": "; ".join(f"{part} {pixels(found)}" for part, found in sorted(manifest.sizes.items())),
         "codec": manifest.codec,
         "depth": f"{manifest.depth_encoding}, near is {manifest.depth_near}" if "depth" in manifest.parts else "none",
-        "bytes": f"{stored_bytes:,} in {len(manifest.shards):,} shards, "
+        "bytes": f"{stored_bytes:,} in {plural(len(manifest.shards), 'shard')}, "
         f"{stored_bytes // max(1, manifest.sets):,} a set",
         "manifest": manifest.sha256[:12],
     }

@@ -15,6 +15,7 @@ from pipeline.devices import torch_device
 from pipeline.errors import InputError
 from pipeline.loading.batch import Batch
 from pipeline.loading.memory import brief, ran_out
+from pipeline.words import plural
 from pipeline.workers import timed
 from train.checkpoint import BEST, LAST, Checkpoint, load_last, refuse_other, save, save_last
 from train.config import Config
@@ -289,11 +290,12 @@ class Trainer:
         """Where the run stands and where its results are, a few lines."""
         out = self.out
         epochs = round(self.sets_seen / self.loader.sets, 2)
-        lines = [f"trained {epochs:g} epochs, {self.step:,} steps, {self.sets_seen:,} sets"]
+        trained = "1 epoch" if epochs == 1 else f"{epochs:g} epochs"
+        lines = [f"trained {trained}, {plural(self.step, 'step')}, {plural(self.sets_seen, 'set')}"]
         if self.scores:
             sets, scores = self.scores["sets"], describe(self.scores)
             unseen = "LEAKING: a random split" if self.config.peer_protocol else "backgrounds and foregrounds unseen"
-            lines.append(f"validation, {sets} sets, {unseen}: {scores}")
+            lines.append(f"validation, {plural(int(sets), 'set')}, {unseen}: {scores}")
             lines.append(f"  {self._baseline(self.scores)}")
         lines.append(f"pictures: {out / 'pictures'}, curves: {out / 'curves.png'}, numbers: {self.log.path}")
         best = f" (best mask IoU, {self.best_iou:.3f}: {self.best})" if self.best.exists() else ""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.format.sample import set_key
+from pipeline.words import plural
 
 
 class Ingredients(NamedTuple):
@@ -37,9 +38,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.sets > self.total:
-            parts = f"{self.backgrounds} backgrounds x {self.foregrounds} foregrounds x {self.placements} placements"
+            counts = {"background": self.backgrounds, "foreground": self.foregrounds, "placement": self.placements}
+            parts = " x ".join(plural(count, what) for what, count in counts.items())
             twins = " x 2 (mirrored)" if self.mirror else ""
-            raise InputError(f"{self.sets:,} sets: {parts}{twins} make only {self.total:,}: raise --placements")
+            raise InputError(f"{plural(self.sets, 'set')}: {parts}{twins} make only {self.total:,}: raise --placements")
 
     @property
     def variants(self) -> int:

@@ -29,6 +29,7 @@ from pipeline.packing.finalize import done_shards, finalize, record_path, shard_
 from pipeline.packing.join import SetFiles, Sets, find_sets
 from pipeline.packing.known_layouts import known_layout
 from pipeline.resume import atomic_file, resumable
+from pipeline.words import plural
 from pipeline.workers import Progress
 
 TABLE, SETTINGS, JOURNAL = "depth.csv", "depth.json", "journal.csv"
@@ -129,7 +130,7 @@ def _done(source: Path, sets: Sets, scales: dict[str, DepthScale], overwrite: bo
             paths = [depth_path(files, ending) for ending in ENDINGS]
             others += [path for path in paths if (source / path).exists()]
     if others and not overwrite:
-        found = f"{source} has {len(others):,} depth maps that were not made by this run (such as {others[0]})"
+        found = f"{source} has {plural(len(others), 'depth map')} not made by this run (such as {others[0]})"
         raise InputError(f"{found}: remove them, or give --overwrite to replace them")
     return done
 

@@ -33,6 +33,7 @@ from pipeline.loading.sample_cache import SampleCache
 from pipeline.loading.sampler import Sampler
 from pipeline.loading.shard_reader import ShardReader
 from pipeline.loading.split import Split
+from pipeline.words import plural
 from pipeline.workers import available_cores
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class Loader:
         manifest, device = shards.manifest, collator.device
         members = Split(shards.index, [shard.sets for shard in manifest.shards], split, picked)
         if not members.count:
-            have = f"{manifest.sets:,} sets on {len(manifest.backgrounds)} backgrounds"
+            have = f"{plural(manifest.sets, 'set')} on {plural(len(manifest.backgrounds), 'background')}"
             more = "more backgrounds and foregrounds needed"
             raise InputError(f"no set of {shards.folder} is in the split {split} ({have}): {more}")
         name = split if picked is None else f"{split}, {len(picked)} rows {zlib.crc32(picked.tobytes()):08x}"

@@ -21,6 +21,7 @@ from pipeline.loading.sample_cache import SampleCache
 from pipeline.loading.sampler import Sampler
 from pipeline.loading.shard_reader import Damaged, ShardReader
 from pipeline.loading.split import Split
+from pipeline.words import plural
 from pipeline.workers import drawn_ahead
 
 T = TypeVar("T")
@@ -61,7 +62,7 @@ class Quarantine:
             shards = [bad.shard for bad in self._bad.values()]
             worst = max(sorted(set(shards)), key=shards.count)
             raise InputError(
-                f"{len(self._bad)} of {self._sets:,} sets (split {self._split}) are damaged, "
+                f"{len(self._bad)} of {plural(self._sets, 'set')} (split {self._split}) are damaged, "
                 f"at most {self._max_share:.1%} may be; "
                 f"{shards.count(worst)} of them in {worst} (the last: {damage}): copy it again, or allow more"
             )

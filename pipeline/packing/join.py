@@ -23,6 +23,7 @@ from pipeline.packing.layouts import Layout
 from pipeline.packing.listing import Listing
 from pipeline.packing.metadata import TABLES
 from pipeline.packing.sources import FOLDER, FileReader, open_sources
+from pipeline.words import plural
 
 
 class SetFiles(NamedTuple):
@@ -133,7 +134,7 @@ def find_sets(
     if isinstance(layout, CsvLayout):
         candidates = layout.candidates(listing, parts, problems)
         sets = len(np.unique(candidates.ids, axis=0))
-        why = f"list of sets {layout.name} (its columns name the parts of {sets:,} sets)"
+        why = f"list of sets {layout.name} (its columns name the parts of {plural(sets, 'set')})"
         return _join(candidates, parts, ChosenLayout(layout.name, why, ("",) * len(listing.sources)), listing, problems)
     fit = recognise_layout(listing, [layout] if isinstance(layout, Layout) else layout or known_layouts())
     if missing := [part for part in parts if part not in fit.layout.parts]:

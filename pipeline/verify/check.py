@@ -25,6 +25,7 @@ from pipeline.format.manifest import BACKGROUNDS, INDEX, MANIFEST, Manifest, Sha
 from pipeline.format.sample import PARTS, UNKNOWN
 from pipeline.format.tar import BLOCK
 from pipeline.verify.scan import WIDE, Rows, Scan, StoredPart, stored_background, stored_parts
+from pipeline.words import plural
 from pipeline.workers import Workers, available_cores
 
 
@@ -105,7 +106,7 @@ def _manifest_damage(shards: Path, manifest: Manifest) -> Iterator[str]:
     if hashlib.sha256(manifest.to_json().encode()).hexdigest() != manifest.sha256:
         yield f"{MANIFEST}: it is not as it was written (other blanks, order or spelling)"
     if (counted := sum(info.sets for info in manifest.shards)) != manifest.sets:
-        yield f"{MANIFEST}: it has {manifest.sets:,} sets, and {counted:,} in its shards"
+        yield f"{MANIFEST}: it has {plural(manifest.sets, 'set')}, and {counted:,} in its shards"
     known = {info.name for info in manifest.shards}
     for path in sorted((*shards.glob("sets-*.tar"), *shards.glob("sets-*.idx"))):
         if path.with_suffix(".tar").name not in known:
@@ -118,7 +119,7 @@ def _index_damage(manifest: Manifest, index: Rows) -> Iterator[str]:
     for key, count in zip(keys[counts > 1], counts[counts > 1], strict=True):
         yield f"{INDEX}: {key.decode()} is in it {count} times"
     if (found := len(np.unique(index["fg"]))) != manifest.foregrounds:
-        yield f"{INDEX}: it has {found:,} foregrounds, the manifest {manifest.foregrounds:,}"
+        yield f"{INDEX}: it has {plural(found, 'foreground')}, the manifest {manifest.foregrounds:,}"
 
 
 def _jobs(shards: Path, manifest: Manifest, index: Rows | None, options: CheckOptions) -> Iterator[CheckJob]:
@@ -134,7 +135,8 @@ def check_shard(job: CheckJob) -> CheckedTar:
     try:
         scan = Scan(job.path, job.parts, "decode" if job.options.decode else "header")
     except OSError as error:
-        return CheckedTar([f"{name}: it cannot be read ({error.strerror}); it held {sets:,} sets"], sets, 0, None)
+        lost = f"{name}: it cannot be read ({error.strerror}); it held {plural(sets, 'set')}"
+        return CheckedTar([lost], sets, 0, None)
     parts = [part.name for part in job.parts]
     damage = tar_damage(scan, job.info, job.rows, parts)
     if not damage and job.options.stock_reader and job.rows is not None:
@@ -208,7 +210,7 @@ def tar_damage(scan: Scan, info: ShardInfo, rows: Rows | None, parts: Sequence[s
     if rows is None:
         damage = [str(fault) for fault in scan.faults]
         if len(scan.entries) != info.sets and not damage:
-            damage.append(f"it holds {len(scan.entries):,} sets, {info.sets:,} by the manifest")
+            damage.append(f"it holds {plural(len(scan.entries), 'set')}, {info.sets:,} by the manifest")
     else:
         damage = _against_rows(scan, in_tar_order(rows).astype(WIDE), parts)
     if not damage and scan.total_bytes != info.bytes:
@@ -228,7 +230,7 @@ def _against_rows(scan: Scan, indexed: Rows, parts: Sequence[str]) -> list[str]:
     rows = {row["key"].decode(): row for row in indexed}
     sets = {row["key"].decode(): row for row in scanned}
     if rows and not rows.keys() & {*sets, *(fault.key for fault in scan.faults)}:
-        return [f"it holds none of its {len(rows):,} sets: it is another tar, or all of it is damaged"]
+        return [f"it holds none of its {plural(len(rows), 'set')}: it is another tar, or all of it is damaged"]
     damage = _named_faults(scan, rows, len(parts))
     faulty = {line.partition(":")[0] for line in damage}
     for key, row in rows.items():
@@ -307,10 +309,10 @@ def stock_reader_damage(path: Path, rows: Rows, parts: Sequence[str]) -> Iterato
                     yield f"{sample['__key__']}: webdataset sees {why}"
                 count += 1
         except (tarfile.TarError, ValueError, OSError, EOFError) as error:
-            yield f"webdataset cannot read it, after {count:,} sets: {error}"
+            yield f"webdataset cannot read it, after {plural(count, 'set')}: {error}"
             return
     if count < len(expected):
-        yield f"webdataset sees {count:,} sets in it, the index {len(expected):,}"
+        yield f"webdataset sees {plural(count, 'set')} in it, the index {len(expected):,}"
 
 
 def _sample_damage(sample: dict[str, Any], row: np.void, parts: Sequence[str]) -> str:

@@ -34,6 +34,7 @@ from pipeline.packing.finalize import (
 from pipeline.resume import atomic_file, resumable
 from pipeline.verify.check import rows_of_shards
 from pipeline.verify.scan import Rows, stored_background
+from pipeline.words import plural
 
 # What merged directories may differ in; everything else in their manifests has to be the same.
 MAY_DIFFER = {
@@ -135,7 +136,7 @@ def _require_distinct_sets(stores: Sequence[ShardReader]) -> None:
     if (duplicates := keys[counts > 1]).size:
         holders = [str(store.folder) for store in stores if duplicates[0] in store.index["key"]]
         raise InputError(
-            f"{duplicates.size:,} sets are there twice, the first is {duplicates[0].decode()} "
+            f"{plural(duplicates.size, 'set is', 'sets are')} there twice, the first is {duplicates[0].decode()} "
             f"(in {' and '.join(holders)}): take one of these away, or pack it again under other numbers (--field)"
         )
 

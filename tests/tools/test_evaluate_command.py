@@ -115,7 +115,7 @@ def test_the_tables_show_the_numbers(trained: Path, packed: Path, tmp_path: Path
     first, *table = printout.splitlines()
     assert first == f"{trained / 'best.pt'} (step {numbers['step']}) on {packed}, split test: 81 sets at 32 x 32"
     assert max(map(len, table)) <= 120
-    assert "  new background, new foreground (headline): 1 sets on 1 backgrounds" in table
+    assert "  new background, new foreground (headline): 1 set on 1 background" in table
     start = table.index(next(line for line in table if line.startswith("mask  ")))
     seen = numbers["cells"]["seen_seen"]["scores"]
     row = table.index("seen background, seen foreground", start)
@@ -300,7 +300,7 @@ def test_an_empty_split_is_one_line_and_writes_nothing(trained: Path, tmp_path: 
         write(tmp_path / "source" / path, jpeg(smooth_picture(part, channels=1 if part else 3)))
     pack(tmp_path / "source", tmp_path / "shards", PackOptions(workers=1))
     result = evaluate(trained, tmp_path / "shards", "--out", str(tmp_path / "out"))
-    assert "is in the split test-cells (1 sets on 1 backgrounds)" in one_line_error(result)
+    assert "is in the split test-cells (1 set on 1 background)" in one_line_error(result)
     assert not (tmp_path / "out").exists()
 
 

@@ -27,7 +27,7 @@ def test_one_summary_line(tmp_path: Path) -> None:
     assert result.exit_code == 0
     layout, *_, line = result.output.splitlines()
     assert layout.startswith("layout: fg-bg-id (19 of 20 files looked at fit it: 6 fg_bg, 6 mask, 5 depth, 2 bg; ")
-    assert line.startswith("packed 4 sets on 2 backgrounds into 1 shards, 0.0 MB, ")
+    assert line.startswith("packed 4 sets on 2 backgrounds into 1 shard, 0.0 MB, ")
     assert "depth gray near bright; left out: 1 incomplete, 1 undecodable; 6 files listed in " in line
 
 

@@ -50,7 +50,7 @@ def test_a_run_ends_in_a_summary_of_numbers_and_places(finished: tuple[Path, str
     assert f"mask IoU {scores['mask_iou']:.3f}, depth SSIM {scores['depth_ssim']:.3f}" in printed
     assert f"mask IoU {scores['baseline_iou']:.3f}" in printed
     assert "baseline |fg_bg - bg| > " in printed
-    summary = printed[printed.index("trained 1 epochs, 4 steps, 64 sets") :]
+    summary = printed[printed.index("trained 1 epoch, 4 steps, 64 sets") :]
     for place in ("pictures", "curves.png", "metrics.jsonl", "last.pt", "best.pt", "report.html"):
         assert str(out / place) in summary
         assert (out / place).exists()
@@ -149,7 +149,7 @@ def test_ctrl_c_prints_how_to_continue_and_exits_130(
     monkeypatch.undo()
     result = run(packed, tmp_path / "run", "--resume")
     assert result.exit_code == 0, result.output
-    assert "trained 1 epochs, 4 steps, 64 sets" in result.output
+    assert "trained 1 epoch, 4 steps, 64 sets" in result.output
 
 
 def pressed(interruption: Interruption) -> Interruption:

@@ -62,7 +62,7 @@ def test_cells_without_sets_are_named_and_the_others_scored(trained: Path, tmp_p
     table = (tmp_path / "out/evaluation.txt").read_text()
     for name, title in CELLS.items():
         headline = " (headline)" if name == "new_new" else ""
-        size = "1 of 2 sets on 1 backgrounds" if name in filled else "EMPTY, no set is in it"
+        size = "1 of 2 sets on 1 background" if name in filled else "EMPTY, no set is in it"
         assert f"  {title}{headline}: {size}" in table.splitlines()
     assert (tmp_path / "out/worst.png").exists()
 
@@ -98,7 +98,7 @@ def test_a_peer_split_without_sets_is_one_line(trained: Path, tmp_path: Path) ->
     filled = {group(PEER_SALT, row["key"].decode()) for row in load_index(shards, Manifest.load(shards))}
     empty = next(split for split in SPLITS if split not in filled)  # there are but two sets
     line = one_line_error(evaluate(trained, shards, "--peer-protocol", "--split", empty))
-    assert f"is in the split peer-{empty} (2 sets on 1 backgrounds)" in line
+    assert f"is in the split peer-{empty} (2 sets on 1 background)" in line
 
 
 @pytest.mark.parametrize("share", [0.01, 1])

@@ -19,7 +19,7 @@ def test_a_run_needs_no_command_line(packed: Path, tmp_path: Path, capsys: pytes
     assert {line["kind"] for line in read_lines(tmp_path / "run" / "metrics.jsonl")} == {"train", "val"}
     assert (tmp_path / "run" / "best.pt").exists()
     assert "epoch 1/1: mask IoU" in capsys.readouterr().out
-    assert "trained 1 epochs, 4 steps" in trainer.summary()[0]
+    assert "trained 1 epoch, 4 steps" in trainer.summary()[0]
 
 
 def test_public_names_are_loaded_when_they_are_asked_for() -> None:

@@ -24,6 +24,7 @@ from pipeline.format.manifest import Manifest, load_index
 from pipeline.loading.loader import Loader
 from pipeline.loading.split import BACKGROUND_SALT, FOREGROUND_SALT, group
 from pipeline.packing.pack import PackOptions, pack
+from pipeline.words import plural
 from tests.loading.test_shard_reader import flip_bit
 from tests.pages import Page
 from tests.samples import jpeg, set_paths, smooth_picture, write
@@ -146,7 +147,7 @@ def test_the_scores_are_those_of_the_evaluation(page: Page, evaluation: Evaluati
     in_depth = ("ssim", "rmse", "mae", "abs_rel", "delta_1.25")
     expected_mask, expected_depth = [], []
     for cell in evaluation.cells.values():
-        title = [f"{cell.title}: {cell.sets} sets on {cell.backgrounds} backgrounds"]
+        title = [f"{cell.title}: {plural(cell.sets, 'set')} on {plural(cell.backgrounds, 'background')}"]
         expected_mask.append(title)
         expected_depth.append(title)
         for label, who in (("network", NETWORK), (f"|fg_bg - bg| > {evaluation.threshold}", TRIVIAL)):
@@ -196,7 +197,7 @@ def test_the_result_comes_first(page: Page, evaluation: Evaluation) -> None:
         f"baseline {scores[TRIVIAL]['mask_iou']['mean']:.3f} (|fg_bg - bg| > {evaluation.threshold}) "
         f"Depth SSIM {scores[NETWORK]['depth_ssim']['mean']:.3f} "
         f"baseline {scores[TRIVIAL]['depth_ssim']['mean']:.3f} (mean depth) "
-        "Means with their 95 % intervals, in validation, new background, new foreground, 1 sets on 1 backgrounds. "
+        "Means with their 95 % intervals, in validation, new background, new foreground, 1 set on 1 background. "
         f"Trained to step 12, epoch 3, 192 sets; scored: best.pt of step {step}. "
         "Pictures Curves Scores Throughput Data Settings Versions"
     )

@@ -129,7 +129,7 @@ def test_another_picture_under_the_same_id_is_refused(two: list[Path], tmp_path:
 def test_a_set_that_is_there_twice_is_refused(two: list[Path], source: Path, tmp_path: Path) -> None:
     third = part_of(source, tmp_path / "three", range(3, 4), range(9, 10))
     assert refused([*two, third], tmp_path) == (
-        f"1 sets are there twice, the first is fg_009_bg_003_000039 (in {two[1]} and {third}): "
+        f"1 set is there twice, the first is fg_009_bg_003_000039 (in {two[1]} and {third}): "
         f"take one of these away, or pack it again under other numbers (--field)"
     )
     assert "20 sets are there twice" in refused([two[0], two[0]], tmp_path)
