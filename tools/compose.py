@@ -1,5 +1,6 @@
 """fgbg-compose: make image sets."""
 
+import functools
 import math
 import time
 from dataclasses import fields
@@ -17,7 +18,16 @@ from pipeline.errors import InputError
 from pipeline.words import plural
 from tools.cli import Command, progress_bar
 
-PHOTOS = ("backgrounds", "foregrounds", "size", "scale", "min_visible", "background_depth", "foreground_level")
+PHOTOS = (
+    "backgrounds",
+    "foregrounds",
+    "size",
+    "scale",
+    "min_visible",
+    "background_depth",
+    "foreground_level",
+    "follow_links",
+)
 SYNTHETIC = ("streets", "cars")
 SYNTHETIC_SETS = 2000
 
@@ -80,6 +90,8 @@ Synthetic depth is 255 * {NEAR_M:g} m / depth, sky 0.
               "|fg_bg - bg| does not give the mask away; --quality is 30 unless given.")  # fmt: skip
 @click.option("--quality", type=click.IntRange(1, 100), default=90, show_default=True,
               help="JPEG quality of colour pictures; masks and depth have 90 at least.")  # fmt: skip
+@click.option("--follow-links", is_flag=True,
+              help="Photographs: read what links in a folder lead to outside of it, and folders.")  # fmt: skip
 @click.option("--skip-bad", is_flag=True, help="Leave out pictures that cannot be used, instead of stopping.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: one a core]")
 @click.pass_context
@@ -109,7 +121,7 @@ def main(
     if flags["hard"] and "quality" not in given:
         flags["quality"] = 30
     options = ComposeOptions(**{field.name: flags[field.name] for field in fields(ComposeOptions)})
-    source, arguments = _synthetic(**flags) if synthetic else _photographs(**flags)
+    source, arguments = _synthetic(**flags) if synthetic else _photographs(target, **flags)
     start_sec = time.perf_counter()
     with progress_bar("preparing", 1) as bar:
 
@@ -154,6 +166,8 @@ def _synthetic(
 
 
 def _photographs(
+    target: Path,
+    /,
     backgrounds: Path | None,
     foregrounds: Path | None,
     size: int,
@@ -161,6 +175,7 @@ def _photographs(
     min_visible: float,
     background_depth: Path | None,
     foreground_level: int | None,
+    follow_links: bool,
     **_: object,
 ) -> tuple[Source, dict[str, object]]:
     if backgrounds is None or foregrounds is None:
@@ -169,7 +184,10 @@ def _photographs(
         raise click.UsageError(f"--scale {scale[0]:g} {scale[1]:g}: expected the smaller first")
     if foreground_level is not None and background_depth is None:
         raise click.UsageError("--foreground-level needs --background-depth: without it there is no depth")
-    names = find_pictures(backgrounds), find_pictures(foregrounds)
+    find = functools.partial(
+        find_pictures, follow_links=follow_links, output=target, tell=lambda line: click.echo(line, err=True)
+    )
+    names = find(backgrounds), find(foregrounds)
     source = Photographs(backgrounds, foregrounds, *names, size, scale, min_visible, background_depth, foreground_level)
     arguments: dict[str, object] = {
         "source": "photographs",
@@ -183,7 +201,7 @@ def _photographs(
     if background_depth is not None:
         if not background_depth.is_dir():
             raise InputError(f"no such folder: {background_depth}: give the one with the backgrounds' depth pictures")
-        arguments["background_depth"] = hash_pictures(background_depth, find_pictures(background_depth))
+        arguments["background_depth"] = hash_pictures(background_depth, find(background_depth))
     return source, arguments
 
 

@@ -47,6 +47,8 @@ DEFAULTS = EstimateOptions()
     is_flag=True,
     help="Pass over an overlay that does not decode; its set gets no depth, and no place in --shards.",
 )
+@click.option("--follow-links", is_flag=True,
+              help="Read what links in a folder lead to, and write depth maps there.")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace depth maps of another making in the folder SOURCE.")
 @click.option("--workers", type=click.IntRange(1), default=DEFAULTS.workers, show_default="one a core",
               help="Threads that decode and encode; the bytes written do not depend on it.")  # fmt: skip
@@ -60,6 +62,7 @@ def main(
     batch_size: int,
     skip_bad: bool,
     overwrite: bool,
+    follow_links: bool,
     workers: int,
     **flags: Any,
 ) -> None:
@@ -100,7 +103,15 @@ def main(
         if packed and shards:
             report = rewrite_with_depth(source, shards, depth_model, options, progress)
         else:
-            report = add_depth(source, depth_model, options, overwrite=overwrite, progress=progress)
+            report = add_depth(
+                source,
+                depth_model,
+                options,
+                overwrite=overwrite,
+                follow_links=follow_links,
+                progress=progress,
+                tell=lambda line: click.echo(line, err=True),
+            )
     for problem in report.problems:
         click.echo(f"left out: {problem.path}: {problem.why}", err=True)
     click.echo(describe(report, depth_model))

@@ -76,6 +76,7 @@ def _counts(_: click.Context, __: click.Parameter, text: str | None) -> SetCount
 @click.option("--verify", type=click.Choice(VERIFY), default=DEFAULTS.verify, show_default=True,
               help="Decode every picture and look at every mask, or trust what follows a good header.")  # fmt: skip
 @click.option("--strict", is_flag=True, help="Let any problem at all end the packing, with nothing written.")
+@click.option("--follow-links", is_flag=True, help="Read what links in a folder lead to outside of it, and folders.")
 @click.option("--merge", "merging", is_flag=True,
               help="Join shard directories, which are the SOURCEs, as they are.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1), default=DEFAULTS.workers, show_default="one a core",
@@ -121,7 +122,7 @@ def main(
 
         progress = Progress(files_found, sets_found, bar.update)
         if dry_run:
-            lines = list(describe_sets(sets_to_pack(sources, how, progress, chosen)))
+            lines = list(describe_sets(sets_to_pack(sources, how, progress, chosen, shards)))
         else:
             lines = list(describe(pack(sources, shards, how, progress, chosen), shards))
     click.echo("\n".join(lines))
@@ -170,6 +171,8 @@ def describe(summary: PackSummary, shards: Path) -> Iterator[str]:
     yield f"layout: {summary.layout}"
     if summary.depth:
         yield f"depth: {summary.depth}"
+    if summary.refused:
+        yield summary.refused
     manifest = summary.manifest
     megabytes = sum(shard.bytes for shard in manifest.shards) / 1e6
     rate = manifest.sets / summary.seconds

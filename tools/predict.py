@@ -25,9 +25,19 @@ from train.config import CHECKPOINTS, DEVICES, MOST_PAIRS_AT_ONCE, PAIRS_AT_ONCE
               help="best: of the epoch with the highest mask IoU in validation.")  # fmt: skip
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True,
               help="auto: the GPU if there is one.")  # fmt: skip
+@click.option("--follow-links", is_flag=True, help="Read what links in a folder lead to outside of it, and folders.")
 @click.option("--batch-size", type=click.IntRange(1, MOST_PAIRS_AT_ONCE), default=PAIRS_AT_ONCE, show_default=True,
               help="Pairs that the network sees at a time.")  # fmt: skip
-def main(run: Path, background: Path, overlay: Path, out: Path, checkpoint: str, device: str, batch_size: int) -> None:
+def main(
+    run: Path,
+    background: Path,
+    overlay: Path,
+    out: Path,
+    checkpoint: str,
+    device: str,
+    follow_links: bool,
+    batch_size: int,
+) -> None:
     """Predict mask and depth of pictures with the network that fgbg-train left in the folder RUN.
 
     Folders are joined by file names, whatever the extensions; templates, such as streets/bg_{bg}.jpg with
@@ -50,7 +60,7 @@ def main(run: Path, background: Path, overlay: Path, out: Path, checkpoint: str,
     for given in (background, overlay):
         if given.is_dir() and out.resolve().is_relative_to(given.resolve()):
             raise InputError(f"{out} is in {given}, where what is written would be taken for input: give another --out")
-    pairs = find_pairs(background, overlay)
+    pairs = find_pairs(background, overlay, follow_links=follow_links, tell=lambda line: click.echo(line, err=True))
     on = torch_device(device)
     trained = load_run(run, checkpoint, on)
     with progress_bar("predicting", len(pairs)) as bar:

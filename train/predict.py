@@ -23,8 +23,8 @@ from torch.nn import functional as F
 from pipeline.errors import InputError
 from pipeline.format.images import BadImage, Picture, decode_rgb, read_picture
 from pipeline.packing.encode_planes import NoPlanes, PlaneRasterizer
+from pipeline.packing.folders import find_files, no_one
 from pipeline.packing.layouts import PICTURE, Template
-from pipeline.packing.sources import walk_files
 from pipeline.resume import atomic_file, resumable
 from pipeline.workers import available_cores
 from train.checkpoint import Run
@@ -198,10 +198,15 @@ class PictureFiles:
         return self.template is None and self.given != self.folder
 
 
-def find_pictures(given: Path) -> PictureFiles:
-    """Look for pictures; raises `InputError` where there are none, and for a wrong template."""
+def find_pictures(given: Path, *, follow_links: bool = False, tell: Callable[[str], None] = no_one) -> PictureFiles:
+    """Look for pictures; raises `InputError` where there are none, and for a wrong template.
+
+    `follow_links` and `tell` as for `folders.find_files`.
+    """
+    find = functools.partial(find_files, follow_links=follow_links, tell=tell)
     if given.is_dir():
-        return _found(given, given, None, lambda path: bool(re.fullmatch(f".+(?i:{PICTURE})", path)))
+        paths = find(given, lambda path: bool(re.fullmatch(f".+(?i:{PICTURE})", path)), KINDS)
+        return PictureFiles(given, given, None, tuple(paths))
     if given.is_file():
         return PictureFiles(given, given.parent, None, (given.name,))
     braces = [place for place, part in enumerate(given.parts) if "{" in part or "}" in part]
@@ -210,14 +215,9 @@ def find_pictures(given: Path) -> PictureFiles:
     folder, template = Path(*given.parts[: braces[0]]), Template.parse("/".join(given.parts[braces[0] :]))
     if not folder.is_dir():
         raise InputError(f"{given}: no such folder: {folder}: {KINDS}")
-    return _found(given, folder, template, lambda path: _numbers(template, path) is not None)
-
-
-def _found(given: Path, folder: Path, template: Template | None, fits: Callable[[str], bool]) -> PictureFiles:
-    paths = tuple(sorted(filter(fits, walk_files(folder))))
-    if not paths:
-        raise InputError(f"{given}: no pictures there: {KINDS}")
-    return PictureFiles(given, folder, template, paths)
+    expected = f"expected names such as {template.text}.jpg"
+    paths = find(folder, lambda path: _numbers(template, path) is not None, expected)
+    return PictureFiles(given, folder, template, tuple(paths))
 
 
 def _numbers(template: Template, path: str) -> dict[str, int] | None:
@@ -229,15 +229,20 @@ def _numbers(template: Template, path: str) -> dict[str, int] | None:
     return numbers if all(numbers[name] == number for name, number in found) else None
 
 
-def find_pairs(background: Path, overlay: Path) -> list[Pair]:
+def find_pairs(
+    background: Path, overlay: Path, *, follow_links: bool = False, tell: Callable[[str], None] = no_one
+) -> list[Pair]:
     """Join backgrounds and overlays; pairs by name, at least one.
 
     Each is a picture, a folder, or a folder with a template below it (`layouts.Template`). One background goes with all
     overlays. Folders are joined by the paths of their files, whatever the extensions; templates by the numbers in the
-    background's fields. Backgrounds without an overlay are passed over. Raises `InputError` where one is missing, wrong
-    or empty, an overlay has no background, or two files claim one place.
+    background's fields. Backgrounds without an overlay are passed over. `follow_links` and `tell` as for
+    `folders.find_files`. Raises `InputError` where one is missing, wrong or empty, an overlay has no background, or two
+    files claim one place.
     """
-    backgrounds, overlays = find_pictures(background), find_pictures(overlay)
+    backgrounds, overlays = (
+        find_pictures(given, follow_links=follow_links, tell=tell) for given in (background, overlay)
+    )
     named = _unique(overlays, ((_stem(path), path) for path in overlays.paths))
     if backgrounds.single:
         return [Pair(str(name), background, overlays.folder / path) for name, path in sorted(named.items())]

@@ -4,7 +4,7 @@ import hashlib
 import random
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from pipeline.composing.stage import Backdrop, Cutout, Place, Stage
 from pipeline.errors import InputError
 from pipeline.format.images import BadImage
-from pipeline.packing.sources import walk_files
+from pipeline.packing.folders import find_files, no_one
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 MAX_PIXELS = 100_000_000  # of one picture: a decompression bomb, or a mistake
@@ -24,16 +24,27 @@ MIN_ALPHA = 8  # what is less opaque than this (of 255) is no content: erasers l
 ATTEMPTS = 100  # at a random position where enough of the foreground is visible
 
 
-def find_pictures(folder: Path) -> tuple[str, ...]:
+def find_pictures(
+    folder: Path,
+    *,
+    follow_links: bool = False,
+    output: Path | None = None,
+    tell: Callable[[str], None] = no_one,
+) -> tuple[str, ...]:
     """The picture files below a folder, by extension, in natural order (2 before 10), as paths relative to it.
 
-    Raises `InputError` if there is none.
+    The other arguments as for `folders.find_files`. Raises `InputError` if there is none.
     """
     if not folder.is_dir():
         raise InputError(f"no such folder: {folder}: give one that holds pictures")
-    found = [path for path in walk_files(folder) if path.lower().endswith(EXTENSIONS)]
-    if not found:
-        raise InputError(f"no picture in {folder}: expected files such as *{', *'.join(EXTENSIONS)}")
+    found = find_files(
+        folder,
+        lambda path: path.lower().endswith(EXTENSIONS),
+        f"expected files such as *{', *'.join(EXTENSIONS)}",
+        follow_links=follow_links,
+        output=output,
+        tell=tell,
+    )
     return tuple(sorted(found, key=lambda path: [(int(n or 0), text) for n, text in re.findall(r"(\d+)|(\D+)", path)]))
 
 

@@ -10,7 +10,7 @@ import json
 import os
 import zlib
 from collections import Counter
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -26,7 +26,8 @@ from pipeline.format.planes import PLANES
 from pipeline.format.tar import ShardWriter
 from pipeline.loading.shard_reader import Damaged, ShardReader
 from pipeline.packing.finalize import done_shards, finalize, record_path, shard_path, tally, write_backgrounds
-from pipeline.packing.join import SetFiles, Sets, find_sets
+from pipeline.packing.folders import describe_refused, no_one
+from pipeline.packing.join import SetFiles, Sets, describe_cause, find_sets
 from pipeline.packing.known_layouts import known_layout
 from pipeline.resume import atomic_file, resumable
 from pipeline.words import plural
@@ -54,19 +55,24 @@ def add_depth(
     options: EstimateOptions,
     *,
     overwrite: bool = False,
+    follow_links: bool = False,
     progress: Progress | None = None,
+    tell: Callable[[str], None] = no_one,
 ) -> EstimateReport:
     """Write a depth map for each set below `source`, and depth.csv (key, far, near) and depth.json (how) at its root.
 
+    `follow_links` as for `folders.folder_files`; `tell` is told in a line what was refused.
     Raises `InputError` if there are no sets, or depth maps of another making, unless told to `overwrite` them, and what
     `estimate` raises.
     """
     progress = progress or Progress()
-    sets = find_sets(source, known_layout(), progress.files_found, ("fg_bg", "mask"))
+    parts = ("fg_bg", "mask")
+    sets = find_sets(source, known_layout(), progress.files_found, parts, follow_links=follow_links)
     if not len(sets):
-        first = min(sets.problems, default=None)
-        why = f"{first.path}: {first.why}" if first else "there are backgrounds only"
-        raise InputError(f"no set in {source} has an overlay, a mask and a background: {why}")
+        cause = describe_cause(sets.problems, sets.left_out, sets.listing) or "; there are backgrounds only"
+        raise InputError(f"no set in {source} has an overlay, a mask and a background{cause}")
+    if refused := describe_refused(sets.listing.refused):
+        tell(f"{source}: {refused}")
     arguments = {"command": "fgbg-depth", **model.arguments(), "quality": options.quality}
     with resumable(source, arguments, fresh=False) as records:
         scales = _finished_scales(source, arguments, overwrite) | _read_journal(records / JOURNAL)

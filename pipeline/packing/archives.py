@@ -25,6 +25,8 @@ _COMPRESSIONS: dict[bytes, Callable[[Path], Any]] = {
     b"BZh": bz2.open,
     b"\xfd7zXZ\0": lzma.open,
 }
+TAR_LINK = ", which no --follow-links follows: make the tar with --dereference --hard-dereference"
+METHODS = {9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "zstd", 95: "xz", 98: "PPMd", 99: "AES"}  # APPNOTE 4.4.5
 MAX_INFLATED = 256 << 20  # bytes of a member: more is a bomb, or a mistake
 FULL32 = 0xFFFFFFFF  # the value stands in the extra field, in 64 bits
 
@@ -55,14 +57,14 @@ class ArchiveMember(NamedTuple):
     """Why it must not be read, "" if it may be."""
 
 
-def _refusal(path: str, *, is_link: bool) -> str:
+def _refusal(path: str, *, is_link: bool, remedy: str = "") -> str:
     if path.startswith("/") or (path[1:2] == ":" and path[0].isalpha()):
         return "an absolute name"
     if ".." in path.replace("\\", "/").split("/"):
         return "a name with '..'"
     if "\0" in path:
         return "a name with a zero byte"
-    return "a link" if is_link else ""
+    return f"a link{remedy}" if is_link else ""
 
 
 def zip_members(path: Path) -> Iterator[ArchiveMember]:
@@ -108,9 +110,9 @@ def _zip_members(directory: bytes, prefix_bytes: int) -> Iterator[ArchiveMember]
         name = directory[name_start : name_start + name_length]
         extra = directory[name_start + name_length : name_start + name_length + extra_length]
         position = name_start + name_length + extra_length + comment_length
-        if name.endswith(b"/"):
+        if name.endswith((b"/", b"\\")):
             continue
-        path = name.decode("utf-8" if flags & 0x800 else "cp437", "surrogateescape")
+        path = _decoded_name(name, is_utf_8=bool(flags & 0x800))
         if FULL32 in (size, stored, offset):
             size, stored, offset = _zip64_values(extra, size, stored, offset)
         is_link = maker >> 8 == 3 and stat.S_ISLNK(attributes >> 16)  # 3: made on Unix
@@ -118,10 +120,23 @@ def _zip_members(directory: bytes, prefix_bytes: int) -> Iterator[ArchiveMember]
         if not refused and flags & 1:
             refused = "encrypted"
         if not refused and method not in (STORED, DEFLATED):
-            refused = f"packed by method {method}; only stored and deflated members are read"
+            refused = (
+                f"compressed by {METHODS.get(method, f'method {method}')}; only stored and deflated members are read"
+            )
+        if not refused and "/" not in path:
+            path = path.replace("\\", "/")  # as some Windows tools write it
         yield ArchiveMember(
             path, crc32 << 31 | size & 0x7FFFFFFF, offset + prefix_bytes, stored, method, crc32, refused
         )
+
+
+def _decoded_name(name: bytes, *, is_utf_8: bool) -> str:
+    """A member's path, which macOS writes in UTF-8 without saying so."""
+    try:
+        path = name.decode()
+    except UnicodeDecodeError:
+        path = name.decode("utf-8" if is_utf_8 else "cp437", "surrogateescape")
+    return path.removeprefix("./")
 
 
 def _zip64_values(extra: bytes, *values: int) -> list[int]:
@@ -151,7 +166,7 @@ def tar_members(path: Path) -> Iterator[ArchiveMember]:
                 tar.members.clear()  # type: ignore[attr-defined] # else it keeps every one of them
                 if info.isdir():
                     continue
-                refused = _refusal(info.name, is_link=info.issym() or info.islnk())
+                refused = _refusal(info.name, is_link=info.issym() or info.islnk(), remedy=TAR_LINK)
                 if not refused and (not info.isreg() or info.issparse()):
                     refused = "neither a plain file nor a folder"
                 stamp = hash((info.size, int(info.mtime), info.offset_data))

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError, Problem
 from pipeline.format.images import BadImage
 from pipeline.format.sample import UNKNOWN
-from pipeline.packing.discovery import Candidates, is_junk
+from pipeline.packing.discovery import Candidates
+from pipeline.packing.folders import is_readme
 from pipeline.packing.layouts import DEFAULT_IGNORED, LARGEST
 from pipeline.packing.listing import Listing
 from pipeline.packing.sources import FileReader
@@ -134,7 +135,7 @@ class CsvLayout:
 
 def _is_beside(path: str) -> bool:
     """Whether a file may lie beside the pictures without being named, such as the table itself."""
-    return is_junk(path) or any(template.matches(path) for template in DEFAULT_IGNORED)
+    return is_readme(path) or any(template.matches(path) for template in DEFAULT_IGNORED)
 
 
 def _cell(line: list[str], columns: dict[str, int], name: str) -> str:

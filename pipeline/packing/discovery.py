@@ -7,27 +7,21 @@ import random
 from array import array
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError, Problem
 from pipeline.format.sample import PARTS, UNKNOWN
+from pipeline.packing.folders import describe_files, is_readme, is_text
 from pipeline.packing.layouts import IDS, Layout
 from pipeline.packing.listing import Listing
 
 SAMPLE = 1000  # files of each source that are looked at
 STRAY = 0.01  # of the files in the best layout: below this share those in another are strays, not a second candidate
 DEFAULT_NUMBER = 0  # of a set whose layout tells none
-JUNK = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")  # names that systems leave in folders and archives
-
-
-def is_junk(path: str) -> bool:
-    """Whether a file is none of the user's own, but some system's."""
-    first, _, _ = path.partition("/")
-    last = path.rpartition("/")[2]
-    return first == JUNK[0] or last in JUNK or last.startswith("._")
+UNREAD = "a format that is not read: convert them to PNG, or depth to .npy"
 
 
 class LayoutFit(NamedTuple):
@@ -41,6 +35,8 @@ class LayoutFit(NamedTuple):
     looked_at: int
     example: str
     """The path of an overlay that fits, "" if none does."""
+    beside: tuple[str, ...] = ()
+    """Other folders, beside the roots, that hold sets of this layout, too."""
 
     @property
     def size(self) -> int:
@@ -58,25 +54,45 @@ def recognise_layout(listing: Listing, layouts: Sequence[Layout]) -> LayoutFit:
     """Find the one layout that the files are in; raise `InputError` if it is none of `layouts`, or not clear which."""
     for count in (SAMPLE, len(listing)):
         samples = [_sample(listing, number, count) for number in range(len(listing.sources))]
-        all_fits = [_fit(layout, samples) for layout in layouts]
+        roots = [_roots(paths, layouts) for paths in samples]
+        all_fits = [_fit(layout, samples, roots) for layout in layouts]
         # Backgrounds alone are enough where no layout is to be told from another.
         fits = [fit for fit in all_fits if fit.size or (len(layouts) == 1 and fit.files["bg"])]
         if fits or len(listing) <= SAMPLE:
             break
     if not fits:
-        where = ", ".join(str(source.path) for source in listing.sources)
-        expected = " or ".join(f"{_overlay_template(layout)}.jpg ({layout.name})" for layout in layouts[:2])
-        empty = "the folder is empty" if listing.sources[0].kind == "folder" else "it is empty"
-        why = f"none of its {len(listing):,} files is an overlay, a mask or a depth map" if len(listing) else empty
-        raise InputError(
-            f"no image sets in {where}: {why}; expected files such as {expected}; "
-            "other names can be told by --overlay, --mask and --depth"
-        )
+        _refuse(listing, layouts, samples, roots)
     best, *others = sorted(fits, key=lambda fit: -fit.size)
     if rivals := [other for other in others if other.size > STRAY * best.size]:
         listed = "; ".join(fit.describe() for fit in (best, *rivals))
         raise InputError(f"the files fit {1 + len(rivals)} layouts: {listed}: choose one with --layout NAME")
+    if best.beside:
+        listed = ", ".join((*filter(None, best.roots), *best.beside))
+        raise InputError(f"several folders hold image sets: {listed}: pack one of them, or give each as a SOURCE")
     return best
+
+
+def _refuse(listing: Listing, layouts: Sequence[Layout], samples: list[list[str]], roots: list[list[str]]) -> NoReturn:
+    """Raise `InputError` for files that are in none of some layouts, with all that is known of why."""
+    where = ", ".join(str(source.path) for source in listing.sources)
+    expected = " or ".join(f"{_overlay_template(layout)}.jpg ({layout.name})" for layout in layouts[:2])
+    empty = "the folder is empty" if listing.sources[0].kind == "folder" else "it is empty"
+    why = describe_files((path for paths in samples for path in paths), listing.refused, empty)
+    if len(listing):
+        why = f"none of its {len(listing):,} files is an overlay, a mask or a depth map ({why})"
+    for layout in layouts:
+        for paths, below in zip(samples, roots, strict=True):
+            unread = [
+                path
+                for path in paths
+                if any(path.startswith(root) and layout.fits_but_for_format(path[len(root) :]) for root in below)
+            ]
+            if unread:
+                raise InputError(f"no image sets in {where}: {why}; {unread[0]} and the like are in {UNREAD}")
+    raise InputError(
+        f"no image sets in {where}: {why}; expected files such as {expected}; "
+        "other names can be told by --overlay, --mask and --depth"
+    )
 
 
 def _overlay_template(layout: Layout) -> str:
@@ -91,25 +107,45 @@ def _sample(listing: Listing, source: int, count: int) -> list[str]:
     return list(listing.paths(rows))
 
 
-def _fit(layout: Layout, samples: list[list[str]]) -> LayoutFit:
-    best = [max((_fit_below(root, layout, paths) for root in _roots(paths)), key=_file_count) for paths in samples]
+def _fit(layout: Layout, samples: list[list[str]], roots: list[list[str]]) -> LayoutFit:
+    best, beside = list[LayoutFit](), list[str]()
+    for paths, folders in zip(samples, roots, strict=True):
+        fits = [_fit_below(root, layout, paths) for root in folders]
+        best.append(max(fits, key=_file_count))
+        beside += [fit.roots[0] for fit in fits if fit.size > STRAY * best[-1].size and _apart(fit, best[-1])]
     files = sum((fit.files for fit in best), Counter[str]())
     example = next((fit.example for fit in best if fit.example), "")
-    return LayoutFit(layout, tuple(fit.roots[0] for fit in best), files, sum(map(len, samples)), example)
+    roots_found = tuple(fit.roots[0] for fit in best)
+    return LayoutFit(layout, roots_found, files, sum(map(len, samples)), example, tuple(beside))
 
 
 def _file_count(fit: LayoutFit) -> int:
     return fit.files.total()
 
 
-def _roots(paths: list[str]) -> list[str]:
-    """The folders that hold all of the files, from the source itself downwards."""
-    folders = [path.split("/")[:-1] for path in paths if not is_junk(path)]
+def _apart(one: LayoutFit, other: LayoutFit) -> bool:
+    """Whether neither root lies in the other."""
+    return not one.roots[0].startswith(other.roots[0]) and not other.roots[0].startswith(one.roots[0])
+
+
+def _roots(paths: list[str], layouts: Sequence[Layout]) -> list[str]:
+    """The folders that sets may begin at: those that hold all files, or the highest that hold sets beside others."""
+    folders = [path.split("/")[:-1] for path in paths if not is_text(path)]
     low, high = min(folders, default=[]), max(folders, default=[])
     shared = next(
         (place for place, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high))
     )
-    return ["".join(f"{name}/" for name in low[:length]) for length in range(shared + 1)]
+    holding_all = ["".join(f"{name}/" for name in low[:length]) for length in range(shared + 1)]
+    if any(_fit_below(root, layout, paths).size for root in holding_all for layout in layouts):
+        return holding_all
+    for length in range(shared + 1, max(map(len, folders), default=0) + 1):
+        below = dict[str, list[str]]()
+        for names, path in zip(folders, (path for path in paths if not is_text(path)), strict=True):
+            if len(names) >= length:
+                below.setdefault("".join(f"{name}/" for name in names[:length]), []).append(path)
+        if found := [root for root in below if any(_fit_below(root, layout, below[root]).size for layout in layouts)]:
+            return found
+    return holding_all
 
 
 def _fit_below(root: str, layout: Layout, paths: list[str]) -> LayoutFit:
@@ -161,7 +197,9 @@ def candidates_by_name(listing: Listing, fit: LayoutFit, parts: tuple[str, ...],
                 problems.append(Problem(listing.name(row), "contradiction", why))
                 continue
             if match is None:
-                if not is_junk(path):
+                if path.startswith(root) and layout.fits_but_for_format(path[len(root) :]):
+                    problems.append(Problem(listing.name(row), "unread", f"it is in {UNREAD}"))
+                elif not is_readme(path):
                     problems.append(Problem(listing.name(row), "unknown", f"fits no part of the layout {layout.name}"))
             elif match[0] >= 0:
                 template, fields = match

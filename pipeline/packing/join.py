@@ -18,12 +18,16 @@ from pipeline.format.sample import PARTS, set_key
 from pipeline.packing.archives import MemberPlace
 from pipeline.packing.csv_layout import CsvLayout
 from pipeline.packing.discovery import Candidates, candidates_by_name, recognise_layout
+from pipeline.packing.folders import describe_refused
 from pipeline.packing.known_layouts import known_layouts
 from pipeline.packing.layouts import Layout
 from pipeline.packing.listing import Listing
 from pipeline.packing.metadata import TABLES
 from pipeline.packing.sources import FOLDER, FileReader, open_sources
 from pipeline.words import plural
+
+REFUSED, UNREAD = "refused", "unread"
+CAUSES = ("contradiction", "incomplete", "duplicate", UNREAD, REFUSED, "unknown")  # of problems, the likeliest first
 
 
 class SetFiles(NamedTuple):
@@ -115,20 +119,40 @@ class Sets:
         self.ids, self._rows = self.ids[~affected], self._rows[~affected]
 
 
+def describe_cause(problems: Sequence[Problem], left_out: Counter[str], listing: Listing) -> str:
+    """What to add to a message that there are no sets: the first problem of the kind that most are left out for.
+
+    Then what was refused, and files in a format that is not read. "" if there is no problem at all.
+    """
+    order = [*(kind for kind, _ in left_out.most_common()), *CAUSES]
+    rank = {kind: place for place, kind in reversed(list(enumerate(order)))}
+    first = min(problems, default=None, key=lambda problem: rank.get(problem.kind, 0))
+    unread = [problem for problem in problems if problem.kind == UNREAD and problem is not first]
+    told = [f"{len(unread):,} files, as {unread[0].path}: {unread[0].why}"] if unread else []
+    told += filter(None, [describe_refused(listing.refused)])
+    told += [f"the first problem is {first.path}: {first.why}"] if first and first.kind != REFUSED else []
+    return "".join(f"; {phrase}" for phrase in told)
+
+
 def find_sets(
     source: Path | Sequence[Path],
     layout: Layout | CsvLayout | Sequence[Layout] | None = None,
     tick: Callable[[int], None] = lambda files: None,
     parts: tuple[str, ...] = PARTS,
+    *,
+    follow_links: bool = False,
+    output: Path | None = None,
 ) -> Sets:
     """List the files of one or several sources and join them into sets.
 
     `layout`: several are candidates, None are all that are known. `tick` is told now and then how many files were seen.
-    A set is complete with `parts`, which are PARTS or their beginning; files of other parts are passed over. Raises
+    A set is complete with `parts`, which are PARTS or their beginning; files of other parts are passed over.
+    `follow_links` and `output` as for `folders.folder_files`. Raises
     `InputError` for what is no source, if nothing fits the layout, and if it is not clear which layout it is.
     """
-    listing = Listing(open_sources([source] if isinstance(source, Path) else source), tick)
-    problems = [Problem(path, "refused", why) for path, why in listing.refused]
+    paths = [source] if isinstance(source, Path) else source
+    listing = Listing(open_sources(paths, follow_links=follow_links, output=output), tick)
+    problems = [Problem(path, REFUSED, why) for path, why in listing.refused]
     if layout is None:
         layout = CsvLayout.find_in(listing)
     if isinstance(layout, CsvLayout):

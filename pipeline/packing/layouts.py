@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from pipeline.errors import InputError
 from pipeline.format.sample import PARTS
+from pipeline.packing.folders import is_text
 
 PICTURE = r"\.(?:jpe?g|png)"
 IDS = ("bg", "fg", "id")
@@ -225,6 +226,16 @@ class Layout:
         """As `find`, with the part's name, which is "" for a known file that is not packed."""
         match = self.find(path)
         return match and (self.templates[match[0]][0] if match[0] >= 0 else "", match[1])
+
+    def fits_but_for_format(self, path: str) -> bool:
+        """Whether a file would be a part of a set if it were a JPEG: what it is, is not read."""
+        if is_text(path):
+            return False
+        try:
+            match = self.match(f"{path.rpartition('.')[0]}.jpg")
+        except ValueError:
+            return False
+        return bool(match and match[0])
 
 
 def _require_equal(name: str, one: int, other: int) -> None:

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.packing.archives import MemberPlace
-from pipeline.packing.sources import FOLDER, FileSource, archive_members, folder_files
+from pipeline.packing.folders import folder_files, is_no_data
+from pipeline.packing.sources import FOLDER, FileSource, archive_members
 
 CHUNK = 4096
 END = "\0"  # of a path in the buffer: no path can hold it
@@ -40,7 +41,7 @@ class Listing:
         for number, source in enumerate(sources):
             self._first_rows.append(len(self))
             if source.kind == FOLDER:
-                for files in folder_files(str(source.path)):
+                for files in folder_files(str(source.path), follow_links=source.follow_links, output=source.output):
                     self._add(source, *files, tick)
             else:
                 self._add_archive(number, source, tick)
@@ -50,7 +51,8 @@ class Listing:
         return len(self._stamps)
 
     def _add_archive(self, number: int, source: FileSource, tick: Callable[[int], None]) -> None:
-        places, members = array("q"), archive_members(source)
+        places = array("q")
+        members = (member for member in archive_members(source) if not is_no_data(member.path))
         while chunk := list(islice(members, CHUNK)):
             allowed = [member for member in chunk if not member.refused]
             for member in allowed:

@@ -23,7 +23,8 @@ from pipeline.loading.sampler import Permutation
 from pipeline.packing.csv_layout import CsvLayout
 from pipeline.packing.depth_files import DepthFiles, recognise_depth_files
 from pipeline.packing.finalize import Tally, done_shards, finalize, record_path, shard_path, tally, write_backgrounds
-from pipeline.packing.join import Sets, find_sets
+from pipeline.packing.folders import describe_refused
+from pipeline.packing.join import Sets, describe_cause, find_sets
 from pipeline.packing.layouts import Layout
 from pipeline.packing.metadata import MetadataTables
 from pipeline.packing.set_reader import MASK_REMARKS
@@ -68,6 +69,8 @@ class PackOptions:
     """Whether 16-bit depth, too, is scaled each picture by itself, and not over the whole 16 bits."""
     strict: bool = False
     """Whether any problem at all ends the packing."""
+    follow_links: bool = False
+    """Whether links in folders are followed out of them."""
 
     def __post_init__(self) -> None:
         if self.sets_per_shard < 1 or self.workers < 1:
@@ -103,6 +106,8 @@ class PackSummary(NamedTuple):
     """Kept sets whose masks look wrong, by kind; they are rows of problems.csv, too."""
     decode_share: float
     """Share of the workers' time that was spent on decoding; 0 if they decoded nothing."""
+    refused: str = ""
+    """How many files were not read, such as links, and why, in a phrase; they are rows of problems.csv, too."""
 
 
 def pack(
@@ -120,7 +125,7 @@ def pack(
     """
     start, progress = time.monotonic(), progress or Progress()
     with Workers(options.workers) as workers:
-        sets = sets_to_pack(source, options, progress, layout)
+        sets = sets_to_pack(source, options, progress, layout, shards)
         tables = MetadataTables(*sets.metadata_places())
         _require_unchanged(sets, shards)
         with resumable(shards, _arguments(options, sets, tables)) as records:
@@ -161,7 +166,8 @@ def pack(
     remarks = Counter(problem.kind for problem in total.problems if problem.kind in MASK_REMARKS)
     share = work_time.decode_sec / work_time.worker_sec if work_time.worker_sec and options.verify == "decode" else 0.0
     seconds, problems = time.monotonic() - start, len(total.problems)
-    return PackSummary(manifest, total.left_out, problems, seconds, sets.layout.why, why_depth, remarks, share)
+    refused = describe_refused(sets.listing.refused)
+    return PackSummary(manifest, total.left_out, problems, seconds, sets.layout.why, why_depth, remarks, share, refused)
 
 
 def sets_to_pack(
@@ -169,11 +175,16 @@ def sets_to_pack(
     options: PackOptions,
     progress: Progress,
     layout: Layout | CsvLayout | Sequence[Layout] | None = None,
+    shards: Path | None = None,
 ) -> Sets:
-    """The sets that `pack` would pack, of which no picture was opened yet; raise `InputError` if there are none."""
+    """The sets that `pack` would pack into `shards`, of which no picture was opened yet.
+
+    Raises `InputError` if there are none.
+    """
     for folder in [source] if isinstance(source, Path) else source:
         require_finished(folder)
-    sets = find_sets(source, layout, progress.files_found, PARTS if options.depth else PARTS[:-1])
+    parts = PARTS if options.depth else PARTS[:-1]
+    sets = find_sets(source, layout, progress.files_found, parts, follow_links=options.follow_links, output=shards)
     _require_sets(len(sets), sets, sets)
     if options.strict:
         require_clean(sets.problems)
@@ -191,7 +202,7 @@ def _require_unchanged(sets: Sets, shards: Path) -> None:
 
 def _arguments(options: PackOptions, sets: Sets, tables: MetadataTables) -> dict[str, object]:
     """What decides the bytes of a packing, for `resume.resumable`."""
-    decisive = {name: value for name, value in asdict(options).items() if name != "workers"}
+    decisive = {name: value for name, value in asdict(options).items() if name not in ("workers", "follow_links")}
     return {
         "command": "fgbg-pack",
         **decisive,
@@ -204,12 +215,11 @@ def _arguments(options: PackOptions, sets: Sets, tables: MetadataTables) -> dict
 def _require_sets(count: int, sets: Sets, result: Sets | Tally) -> None:
     if not count:
         kinds = ", ".join(f"{number:,} {kind}" for kind, number in (+result.left_out).items()) or "no overlay at all"
-        first = min(result.problems, default=None, key=lambda problem: (problem.kind == "incomplete", problem))
-        example = f"; the first problem is {first.path}: {first.why}" if first else ""
-        if first and first.why.endswith("has no depth"):
-            example += "; add it with fgbg-depth, or pack without: --no-depth"
+        cause = describe_cause(result.problems, result.left_out, sets.listing)
+        if cause.endswith("has no depth"):
+            cause += "; add it with fgbg-depth, or pack without: --no-depth"
         where = ", ".join(str(source.path) for source in sets.listing.sources)
-        raise InputError(f"no usable set in {where}: {kinds}{example}")
+        raise InputError(f"no usable set in {where}: {kinds}{cause}")
 
 
 def _backgrounds(reader: FileReader, sets: Sets, encoder: "BackgroundEncoder | None") -> Iterator[tuple[int, Picture]]:

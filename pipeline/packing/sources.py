@@ -6,16 +6,12 @@ lie unpacked, as one plain tar, hidden beside the shards until these are finishe
 
 import os
 import shutil
-import stat
 import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
-from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
 
 from pipeline.errors import InputError
 from pipeline.format.images import BadImage, read_file
@@ -28,7 +24,7 @@ from pipeline.packing.archives import (
     tar_members,
     zip_members,
 )
-from pipeline.resume import UNFINISHED, atomic_file
+from pipeline.resume import atomic_file
 
 FOLDER, ZIP, TAR, COMPRESSED_TAR = "folder", "zip", "tar", "compressed tar"
 
@@ -46,20 +42,29 @@ class FileSource:
     """Bytes of an archive."""
     time_ns: int = 0
     """When an archive was last changed."""
+    follow_links: bool = False
+    """Whether links in a folder are followed out of it."""
+    output: Path | None = None
+    """A folder that is being written, and so not read, wherever it lies in a folder."""
 
     def stamp(self) -> list[object]:
         """What changes when the source does; for folders and zips, the stamps of their files tell of changes."""
         return [self.kind, self.label, *((self.size, self.time_ns) if "tar" in self.kind else ())]
 
 
-def open_sources(paths: Sequence[Path]) -> tuple[FileSource, ...]:
-    """Open what a user gave; raise `InputError` for what is no source, and for one that is given twice."""
+def open_sources(
+    paths: Sequence[Path], *, follow_links: bool = False, output: Path | None = None
+) -> tuple[FileSource, ...]:
+    """Open what a user gave; raise `InputError` for what is no source, and for one that is given twice.
+
+    `follow_links` and `output` as for `folders.folder_files`.
+    """
     if not paths:
         raise InputError("no source: give a folder, a .zip or a .tar of image sets")
     if twice := [path for path, count in Counter(path.resolve() for path in paths).items() if count > 1]:
         raise InputError(f"{twice[0]} is given twice: give each source once")
     labels = _labels(paths) if len(paths) > 1 else [""]
-    return tuple(_open_source(path, label) for path, label in zip(paths, labels, strict=True))
+    return tuple(_open_source(path, label, follow_links, output) for path, label in zip(paths, labels, strict=True))
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
@@ -72,9 +77,9 @@ def _labels(paths: Sequence[Path]) -> list[str]:
     return [f"{label}/" for label in labels]
 
 
-def _open_source(path: Path, label: str) -> FileSource:
+def _open_source(path: Path, label: str, follow_links: bool, output: Path | None) -> FileSource:
     if path.is_dir():
-        return FileSource(path, FOLDER, label)
+        return FileSource(path, FOLDER, label, follow_links=follow_links, output=output)
     if not path.exists():
         raise InputError(
             f"no such folder: {path}: give the folder that holds bg/, fg_bg/ and fg_bg_mask/, or an archive"
@@ -89,61 +94,6 @@ def _open_source(path: Path, label: str) -> FileSource:
     else:
         raise InputError(f"{path} is neither a folder nor a zip or a tar: it starts with {start!r}")
     return FileSource(path, kind, label, about.st_size, about.st_mtime_ns)
-
-
-class FolderFiles(NamedTuple):
-    """The files that lie directly in a folder of a source."""
-
-    paths: list[str]
-    """Below the source."""
-    stamps: list[int]
-    """A number for each file that changes with its size and its modification time."""
-    refused: list[tuple[str, str]]
-    """(path, why) of those that must not be read."""
-
-
-def folder_files(folder: str) -> Iterator[FolderFiles]:
-    """All files below a folder, in a fixed order; links that lead out of it, or to a folder, are refused."""
-    pending = [""]
-    root = os.path.realpath(folder) + os.sep
-    while pending:
-        parent = pending.pop()
-        files, folders = FolderFiles([], [], []), list[str]()
-        with os.scandir(f"{folder}/{parent}") as entries:
-            entries_in_order = sorted(entries, key=attrgetter("name"))
-        for entry in entries_in_order:
-            path, about = parent + entry.name, entry.stat(follow_symlinks=False)
-            kind = stat.S_IFMT(about.st_mode)
-            if kind == stat.S_IFDIR:
-                if entry.name != UNFINISHED:
-                    folders.append(f"{path}/")
-                continue
-            if kind == stat.S_IFLNK:
-                if why := _refused_link(entry, root):
-                    files.refused.append((path, why))
-                    continue
-                about = entry.stat()
-                kind = stat.S_IFMT(about.st_mode)
-            if kind != stat.S_IFREG:  # reading a pipe would wait for ever
-                files.refused.append((path, "neither a plain file nor a folder"))
-                continue
-            files.paths.append(path)
-            files.stamps.append((about.st_mtime_ns * 1000003 + about.st_size) & 0x7FFFFFFFFFFFFFFF)
-        pending += reversed(folders)
-        yield files
-
-
-def _refused_link(entry: os.DirEntry[str], root: str) -> str:
-    if entry.is_dir():
-        return "a link to a folder, which is not followed"
-    if not Path(entry.path).exists():
-        return "a link to nothing"
-    return "" if os.path.realpath(entry.path).startswith(root) else "a link out of the source, which is not followed"
-
-
-def walk_files(source: Path) -> Iterator[str]:
-    """The path below `source` of every file that may be read."""
-    return chain.from_iterable(files.paths for files in folder_files(str(source)))
 
 
 def archive_members(source: FileSource) -> Iterator[ArchiveMember]:

@@ -93,7 +93,11 @@ def test_hard_means_the_originals_jpeg_quality(folders: Path, tmp_path: Path) ->
         (["out", "--synthetic", "--seed", "-1"], 2, "--seed"),
         (["out", "--synthetic", "--workers", "0"], 2, "--workers"),
         (["out", "--backgrounds", "nowhere", "--foregrounds", "."], 1, "no such folder: nowhere: give one that holds"),
-        (["out", "--backgrounds", ".", "--foregrounds", "."], 1, "no picture in .: expected files such as *.jpg"),
+        (
+            ["out", "--backgrounds", ".", "--foregrounds", "."],
+            1,
+            "no picture in .: 1 file (1 without extension): expected files such as *.jpg",
+        ),
         (["file", "--synthetic"], 1, "file is a file: give a new or an empty folder"),
         (["file/below", "--synthetic"], 1, "Not a directory: file/below"),
     ],

@@ -141,7 +141,7 @@ def test_a_picture_that_pillow_takes_for_an_attack_is_refused_before(trained: Pa
 
 def test_folders_called_like_pictures_are_folders(trained: Path, background: Path, tmp_path: Path) -> None:
     (tmp_path / "x.jpg").mkdir()
-    assert "x.jpg: no pictures there" in one_line_error(
+    assert "x.jpg: the folder is empty: expected a picture" in one_line_error(
         predict(trained, background, tmp_path / "x.jpg", tmp_path / "out")
     )
     write(tmp_path / "many/one.png", png(PIXELS))
