@@ -5,12 +5,12 @@ import sys
 from collections.abc import Callable, Collection
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.errors import InputError, explain
-from train.config import Option
+from train.config import Option, kinds_of
 
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
@@ -58,7 +58,7 @@ def options_of(config: type, names: Collection[str] | None = None) -> Callable[[
 
 def _option_of(entry: "Field[Any]") -> Callable[[Any], Any]:
     option: Option = entry.metadata["option"]
-    kinds = [kind for kind in get_args(entry.type) or (entry.type,) if kind is not type(None)]
+    kinds = [kind for kind in kinds_of(entry) if kind is not type(None)]
     words = entry.name.replace("_", "-")
     settings: dict[str, Any] = {"help": option.help}
     if entry.default is MISSING:
@@ -67,7 +67,7 @@ def _option_of(entry: "Field[Any]") -> Callable[[Any], Any]:
         settings |= {"default": entry.default, "show_default": option.shown_default or True}
     if option.choices:
         settings["type"] = click.Choice(option.choices)
-    elif os.PathLike[str] in kinds:
+    elif os.PathLike in kinds:
         settings["type"] = click.Path(path_type=Path)
     elif bool not in kinds:
         settings["type"] = kinds[0]

@@ -5,10 +5,11 @@ import operator
 import os
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, NamedTuple
+from dataclasses import Field, asdict, dataclass, field, fields, replace
+from typing import Any, NamedTuple, get_args, get_origin
 
 from pipeline.errors import InputError
+from pipeline.limits import MOST_BATCH, MOST_COUNT, MOST_EDGE, MOST_SEED
 
 StrPath = str | os.PathLike[str]
 Settings = dict[str, int | float | str | None]
@@ -42,6 +43,12 @@ SETTINGS_OF_OLD_RUNS: Settings = {  # values that checkpoints written before a s
     "precision": "auto",
     "deterministic": False,
 }
+MOST_EPOCHS, MOST_WIDTH = 1_000_000, 512
+MOST_MINUTES = 366.0 * 24 * 60
+KINDS = {bool: "yes or no", int: "a whole number", float: "a number", str: "a text"}
+MOST_WEIGHT, MOST_NORM = 1000.0, 1e9
+SIZES = f"a multiple of 16 from 32 to {MOST_EDGE}, such as 128"
+SHOWN = 60  # characters of a value in a message
 MAY_CHANGE = (
     "shards",
     "out",
@@ -73,8 +80,11 @@ class Option(NamedTuple):
     shown_default: str = ""
     """What the help shows for the default None."""
 
-    def check(self, name: str, value: Any) -> None:
-        """Raise `InputError` unless `value` is None, or one of the choices and finite within the limits."""
+    def check(self, name: str, value: Any, kinds: Collection[type]) -> None:
+        """Raise `InputError` unless `value` is of one of `kinds`, one of the choices, and finite within the limits."""
+        if not _is_of(value, kinds):
+            expected = next(KINDS[kind] for kind in kinds if kind in KINDS)
+            raise InputError(f"{flag(name, value)}: expected {expected}")
         if value is None:
             return
         if self.choices and value not in self.choices:
@@ -85,9 +95,23 @@ class Option(NamedTuple):
             (self.above, operator.gt),
             (self.below, operator.lt),
         )
-        held = [math.isfinite(value) and compare(value, limit) for limit, compare in limits if limit is not None]
-        if not all(held):
-            raise InputError(f"{flag(name, value)}: expected {self.expected or f'{self.minimum} or more'}")
+        held = [compare(value, limit) for limit, compare in limits if limit is not None]
+        if not all(held) or (isinstance(value, float) and not math.isfinite(value)):
+            too_large = self.maximum is not None and value > self.maximum
+            expected = f"at most {self.maximum:,}" if too_large else f"{self.minimum} or more"
+            raise InputError(f"{flag(name, value)}: expected {self.expected or expected}")
+
+
+def kinds_of(entry: "Field[Any]") -> tuple[type, ...]:
+    """The types that a setting's values may have."""
+    return tuple(get_origin(kind) or kind for kind in get_args(entry.type) or (entry.type,))
+
+
+def _is_of(value: Any, kinds: Collection[type]) -> bool:
+    """Whether a value is of one of these types; a whole number is a number, but neither yes nor no."""
+    if isinstance(value, bool):
+        return bool in kinds
+    return isinstance(value, tuple(kinds)) or (isinstance(value, int) and float in kinds)
 
 
 def setting(default: Any, help: str, **limits: Any) -> Any:
@@ -103,24 +127,43 @@ class Config:
     """Folder of packed shards."""
     out: StrPath = field(metadata={"option": Option("Folder for this run; new or empty.")})
     """Folder of the run: checkpoints, logs, pictures."""
-    epochs: int | None = setting(10, "How often every training set is seen.", minimum=1)
+    epochs: int | None = setting(10, "How often every training set is seen.", minimum=1, maximum=MOST_EPOCHS)
     """How often every training set is seen; None where `sets` or `minutes` say how long to train."""
-    sets: int | None = setting(None, "In place of --epochs: how many sets are seen.", minimum=1)
+    sets: int | None = setting(None, "In place of --epochs: how many sets are seen.", minimum=1, maximum=MOST_COUNT)
     """How many sets are seen, those seen again counted again."""
     minutes: float | None = setting(
         None,
         "In place of --epochs: how long to train, with validation in between.",
         above=0,
-        expected="a number above 0, such as 10",
+        maximum=MOST_MINUTES,
+        expected=f"a number above 0 and at most {MOST_MINUTES:.0f}, such as 10",
     )
     """How long to train, the validations between epochs included; how far it gets depends on the machine."""
-    batch_size: int = setting(64, "Sets a step.", minimum=1)
+    batch_size: int = setting(64, "Sets a step.", minimum=1, maximum=MOST_BATCH)
     """Sets a step, over all devices."""
-    size: int = setting(128, "Height and width in pixels; a multiple of 16.")
+    size: int = setting(
+        128,
+        "Height and width in pixels; a multiple of 16.",
+        minimum=32,
+        maximum=MOST_EDGE,
+        expected=SIZES,
+    )
     """Height and width in pixels at which sets are trained; a multiple of 16, at least 32."""
-    lr: float = setting(2e-3, "Highest learning rate.", above=0, expected="a number above 0, such as 0.002")
+    lr: float = setting(
+        2e-3,
+        "Highest learning rate.",
+        above=0,
+        maximum=MOST_WEIGHT,
+        expected=f"a number above 0 and at most {MOST_WEIGHT:.0f}, such as 0.002",
+    )
     """Highest learning rate, reached after the warm-up."""
-    weight_decay: float = setting(0.01, "AdamW's decay of the weights.", minimum=0, expected="0 or more, such as 0.01")
+    weight_decay: float = setting(
+        0.01,
+        "AdamW's decay of the weights.",
+        minimum=0,
+        maximum=MOST_WEIGHT,
+        expected=f"a number from 0 to {MOST_WEIGHT:.0f}, such as 0.01",
+    )
     """AdamW's decay of convolution weights; norms and biases have none."""
     warmup: float = setting(
         0.05,
@@ -136,7 +179,8 @@ class Config:
         1.0,
         "Largest norm of the gradient; 0: any.",
         minimum=0,
-        expected="a length of the gradient such as 1.0, or 0 for any",
+        maximum=MOST_NORM,
+        expected=f"a length of the gradient such as 1.0, at most {MOST_NORM:.0e}, or 0 for any",
     )
     """Largest 2-norm of the gradient, longer ones are shortened to it; 0: any."""
     ema: float = setting(
@@ -153,9 +197,9 @@ class Config:
     """The network: unet-xs, unet-s, unet-m, the original's net and convgen, or unet-W with W channels at half size."""
     loss: str = setting("combined", "bce and bce+ssim are those of the original.", choices=LOSSES)
     """The loss that is minimised: a recipe of `losses.RECIPES`."""
-    mask_weight: float = setting(2.0, "Weight of the mask's loss in the sum.", minimum=0)
+    mask_weight: float = setting(2.0, "Weight of the mask's loss in the sum.", minimum=0, maximum=MOST_WEIGHT)
     """Weight of the mask's loss in the sum."""
-    depth_weight: float = setting(1.0, "Weight of the depth's loss in the sum.", minimum=0)
+    depth_weight: float = setting(1.0, "Weight of the depth's loss in the sum.", minimum=0, maximum=MOST_WEIGHT)
     """Weight of the depth's loss in the sum."""
     device: str = setting("auto", "auto: the GPU if there is one.", choices=DEVICES)
     """gpu, cpu, or auto: the GPU where there is one; or a device by its name in PyTorch, such as "cuda:1"."""
@@ -198,14 +242,15 @@ class Config:
         None,
         "Shards that are shuffled among each other, where random reads are dear.",
         minimum=1,
+        maximum=MOST_COUNT,
         shown_default="all",
     )
     """Shards that are shuffled among each other, for storage where random reads are dear; None: all of them."""
-    seed: int = setting(0, "For first weights, order of the sets, augmentation.", minimum=0)
+    seed: int = setting(0, "For first weights, order of the sets, augmentation.", minimum=0, maximum=MOST_SEED)
     """Decides the network's first weights, the order of the sets and their augmentation."""
-    log_every: int = setting(20, "Steps between two lines of metrics.", minimum=1)
+    log_every: int = setting(20, "Steps between two lines of metrics.", minimum=1, maximum=MOST_COUNT)
     """Steps between two lines of metrics; each waits for the device once."""
-    checkpoint_every: int = setting(1000, "Steps between checkpoints.", minimum=1)
+    checkpoint_every: int = setting(1000, "Steps between checkpoints.", minimum=1, maximum=MOST_COUNT)
     """Steps between two checkpoints within an epoch."""
     max_bad_share: float = setting(
         0.01,
@@ -217,17 +262,17 @@ class Config:
     """Share of the training sets that may be left out as damaged before the run stops."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "device", str(self.device))  # PyTorch has devices of its own
+        for entry in fields(self):
+            if entry.name != "device" or not re.fullmatch(r"cuda(:\d{1,4})?", self.device):
+                entry.metadata["option"].check(entry.name, getattr(self, entry.name), kinds_of(entry))
         budgets = [flag(name, value) for name in BUDGETS if (value := getattr(self, name)) is not None]
         if len(budgets) != 1:
             raise InputError(
                 f"{' '.join(budgets) or 'no length of the run'}: expected one of --epochs, --sets, --minutes"
             )
-        object.__setattr__(self, "device", str(self.device))  # PyTorch has devices of its own
-        for entry in fields(self):
-            if entry.name != "device" or not re.fullmatch(r"cuda(:\d+)?", self.device):
-                entry.metadata["option"].check(entry.name, getattr(self, entry.name))
-        if self.size < 32 or self.size % 16:
-            raise InputError(f"--size {self.size}: expected a multiple of 16 of at least 32, such as 128")
+        if self.size % 16:
+            raise InputError(f"--size {self.size}: expected {SIZES}")
         if self.deterministic and self.hw_decoder_load:
             raise InputError(
                 f"--deterministic --hw-decoder-load {self.hw_decoder_load}: expected 0, since which pictures the "
@@ -280,13 +325,24 @@ def flag(name: str, value: object) -> str:
         return f"no --{words}"
     if isinstance(value, bool):
         return f"--{words}" if value else f"--no-{words}"
-    return f"--{words} {value}"
+    return f"--{words} {shortened(value)}"
+
+
+def shortened(value: object) -> str:
+    """A value as a message shows it: its beginning, without control characters."""
+    text = str(value)
+    text = text if text.isprintable() else ascii(text)[1:-1]
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
 def require_network(name: str) -> None:
     """Raise `InputError` unless `name` is that of a network."""
-    if name not in NETWORKS and not re.fullmatch("unet-[1-9][0-9]*", name):
-        raise InputError(f"network {name!r}: expected one of {', '.join(NETWORKS)}, or unet- and a width, as unet-32")
+    width = re.fullmatch("unet-([1-9][0-9]{0,4})", name)
+    if name not in NETWORKS and (width is None or int(width[1]) > MOST_WIDTH):
+        raise InputError(
+            f"network {shortened(name)!r}: expected one of {', '.join(NETWORKS)}, or unet- and a width of at most "
+            f"{MOST_WIDTH}, as unet-32"
+        )
 
 
 def network_name(settings: Mapping[str, object]) -> str:

@@ -18,6 +18,7 @@ from train.config import (
     RESIDENT,
     SCHEDULES,
     Config,
+    kinds_of,
 )
 from train.losses import RECIPES
 from train.networks import ORIGINALS, UNETS
@@ -41,17 +42,29 @@ def test_the_choices_are_those_that_the_heavy_modules_know() -> None:
     [
         ("epochs", 0, "--epochs 0: expected 1 or more"),
         ("batch_size", 0, "--batch-size 0: expected 1 or more"),
-        ("size", 100, "--size 100: expected a multiple of 16 of at least 32, such as 128"),
-        ("lr", 0.0, "--lr 0.0: expected a number above 0, such as 0.002"),
-        ("lr", math.inf, "--lr inf: expected a number above 0, such as 0.002"),
-        ("weight_decay", math.nan, "--weight-decay nan: expected 0 or more, such as 0.01"),
+        ("size", 100, "--size 100: expected a multiple of 16 from 32 to 4096, such as 128"),
+        ("lr", 0.0, "--lr 0.0: expected a number above 0 and at most 1000, such as 0.002"),
+        ("lr", math.inf, "--lr inf: expected a number above 0 and at most 1000"),
+        ("weight_decay", math.nan, "--weight-decay nan: expected a number from 0 to 1000, such as 0.01"),
         ("warmup", 1.0, "--warmup 1.0: expected a share of all steps from 0 to below 1"),
         ("ema", 1.0, "--ema 1.0: expected a decay below 1 such as 0.999, or 0 for none"),
         ("hw_decoder_load", 1.5, "--hw-decoder-load 1.5: expected a share of the JPEGs from 0 to 1"),
         ("window", 0, "--window 0: expected 1 or more"),
+        ("epochs", math.nan, "--epochs nan: expected a whole number"),
+        ("epochs", 2**31, "--epochs 2147483648: expected at most 1,000,000"),
+        ("seed", 2**70, "--seed 1180591620717411303424: expected at most 9,223,372,036,854,775,807"),
+        ("seed", True, "--seed: expected a whole number"),
+        ("sets", [1], "--sets [1]: expected a whole number"),
+        ("size", 100_000, "--size 100000: expected a multiple of 16 from 32 to 4096"),
+        ("lr", "1", "--lr 1: expected a number"),
+        ("lr", 2**2000, "--lr 1148130695274254524232833201177681984022317702088695200..."[:40]),
+        ("depth", 1, "--depth 1: expected yes or no"),
+        ("model", 4, "--model 4: expected a text"),
+        ("loss", "\x1b[2Jb" + 99 * "x", "--loss \\x1b[2Jbxxx"),
         ("seed", -1, "--seed -1: expected 0 or more"),
         ("depth_weight", -0.5, "--depth-weight -0.5: expected 0 or more"),
         ("schedule", "linear", "--schedule linear: expected one of cosine, one-cycle"),
+        ("model", "unet-100000", "network 'unet-100000': expected one of unet-xs, unet-s, unet-m, net, convgen, or"),
         ("model", "unet-0", "network 'unet-0': expected one of unet-xs, unet-s, unet-m, net, convgen, or unet- and"),
     ],
 )
@@ -74,9 +87,9 @@ def test_every_limit_lets_through_what_it_says() -> None:
             (option.below, -step, 0),
         ):
             if limit is not None:
-                option.check(name, limit + inside)
+                option.check(name, limit + inside, kinds_of(entry))
                 with pytest.raises(InputError, match=f"^--{name.replace('_', '-')} "):
-                    option.check(name, limit + outside)
+                    option.check(name, limit + outside, kinds_of(entry))
                 tried += 1
     assert tried > 15
 
@@ -85,7 +98,7 @@ def test_every_setting_has_a_help_and_a_default_within_its_limits() -> None:
     for name, entry in FIELDS.items():
         assert entry.metadata["option"].help.endswith(".")
         if entry.default is not dataclasses.MISSING:
-            entry.metadata["option"].check(name, entry.default)
+            entry.metadata["option"].check(name, entry.default, kinds_of(entry))
 
 
 def test_paths_may_be_text() -> None:

@@ -355,7 +355,7 @@ def test_without_a_gpu_auto_says_so_and_gpu_is_refused(packed: Path, tmp_path: P
         ({"epochs": 0}, "--epochs 0: expected 1 or more"),
         ({"batch_size": 0}, "--batch-size 0: expected 1"),
         ({"size": 100}, "--size 100: expected a multiple of 16"),
-        ({"size": 16}, "--size 16: .* at least 32"),
+        ({"size": 16}, "--size 16: .* from 32"),
         ({"lr": 0.0}, "--lr 0.0: expected a number above 0"),
         ({"lr": float("nan")}, "--lr nan"),
         ({"weight_decay": -1.0}, "--weight-decay -1.0: expected 0 or more"),
