@@ -1,9 +1,9 @@
 """Checkpoints: tensors plus JSON in one file that appears complete or not at all; and a trained run read from one."""
 
+import io
 import json
-import pickle
-import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,20 +15,11 @@ from pipeline.resume import atomic_file
 from train.config import CHECKPOINTS, Config, StrPath
 from train.networks import build_network
 from train.runtime import forbid_tf32
+from train.saved_state import require_sound, require_weights
+from train.sealed import is_sealed, is_whole, seal
 
-FORMAT, READABLE = 2, (1, 2)  # 1 has no averaged weights
-# What torch.load and what follows have been seen to raise for files that are damaged.
-DAMAGES = (
-    RuntimeError,
-    EOFError,
-    pickle.UnpicklingError,
-    LookupError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    struct.error,
-)
-NEEDED = ("step", "settings", "manifest")  # of a checkpoint's state, by all who read one
+FORMAT = 2
+MOST_BYTES = 64 << 30  # a longer file is none of ours, and would not fit into memory
 NO_SHARDS = Path()  # nothing will be read
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"  # in the folder of a run
 
@@ -48,10 +39,18 @@ class Checkpoint(NamedTuple):
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write `path` so that a reader sees the former file or the whole new one, whenever the power fails."""
-    state = json.dumps({"format": FORMAT, **checkpoint.state})
+    state = json.dumps({"format": FORMAT, "sealed": True, **checkpoint.state})
     tensors = {"network": checkpoint.network, "optimizer": checkpoint.optimizer, "ema": checkpoint.ema}
+    write_archive(path, {**tensors, "state": state})
+
+
+def write_archive(path: Path, content: object) -> None:
+    """Write what `torch.save` makes of `content`, with a checksum; the disk is told of a whole file or of none."""
+    archive = io.BytesIO()  # and not the file itself: of a full disk PyTorch only says "unexpected pos"
+    torch.save(content, archive)
+    seal(archive)
     with atomic_file(path) as file:
-        torch.save({**tensors, "state": state}, file)
+        file.write(archive.getbuffer())
 
 
 def save_last(folder: Path, checkpoint: Checkpoint, *, keep_former: bool) -> None:
@@ -69,51 +68,62 @@ class ResumePoint(NamedTuple):
     path: Path
     checkpoint: Checkpoint
     fallback: str
-    """Why it is PREVIOUS and not LAST, one line for the user; empty for LAST."""
+    """Why it is not LAST, one line for the user; empty for LAST."""
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether `load_last` has a file to read: while LAST is being saved there may be PREVIOUS alone."""
-    return any((folder / name).exists() for name in (LAST, PREVIOUS))
+    """Whether `load_last` has a file to read.
+
+    While LAST is being saved there may be PREVIOUS alone, and at the end of a run's first epoch BEST.
+    """
+    return any((folder / name).exists() for name in (LAST, PREVIOUS, BEST))
 
 
 def load_last(folder: Path) -> ResumePoint:
-    """The LAST of a run in `folder`, or the one before if that is damaged.
+    """The LAST of a run in `folder`; if that is missing or damaged the one before, PREVIOUS, or else BEST.
 
-    Raises `InputError` where neither can be read.
+    Raises `InputError` where none can be read.
     """
-    last, previous = folder / LAST, folder / PREVIOUS
+    last = folder / LAST
     try:
         return ResumePoint(last, load(last), "")
-    except InputError:
-        if not previous.is_file():
-            raise
-        checkpoint = load(previous)
-        found = "missing" if not last.is_file() else "cut short or damaged"
-        why = f"{last}: {found}; going on from the one before, {previous.name}, of step {checkpoint.state['step']:,}"
-        return ResumePoint(previous, checkpoint, why)
+    except InputError as error:
+        for path in (folder / PREVIOUS, folder / BEST):
+            if path.is_file():
+                with suppress(InputError):
+                    checkpoint = load(path)
+                    found = "damaged" if last.is_file() else "missing"
+                    why = f"{last}: {found}; going on from another, {path.name}, of step {checkpoint.state['step']:,}"
+                    return ResumePoint(path, checkpoint, why)
+        raise error
 
 
 def load(path: Path) -> Checkpoint:
-    """Read `path` into CPU memory; raises `InputError` where it is missing, cut short, damaged or of another format."""
+    """Read `path` into CPU memory, all of it checked; no code that it may hold is run.
+
+    Raises `InputError` where it is missing, a byte of it is damaged, or `saved_state.require_sound` finds something.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint; to start a new run, leave --resume out")
+    size_bytes = path.stat().st_size
+    raw = path.read_bytes() if size_bytes <= MOST_BYTES else b""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        state = dict(json.loads(content["state"]))
-        checkpoint = Checkpoint(content["network"], content["optimizer"], state, content.get("ema"))
-    except DAMAGES as error:
-        size_bytes = path.stat().st_size
+        if not is_whole(raw):
+            raise ValueError("bytes differ from their checksums")
+        content = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
+        state = json.loads(content["state"])
+        if state.get("sealed") and not is_sealed(raw):
+            raise ValueError("no checksum")
+    except Exception as error:  # of a file that is none there is nothing that PyTorch's unpickler has not raised
         raise InputError(
             f"{path}: not a whole checkpoint ({size_bytes:,} bytes), cut short or damaged; "
             f"put another in its place, or start a new run with another --out"
         ) from error
-    if state.get("format") not in READABLE:
-        reads = " and ".join(map(str, READABLE))
-        raise InputError(f"{path}: checkpoint format {state.get('format')}, but this version reads {reads}")
-    if missing := [name for name in NEEDED if name not in state]:
-        raise InputError(f"{path}: a checkpoint without {', '.join(missing)}; expected one that fgbg-train has written")
-    return checkpoint
+    try:
+        require_sound(path.parent, content, state)
+    except InputError as error:
+        raise InputError(f"{path}: {error}; expected one that this version's fgbg-train has written") from error
+    return Checkpoint(content["network"], content["optimizer"], state, content.get("ema"))
 
 
 def refuse_other(path: Path, what: str, saved: Any, ours: Any) -> None:
@@ -126,14 +136,10 @@ def refuse_other(path: Path, what: str, saved: Any, ours: Any) -> None:
 
 def load_network(network: nn.Module, saved: Mapping[str, Tensor], path: Path) -> None:
     """Put the weights of the checkpoint at `path` into `network`; raises `InputError` where they do not fit."""
-    ours = network.state_dict()
-    for name in sorted(ours.keys() | saved.keys()):
-        refuse_other(
-            path,
-            f"the shape of the network's {name}",
-            list(saved[name].shape) if name in saved else "missing",
-            list(ours[name].shape) if name in ours else "missing",
-        )
+    try:
+        require_weights(network, saved)
+    except InputError as error:
+        raise InputError(f"{path}: {error}; continue with the same, or set another --out") from error
     network.load_state_dict(dict(saved))
 
 

@@ -13,10 +13,15 @@ LEAST_RISE = 0.01  # of the highest rate: a linear rise that began at 0 would wa
 
 def adamw(network: nn.Module, lr: float, weight_decay: float) -> AdamW:
     """AdamW that decays the convolutions' weights and leaves norms and biases alone."""
-    decayed = [p for p in network.parameters() if p.ndim > 1]
-    free = [p for p in network.parameters() if p.ndim <= 1]
+    decayed, free = parameters_by_decay(network)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
     return AdamW(groups, lr=lr, fused=True)  # fused: one call a step instead of several for each parameter
+
+
+def parameters_by_decay(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Those that are decayed, and those that are not, in the order in which the optimiser counts them."""
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    return decayed, [p for p in network.parameters() if p.ndim <= 1]
 
 
 def learning_rate(progress: float, highest: float, warmup: float, schedule: str) -> float:

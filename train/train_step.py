@@ -141,7 +141,12 @@ class Learner:
         load_network(self.network, checkpoint.network, path)
         if self.ema:  # a run that is averaged from now on begins with its weights
             load_network(self.ema.network, checkpoint.ema or checkpoint.network, path)
-        self.optimizer.load_state_dict(checkpoint.optimizer)
+        # Copies, which no two tensors of the file share; and groups as they are: rate and decay are the settings'.
+        moments = {
+            number: {name: value.clone() for name, value in of.items()}
+            for number, of in checkpoint.optimizer["state"].items()
+        }
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         if scaler := checkpoint.state.get("scaler"):  # of a run in fp16
             self._scaler.load_state_dict(scaler)
         self.step = checkpoint.state["step"]

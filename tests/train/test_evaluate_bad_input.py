@@ -17,7 +17,7 @@ from tests.loading.test_shard_reader import flip_bit
 from tests.samples import jpeg, set_paths, smooth_picture, soft_disc, split_rows, write
 from tests.tools.test_evaluate_command import evaluate, scored
 from tests.tools.test_train_command import one_line_error, trained_on
-from train.checkpoint import load_run
+from train.checkpoint import load_run, write_archive
 from train.evaluate import CELLS, open_split
 from train.evaluate import evaluate as score
 from train.evaluation_table import text
@@ -165,7 +165,7 @@ def test_a_checkpoint_of_others_is_one_line(trained: Path, packed: Path, tmp_pat
         (whole | {"state": json.dumps(state)}, "network 'transformer-9000': expected one of"),
         (whole | {"network": dict(list(whole["network"].items())[1:]), "ema": None}, "is missing, but here it is"),
     ):
-        torch.save(content, tmp_path / "best.pt")
+        write_archive(tmp_path / "best.pt", content)
         assert message in one_line_error(evaluate(tmp_path, packed))
 
 

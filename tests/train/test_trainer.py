@@ -358,7 +358,7 @@ def test_without_a_gpu_auto_says_so_and_gpu_is_refused(packed: Path, tmp_path: P
         ({"size": 16}, "--size 16: .* from 32"),
         ({"lr": 0.0}, "--lr 0.0: expected a number above 0"),
         ({"lr": float("nan")}, "--lr nan"),
-        ({"weight_decay": -1.0}, "--weight-decay -1.0: expected 0 or more"),
+        ({"weight_decay": -1.0}, "--weight-decay -1.0: expected a number from 0"),
         ({"warmup": 1.0}, "--warmup 1.0"),
         ({"seed": -1}, "--seed -1"),
         ({"device": "tpu"}, "--device tpu: expected one of auto, gpu, cpu"),
