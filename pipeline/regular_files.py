@@ -9,6 +9,8 @@ import re
 import stat
 from pathlib import Path
 
+from pipeline.errors import InputError
+
 FOLLOW_LINKS = "FGBG_FOLLOW_LINKS"
 """Environment variable: where it is set, links are followed wherever they lead."""
 NAMED_BY_CONTENT = re.compile("[0-9a-f]{32}")
@@ -22,8 +24,11 @@ KINDS = {
 }
 
 
-class NotRegular(OSError):  # noqa: N818 - said of the file, as `IsADirectoryError` is
+class NotRegular(InputError, OSError):  # noqa: N818 - said of the file, as InputError's others
     """What has the name of a file is none that may be read; `strerror` says what it is, and what to do."""
+
+    def __str__(self) -> str:
+        return f"{self.filename} is {self.strerror}"
 
 
 def open_regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:

@@ -18,6 +18,7 @@ UNFINISHED, ARGUMENTS = ".unfinished", "arguments.json"
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a hidden temporary file for writing; on success sync it and rename it to `path`, else remove it."""
     temporary = path.with_name(f".{path.name}.partial")
+    temporary.unlink(missing_ok=True)  # of a run that was killed; or, in a folder from elsewhere, a link or a pipe
     try:
         with written_file(temporary, sync=True) as file:
             yield file

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.format.depth import colour_map
-from pipeline.format.manifest import row_type
+from pipeline.format.index_rows import row_type
 from pipeline.loading.sampler import Sampler
 from pipeline.loading.split import Split
 from pipeline.packing.pack import PackOptions, pack

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.format.manifest import BACKGROUNDS, Manifest, load_index, row_type, save_index
+from pipeline.format.index_rows import row_type
+from pipeline.format.manifest import BACKGROUNDS, Manifest, load_index, save_index
 from pipeline.format.planes import PLANES
 from pipeline.loading.loader import Loader
 from pipeline.loading.sampler import Sampler

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.format.depth import ENCODINGS, NEAR, NO_DEPTH
+from pipeline.format.index_rows import MAX_KEY_BYTES, START_BYTES, are_plain, can_lie, index_start, is_index, row_type
 from pipeline.format.planes import PLANES
 from pipeline.format.sample import PARTS
 from pipeline.regular_files import open_regular
@@ -33,22 +35,7 @@ def stored_members(codec: str, depth_encoding: str) -> tuple[str, ...]:
     return (PLANES,) if codec == PLANES else parts
 
 
-def row_type(key_length: int) -> np.dtype[np.void]:
-    """One set: its key and ids, its shard, and where each of `Manifest.members` lies in it, then zeros."""
-    return np.dtype(
-        [
-            ("key", f"S{key_length}"),
-            ("bg", "<i4"),
-            ("fg", "<i4"),
-            ("shard", "<i4"),
-            ("offset", "<i8", (len(PARTS),)),
-            ("size", "<i4", (len(PARTS),)),
-            ("crc32", "<u4", (len(PARTS),)),
-        ]
-    )
-
-
-Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]  # two of them add up in int64
 Id = Annotated[int, msgspec.Meta(ge=-(1 << 31), le=(1 << 31) - 1)]
 Size = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
 Crc32 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]
@@ -226,14 +213,16 @@ def save_index(shards: Path, sets: int, blocks: Iterable[NDArray[np.void]]) -> s
     with atomic_file(shards / INDEX) as file:
         for number, rows in enumerate(blocks):
             if not number:
-                about = {"descr": np.lib.format.dtype_to_descr(rows.dtype), "fortran_order": False, "shape": (sets,)}
-                np.lib.format.write_array_header_1_0(file, about)
+                file.write(index_start(rows.dtype, sets))
             file.write(rows.tobytes())
     return _file_sha256(shards / INDEX)
 
 
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
+def _file_sha256(path: Path, most_bytes: int | None = None) -> str:
+    """Empty for a file of more than `most_bytes`, which is not read."""
+    with open(path, "rb", opener=open_regular) as file:
+        if most_bytes is not None and os.fstat(file.fileno()).st_size > most_bytes:
+            return ""
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -241,12 +230,15 @@ def load_index(shards: Path, manifest: Manifest) -> NDArray[np.void]:
     """Map index.npy, [sets] of `row_type`; raise `InputError` unless it is the one the manifest was written with."""
     path = shards / INDEX
     try:
-        digest = _file_sha256(path)
+        digest = _file_sha256(path, START_BYTES + (manifest.sets + 1) * row_type(MAX_KEY_BYTES).itemsize)
     except FileNotFoundError:
         raise InputError(f"{path} is missing: copy it again, or {REBUILD}") from None
     if digest != manifest.index_sha256:
         differs = f"{path} does not belong to the manifest beside it (its hash differs)"
         raise InputError(f"{differs}: copy it again, or {REBUILD}")
+    with open(path, "rb", opener=open_regular) as file:
+        if not is_index(file.read(START_BYTES), os.fstat(file.fileno()).st_size):
+            raise InputError(f"{path} is no index of this format: copy it again, or {REBUILD}")
     rows: NDArray[np.void] = np.load(path, mmap_mode="r")
     if (problem := _disagreement(manifest, rows.view(np.ndarray))) is not None:
         raise InputError(f"{shards / MANIFEST} {problem}: {REBUILD}")
@@ -259,6 +251,7 @@ def _disagreement(manifest: Manifest, rows: NDArray[np.void]) -> str | None:
     if not manifest.sets == counted == len(rows):
         return f"has {manifest.sets:,} sets, {counted:,} in its shards and {len(rows):,} in {INDEX}"
     bank = np.array([background.id for background in manifest.backgrounds])
+    shard_bytes = np.array([info.bytes for info in manifest.shards])
     bounds = np.cumsum([0, *(info.sets for info in manifest.shards)])
     for first in range(0, len(rows), BLOCK):
         block = rows[first : first + BLOCK]
@@ -271,6 +264,10 @@ def _disagreement(manifest: Manifest, rows: NDArray[np.void]) -> str | None:
         missing = block["bg"][~np.isin(block["bg"], bank)]
         if missing.size:  # a bank that is searched for it would give another
             return f"has no background {missing[0]}, which sets need"
+        if (wrong := np.flatnonzero(~can_lie(block, np.repeat(shard_bytes[shards], sets), len(manifest.members)))).size:
+            return f"has a shard in which set {first + int(wrong[0]):,} of {INDEX} cannot lie as {INDEX} says"
+        if not are_plain(block["key"]):
+            return f"belongs to an {INDEX} with a key that no set has"
     return None
 
 

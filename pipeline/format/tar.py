@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError, Problem
 from pipeline.format.images import Picture
-from pipeline.format.manifest import ShardInfo, row_type
+from pipeline.format.index_rows import row_type
+from pipeline.format.manifest import ShardInfo
 from pipeline.format.sample import PARTS, UNKNOWN, set_key
 from pipeline.resume import atomic_file
 

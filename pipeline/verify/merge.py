@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError, Problem
 from pipeline.format.depth import NO_DEPTH
 from pipeline.format.images import Picture
-from pipeline.format.manifest import Manifest, ShardInfo, row_type
+from pipeline.format.index_rows import row_type
+from pipeline.format.manifest import Manifest, ShardInfo
 from pipeline.format.planes import PLANES
 from pipeline.format.tar import Shard
 from pipeline.loading.shard_reader import ShardReader

@@ -18,7 +18,8 @@ import numpy as np
 
 from pipeline.errors import InputError, Problem
 from pipeline.format.depth import ENCODINGS, NEAR, NO_DEPTH
-from pipeline.format.manifest import BACKGROUNDS, MANIFEST, Background, Manifest, ShardInfo, load_index, row_type
+from pipeline.format.index_rows import row_type
+from pipeline.format.manifest import BACKGROUNDS, MANIFEST, Background, Manifest, ShardInfo, load_index
 from pipeline.format.planes import PLANES
 from pipeline.format.sample import PARTS, UNKNOWN, set_key
 from pipeline.format.tar import Shard, TarWriter, load_shard

@@ -20,7 +20,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from pipeline.format.images import BadImage, check_image, image_format, jpeg_size
-from pipeline.format.manifest import row_type
+from pipeline.format.index_rows import row_type
 from pipeline.format.planes import PLANES
 from pipeline.format.sample import PARTS, UNKNOWN, set_key
 from pipeline.format.tar import BLOCK, ZEROS, Member, tar_header

@@ -1,5 +1,8 @@
+import hashlib
 import json
+import os
 import shutil
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest, load_index, save_index, shards_between
@@ -196,3 +200,80 @@ def test_the_shards_between_are_all_that_have_rows_there(sets: list[int], first:
             assert shard in found
         elif start < end:
             assert shard not in found
+
+
+def restate_index(folder: Path, rows: NDArray[np.void]) -> None:
+    """Write these rows, and a manifest that has their hash: as no damage would, but someone."""
+    edit(folder, {"index_sha256": save_index(folder, len(rows), [rows])})
+
+
+@pytest.mark.parametrize("row", [0, 57, 99])
+@pytest.mark.parametrize(
+    ("field", "column", "value", "message"),
+    [
+        *(
+            ("offset", column, value, "cannot lie")
+            for column in (0, 1, 2)
+            for value in (-512, 0, 1 << 40, (1 << 63) - 1)
+        ),
+        *(("size", column, value, "cannot lie") for column in (0, 1, 2) for value in (-1, (1 << 31) - 1)),
+        ("fg", None, -2, "cannot lie"),
+        ("shard", None, -1, "in shard -1"),
+        ("bg", None, -5, "has no background -5"),
+        *(("key", None, key, "a key that no set has") for key in (b"", b"a/b", b"a\x1bb", b"a\0b", b"\xff", b"..")),
+    ],
+)
+def test_a_row_that_leads_elsewhere(
+    field: str, column: int | None, value: object, message: str, row: int, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.format.manifest.BLOCK", 10)
+    rows = np.array(load_index(copy, Manifest.load(copy)))
+    rows[field][row if column is None else (row, column)] = value
+    restate_index(copy, rows)
+    with pytest.raises(InputError, match=rf"manifest\.json .*{message}.*: rebuild it"):
+        load_index(copy, Manifest.load(copy))
+
+
+def test_sets_without_depth_have_nothing_in_its_column(bare: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(bare, tmp_path / "shards"))
+    rows = np.array(load_index(folder, Manifest.load(folder)))
+    rows["offset"][3, 2] = 512
+    restate_index(folder, rows)
+    with pytest.raises(InputError, match=r"in which set 3 of index\.npy cannot lie"):
+        load_index(folder, Manifest.load(folder))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rows: rows["key"],
+        lambda rows: rows[:, None],
+        lambda rows: np.asfortranarray(np.stack([rows, rows])),
+        lambda rows: rows.astype(rows.dtype.newbyteorder(">")),
+        lambda rows: np.array([None]),
+        lambda rows: np.zeros(0),
+    ],
+)
+def test_an_array_of_another_kind_is_no_index(
+    change: Callable[[NDArray[np.void]], NDArray[np.generic]], copy: Path
+) -> None:
+    np.save(copy / "index.npy", change(np.array(load_index(copy, Manifest.load(copy)))))
+    edit(copy, {"index_sha256": hashlib.sha256((copy / "index.npy").read_bytes()).hexdigest()})
+    with pytest.raises(InputError, match=r"index\.npy is no index of this format: copy it again, or rebuild"):
+        load_index(copy, Manifest.load(copy))
+
+
+@pytest.mark.parametrize(
+    "header", [b"(" * 900, b"\x93NUMPY\x01\x00\xff\xff", b"{'descr': '|S24', 'shape': (1,), }" * 20]
+)
+def test_a_header_is_compared_and_not_evaluated(header: bytes, copy: Path) -> None:
+    (copy / "index.npy").write_bytes(header)
+    edit(copy, {"index_sha256": hashlib.sha256(header).hexdigest()})
+    with pytest.raises(InputError, match=r"is no index of"):
+        load_index(copy, Manifest.load(copy))
+
+
+def test_an_index_that_is_far_too_long_is_not_read(copy: Path) -> None:
+    os.truncate(copy / "index.npy", 1 << 40)
+    with pytest.raises(InputError, match=r"index\.npy does not belong to the manifest"):
+        load_index(copy, Manifest.load(copy))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.format.manifest import row_type
+from pipeline.format.index_rows import row_type
 from pipeline.format.sample import UNKNOWN
 from pipeline.loading.sampler import Sampler, WindowSlice
 from pipeline.loading.split import BACKGROUND_SALT, FOREGROUND_SALT, SPLITS, TABLE_IDS, Split, group

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 import train.scoring
-from pipeline.format.manifest import row_type
+from pipeline.format.index_rows import row_type
 from pipeline.format.sample import UNKNOWN
 from pipeline.loading.split import BACKGROUND_SALT, FOREGROUND_SALT, PEER_SPLITS, SPLITS, Split, group
 from tests.loading.test_split import all_pairs
