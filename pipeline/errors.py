@@ -54,16 +54,22 @@ REMEDIES = {
     errno.EMLINK: _UNABLE,
 }
 """What to do about a failed file operation, by its errno."""
+NOT_OF_ONE_FILE = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, *(number for number, remedy in REMEDIES.items() if remedy == _GONE)}
+)
+"""Errors that the next file would give as well."""
 
 
 def explain(error: OSError, path: str | os.PathLike[str] | None = None) -> str:
     """A failed file operation in one line: what went wrong, where, and what to do.
 
-    `path` is for an error that names none. An `OSError` without a number, of a library, keeps its own text.
+    `path` is for an error that names none. What is no text of the system's is passed on as it is.
     """
     named = error.filename if error.filename is not None else path
     where = f": {os.fsdecode(named) if isinstance(named, str | bytes | os.PathLike) else named}" if named else ""
     if error.errno is None:
         return f"{error}{where}"
+    if error.strerror != os.strerror(error.errno):
+        return f"{error.strerror}{where}"
     remedy = REMEDIES.get(error.errno, "check the path and the disk, then run the same command again")
-    return f"{os.strerror(error.errno)}{where}: {remedy}"
+    return f"{error.strerror}{where}: {remedy}"

@@ -6,15 +6,36 @@ and shared mappings, and now and then a read fails that would do a second later.
 
 import errno
 import io
+import math
+import mmap
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Result = TypeVar("Result")
 
 UNABLE = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.ENOTTY})
 """What a file system gives that knows no sync, or none of folders."""
+PASSING = frozenset(
+    {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR, errno.EREMOTEIO, errno.ECONNRESET,
+     errno.ECONNABORTED, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET}
+)  # fmt: skip
+"""What a read from a network share, or from object storage behind FUSE, gives now and then, and not again."""
+PAUSES_SEC = (0.1, 0.5, 2.0)  # before a read is tried again
 WRITE_BYTES = 1 << 20
+Opener = Callable[[str, int], int]
+"""As `os.open`: (path, flags) to a file descriptor."""
+
+
+def open_any(path: str, flags: int) -> int:
+    """Open a file of any kind."""
+    return os.open(path, flags)
 
 
 @contextmanager
@@ -105,3 +126,147 @@ def sync_folder(folder: Path) -> None:
                 os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def retried(action: Callable[[], Result]) -> Result:
+    """What `action` returns; a passing error of it is raised only if it comes again after each of some pauses."""
+    for pause_sec in PAUSES_SEC:
+        try:
+            return action()
+        except OSError as error:
+            if error.errno not in PASSING:
+                raise
+        time.sleep(pause_sec)
+    return action()
+
+
+class ReadFile:
+    """A file open for reading at any place, by any number of threads; closed when nobody holds it any more.
+
+    A read is tried again after a passing error, on the file opened anew: a handle that is stale stays so. Its
+    `OSError`s name it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], opener: Opener = open_any) -> None:
+        self.path = os.fspath(path)
+        self._opener = opener
+        self.descriptor = retried(self._open)
+
+    def _open(self) -> int:
+        with naming(self.path):
+            return self._opener(self.path, os.O_RDONLY | os.O_CLOEXEC)
+
+    @property
+    def size(self) -> int:
+        """Its bytes, as the file system has them now."""
+        return os.fstat(self.descriptor).st_size
+
+    def read(self, size: int, offset: int) -> bytes:
+        """`size` bytes, or those up to the file's end."""
+        try:
+            return self._read(size, offset)
+        except OSError:
+            return self._read_again(size, offset)
+
+    def _read_again(self, size: int, offset: int) -> bytes:
+        def read() -> bytes:
+            with suppress(OSError):
+                self._reopen()
+            with naming(self.path):
+                return self._read(size, offset)
+
+        return retried(read)
+
+    def _read(self, size: int, offset: int) -> bytes:
+        content = os.pread(self.descriptor, size, offset)
+        if len(content) in (0, size):
+            return content
+        chunks = [content]
+        while chunks[-1] and (missing := size - sum(map(len, chunks))):
+            chunks.append(os.pread(self.descriptor, missing, offset + size - missing))
+        return b"".join(chunks)
+
+    def _reopen(self) -> None:
+        """Put the file, opened anew, behind the same descriptor, from which other threads may be reading."""
+        descriptor = self._open()
+        os.dup2(descriptor, self.descriptor, inheritable=False)
+        os.close(descriptor)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an open file cannot be copied: two owners would close it twice")
+
+
+class _ReadStream(io.RawIOBase):
+    """A `ReadFile` from its beginning to its end."""
+
+    def __init__(self, path: str | os.PathLike[str], opener: Opener) -> None:
+        self._file, self._position = ReadFile(path, opener), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = (0, self._position, self._file.size)[whence]
+        if start + offset < 0:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), self._file.path)
+        self._position = start + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._file.read(len(buffer), self._position)
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+    def fileno(self) -> int:
+        """For `fstat` and positional reads."""
+        return self._file.descriptor
+
+
+READ_BYTES = 1 << 16
+
+
+def open_file(
+    path: str | os.PathLike[str], opener: Opener = open_any, buffer_bytes: int = READ_BYTES
+) -> io.BufferedReader:
+    """Open a file for reading from its beginning, as `open` does; passing errors are tried again."""
+    return io.BufferedReader(_ReadStream(path, opener), READ_BYTES)
+
+
+def read_file(path: str | os.PathLike[str], opener: Opener = open_any) -> bytes:
+    """All of a file; passing errors are tried again."""
+    file = ReadFile(path, opener)
+    if size := file.size:
+        return file.read(size, 0)
+    return io.BufferedReader(_ReadStream(path, opener)).read()  # some FUSE tell no size
+
+
+def map_file(path: str | os.PathLike[str], opener: Opener = open_any) -> bytes | mmap.mmap:
+    """The bytes of a file, mapped into memory, or read where its file system cannot map files.
+
+    The mapping is a private one: FUSE and 9p refuse others.
+    """
+    file = ReadFile(path, opener)
+    if not (size := file.size):
+        return b""
+    with suppress(OSError):
+        return mmap.mmap(file.descriptor, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+    return read_file(path, opener)
+
+
+def map_array(path: str | os.PathLike[str], opener: Opener = open_any) -> NDArray[Any]:
+    """The array of an .npy file, not to be written to, as `map_file` has its bytes; raise ValueError if it is none."""
+    content = map_file(path, opener)
+    start = io.BytesIO(content[:READ_BYTES])
+    version = np.lib.format.read_magic(start)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran_order, dtype = read_header(start)
+    array = np.frombuffer(content, dtype, math.prod(shape), start.tell())
+    return array.reshape(shape, order="F" if fortran_order else "C")

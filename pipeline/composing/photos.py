@@ -15,7 +15,8 @@ from PIL import Image, ImageOps
 
 from pipeline.composing.stage import Backdrop, Cutout, Place, Stage
 from pipeline.errors import InputError
-from pipeline.format.images import BadImage
+from pipeline.files import open_file
+from pipeline.format.images import BadImage, unreadable_as_bad_image
 from pipeline.packing.folders import find_files, no_one
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
@@ -52,7 +53,7 @@ def hash_pictures(folder: Path, names: tuple[str, ...]) -> str:
     """A hash of the names and the bytes of pictures."""
     digest = hashlib.sha256()
     for name in names:
-        with (folder / name).open("rb") as file:
+        with open_file(folder / name) as file:
             digest.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode(errors="replace"))
     return digest.hexdigest()
 
@@ -61,15 +62,17 @@ def hash_pictures(folder: Path, names: tuple[str, ...]) -> str:
 def _opened(path: Path) -> Iterator[Image.Image]:
     """A still picture of a reasonable size, opened by Pillow; raises `BadImage` for anything else."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), unreadable_as_bad_image(), open_file(path) as file:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
-            with Image.open(path) as image:
+            with Image.open(file) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise BadImage(f"{image.width} x {image.height} pixels, at most {MAX_PIXELS / 1e6:.0f} million")
                 if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":  # phones' JPEGs with extras
                     raise BadImage(f"it is animated or has pages ({frames} frames), not a still picture")
                 yield image
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, OSError) and error.errno:  # of the disk, and not of this picture alone
+            raise
         raise BadImage(f"it does not decode ({error})") from error
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import InputError
+from pipeline.files import read_file
 
 NEAR = ("high", "low")
 GPU, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -203,11 +204,11 @@ def _agreed_size(model: Path, stated: list[int | None], wanted: tuple[int, int] 
 
 def _hash_model(model: Path) -> str:
     """The sha256 of the ONNX file, with the files that hold its weights where it has them outside."""
-    content = model.read_bytes()
+    content = read_file(model)
     digest = hashlib.sha256(content)
     spans = [(match.end(), match.end() + match[1][0]) for match in EXTERNAL_FILE.finditer(content)]
     for name in sorted({content[start:end] for start, end in spans}):
-        digest.update((model.parent / name.decode()).read_bytes())
+        digest.update(read_file(model.parent / name.decode()))
     return digest.hexdigest()
 
 

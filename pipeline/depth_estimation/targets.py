@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pipeline.depth_estimation.model import DepthModel
 from pipeline.depth_estimation.run import DepthMap, EstimateOptions, EstimateReport, EstimateResult, estimate
 from pipeline.errors import InputError, Problem
+from pipeline.files import read_file
 from pipeline.format.images import BadImage, Picture, check_image, read_picture
 from pipeline.format.planes import PLANES
 from pipeline.format.tar import ShardWriter
@@ -97,7 +98,7 @@ def _finished_scales(source: Path, arguments: dict[str, Any], overwrite: bool) -
     if not (source / TABLE).exists():
         return {}
     try:
-        made_with = dict(json.loads((source / SETTINGS).read_bytes()))
+        made_with = dict(json.loads(read_file(source / SETTINGS)))
         with (source / TABLE).open(newline="") as table:
             scales = {key: DepthScale(float(far), float(near), None) for key, far, near in list(csv.reader(table))[1:]}
     except (FileNotFoundError, ValueError, TypeError) as error:
@@ -118,7 +119,7 @@ def _read_journal(path: Path) -> dict[str, DepthScale]:
     """The scales of an unfinished run; a line that a kill cut short is cut off."""
     if not path.exists():
         return {}
-    text = path.read_bytes()
+    text = read_file(path)
     whole = text[: text.rfind(b"\n") + 1]
     os.truncate(path, len(whole))
     table = csv.reader(whole.decode().splitlines())
@@ -145,7 +146,7 @@ def _is_as_recorded(path: Path, scale: DepthScale) -> bool:
     if scale.crc32 is None:
         return path.exists()
     try:
-        return zlib.crc32(path.read_bytes()) == scale.crc32
+        return zlib.crc32(read_file(path)) == scale.crc32
     except FileNotFoundError:
         return False
 

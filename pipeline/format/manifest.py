@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
+from pipeline.files import ReadFile, map_array, open_file
 from pipeline.format.depth import ENCODINGS, NEAR, NO_DEPTH
 from pipeline.format.index_rows import MAX_KEY_BYTES, START_BYTES, are_plain, can_lie, index_start, is_index, row_type
 from pipeline.format.planes import PLANES
@@ -166,8 +167,8 @@ class _Version(msgspec.Struct):
 
 def _read_manifest(path: Path) -> bytes:
     try:
-        with open(path, "rb", opener=open_regular) as file:
-            text = file.read(MAX_MANIFEST_BYTES + 1)
+        file = ReadFile(path, open_regular)
+        text = file.read(min(file.size, MAX_MANIFEST_BYTES) + 1, 0)
     except FileNotFoundError:
         require_finished(path.parent)
         remedy = "make them with fgbg-pack SOURCE --shards DIR"
@@ -220,7 +221,7 @@ def save_index(shards: Path, sets: int, blocks: Iterable[NDArray[np.void]]) -> s
 
 def _file_sha256(path: Path, most_bytes: int | None = None) -> str:
     """Empty for a file of more than `most_bytes`, which is not read."""
-    with open(path, "rb", opener=open_regular) as file:
+    with open_file(path, open_regular) as file:
         if most_bytes is not None and os.fstat(file.fileno()).st_size > most_bytes:
             return ""
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -236,10 +237,10 @@ def load_index(shards: Path, manifest: Manifest) -> NDArray[np.void]:
     if digest != manifest.index_sha256:
         differs = f"{path} does not belong to the manifest beside it (its hash differs)"
         raise InputError(f"{differs}: copy it again, or {REBUILD}")
-    with open(path, "rb", opener=open_regular) as file:
-        if not is_index(file.read(START_BYTES), os.fstat(file.fileno()).st_size):
-            raise InputError(f"{path} is no index of this format: copy it again, or {REBUILD}")
-    rows: NDArray[np.void] = np.load(path, mmap_mode="r")
+    file = ReadFile(path, open_regular)
+    if not is_index(file.read(START_BYTES, 0), file.size):
+        raise InputError(f"{path} is no index of this format: copy it again, or {REBUILD}")
+    rows: NDArray[np.void] = map_array(path, open_regular)
     if (problem := _disagreement(manifest, rows.view(np.ndarray))) is not None:
         raise InputError(f"{shards / MANIFEST} {problem}: {REBUILD}")
     return rows

@@ -4,8 +4,8 @@ Shards are read, never mapped into memory: a mapped file that is cut short kills
 back short.
 """
 
+import errno
 import json
-import os
 import tarfile
 import zlib
 from collections import OrderedDict
@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
+from pipeline.files import ReadFile
 from pipeline.format.manifest import BACKGROUNDS, INDEX, Manifest, load_index
 from pipeline.format.planes import PLANES
 from pipeline.format.tar import BLOCK
@@ -34,20 +35,6 @@ class Damaged(Exception):  # noqa: N818 - a finding about the data, not a fault 
         self.shard = shard
 
 
-class _OpenFile:
-    """A file open for reading, closed when nobody reads it any more."""
-
-    def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("an open file cannot be copied: two owners would close it twice")
-
-
 class ShardReader:
     """The bytes of a shard directory; threads may share it. `close` it, or let it go."""
 
@@ -56,9 +43,9 @@ class ShardReader:
 
         Without `depth`, its pictures are left unread where they are files of their own.
         """
-        self._open_files: OrderedDict[str, _OpenFile] = OrderedDict()
+        self._open_files: OrderedDict[str, ReadFile] = OrderedDict()
         self._opening = Lock()
-        self._index_file: _OpenFile | None = None
+        self._index_file: ReadFile | None = None
         self._index_bytes = 0
         self.folder = folder
         self.manifest = manifest
@@ -74,8 +61,8 @@ class ShardReader:
         """The reader of a finished shard directory; raise `InputError` if it is none, or does not belong together."""
         manifest = Manifest.load(shards)
         reader = cls(shards, manifest, load_index(shards, manifest), depth=depth)
-        reader._index_file = _OpenFile(shards / INDEX)
-        reader._index_bytes = os.fstat(reader._index_file.descriptor).st_size
+        reader._index_file = ReadFile(shards / INDEX)
+        reader._index_bytes = reader._index_file.size
         return reader
 
     def __reduce__(self) -> tuple[Callable[[Path], "ShardReader"], tuple[Path]]:
@@ -93,7 +80,7 @@ class ShardReader:
 
     def check_index(self) -> None:
         """Raise `InputError` if index.npy was cut short since it was opened. (One that is replaced never is.)"""
-        if self._index_file and os.fstat(self._index_file.descriptor).st_size < self._index_bytes:
+        if self._index_file and self._index_file.size < self._index_bytes:
             raise InputError(f"{self.folder / INDEX} was cut short while it was in use: copy it again, then resume")
 
     def key(self, row: int) -> str:
@@ -161,7 +148,7 @@ class ShardReader:
         """Bytes of a shard, fewer where it is cut short; raise `Damaged` if it cannot be read, for the set `key`."""
         try:
             file = self._file(name)
-            return os.pread(file.descriptor, size, offset)
+            return file.read(size, offset)
         except OSError as error:
             raise Damaged(key, f"{name} cannot be read ({error.strerror})", name) from error
 
@@ -170,7 +157,7 @@ class ShardReader:
         background = self._backgrounds[bg]
         try:
             file = self._file(BACKGROUNDS)
-            content = os.pread(file.descriptor, background.size, background.offset)
+            content = file.read(background.size, background.offset)
         except OSError as error:
             raise InputError(f"{self.folder / BACKGROUNDS} cannot be read ({error.strerror}): copy it again") from error
         if zlib.crc32(content) != background.crc32:
@@ -178,17 +165,26 @@ class ShardReader:
             raise InputError(f"{where} is damaged (CRC differs), and every set on it needs it: copy or pack again")
         return np.frombuffer(content, np.uint8)
 
-    def _file(self, name: str) -> _OpenFile:
+    def _file(self, name: str) -> ReadFile:
         """A file of the shard directory; it stays open as long as the caller holds it, whatever others open."""
         with self._opening:
             file = self._open_files.get(name)
             if file is None:
-                file = self._open_files[name] = _OpenFile(self.folder / name)
+                file = self._open_files[name] = self._opened(name)
                 if len(self._open_files) > MAX_OPEN_FILES:
                     self._open_files.popitem(last=False)
             else:
                 self._open_files.move_to_end(name)
             return file
+
+    def _opened(self, name: str) -> ReadFile:
+        try:
+            return ReadFile(self.folder / name)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+        self._open_files.clear()  # fewer may be open than are kept
+        return ReadFile(self.folder / name)
 
     def close(self) -> None:
         """Close the files; reading again opens them again."""

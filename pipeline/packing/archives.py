@@ -6,7 +6,6 @@ Python's `zipfile` keeps an object of half a kilobyte for each member, in each p
 import bz2
 import gzip
 import lzma
-import os
 import stat
 import struct
 import tarfile
@@ -16,11 +15,12 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from pipeline.errors import InputError
+from pipeline.files import ReadFile, open_file
 from pipeline.format.images import BadImage
 
 END, END64, END64_AT, ENTRY, LOCAL = b"PK\5\6", b"PK\6\6", b"PK\6\7", b"PK\1\2", b"PK\3\4"
 STORED, DEFLATED, PLAIN = 0, 8, -1  # compression of a member: two methods of zips; members of a tar have none
-_COMPRESSIONS: dict[bytes, Callable[[Path], Any]] = {
+_COMPRESSIONS: dict[bytes, Callable[[IO[bytes]], Any]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
     b"\xfd7zXZ\0": lzma.open,
@@ -70,17 +70,16 @@ def _refusal(path: str, *, is_link: bool, remedy: str = "") -> str:
 def zip_members(path: Path) -> Iterator[ArchiveMember]:
     """The files in a zip, by its central directory (PKWARE APPNOTE 6.3, 4.3); raise `InputError` if it is damaged."""
     try:
-        with path.open("rb") as file:
-            yield from _zip_members(*_central_directory(file.fileno(), path))
+        yield from _zip_members(*_central_directory(ReadFile(path)))
     except struct.error as error:
         raise InputError(f"{path} is damaged (its directory is cut short): copy it again") from error
 
 
-def _central_directory(file: int, path: Path) -> tuple[bytes, int]:
+def _central_directory(file: ReadFile) -> tuple[bytes, int]:
     """The central directory, and the number of bytes before the archive (a self-extracting one begins with code)."""
-    length = os.fstat(file).st_size
+    length, path = file.size, file.path
     tail_start = max(0, length - 22 - 0xFFFF)
-    tail = os.pread(file, length - tail_start, tail_start)
+    tail = file.read(length - tail_start, tail_start)
     position = tail.rfind(END)
     if position < 0 or position + 22 + int.from_bytes(tail[position + 20 : position + 22], "little") > len(tail):
         raise InputError(f"{path} is no whole zip (its directory at the end is missing): copy it again")
@@ -88,12 +87,12 @@ def _central_directory(file: int, path: Path) -> tuple[bytes, int]:
     end = tail_start + position
     if tail[max(0, position - 20) :].startswith(END64_AT):
         record_at = end - 20 - 56
-        record = os.pread(file, 56, record_at)
+        record = file.read(56, record_at)
         if record[:4] == END64:
             size, offset = struct.unpack_from("<QQ", record, 40)
             end = record_at
     prefix_bytes = end - size - offset
-    directory = os.pread(file, size, offset + prefix_bytes) if prefix_bytes >= 0 else b""
+    directory = file.read(size, offset + prefix_bytes) if prefix_bytes >= 0 else b""
     if prefix_bytes < 0 or len(directory) != size or (size and directory[:4] != ENTRY):
         raise InputError(f"{path} is damaged (its directory is not where it should be): copy it again")
     return directory, prefix_bytes
@@ -159,7 +158,7 @@ def tar_members(path: Path) -> Iterator[ArchiveMember]:
     try:
         compressed = is_compressed(path)
         with (
-            open_decompressed(path) if compressed else path.open("rb") as file,
+            open_decompressed(path) if compressed else open_file(path) as file,
             tarfile.open(fileobj=file, mode="r|" if compressed else "r:") as tar,
         ):
             while (info := tar.next()) is not None:
@@ -174,7 +173,7 @@ def tar_members(path: Path) -> Iterator[ArchiveMember]:
             if compressed:
                 while file.read(1 << 20):  # to its end, where the compressed stream has its checksum
                     pass
-            elif os.pread(file.fileno(), 512, tar.offset) != bytes(512):
+            elif ReadFile(path).read(512, tar.offset) != bytes(512):
                 raise InputError(f"{path} is cut short or damaged (no end mark): copy it again")
     except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         if isinstance(error, OSError) and error.errno:
@@ -184,30 +183,28 @@ def tar_members(path: Path) -> Iterator[ArchiveMember]:
 
 def open_decompressed(path: Path) -> IO[bytes]:
     """Open a compressed file to read what it holds; raise `InputError` if it is compressed in no known way."""
-    with path.open("rb") as file:
-        start = file.read(6)
+    start = ReadFile(path).read(6, 0)
     for magic, opener in _COMPRESSIONS.items():
         if start.startswith(magic):
-            content: IO[bytes] = opener(path)
+            content: IO[bytes] = opener(open_file(path))
             return content
     raise InputError(f"{path} is compressed neither by gzip nor by bzip2 or xz")
 
 
 def is_compressed(path: Path) -> bool:
     """Whether a file begins as gzip, bzip2 or xz do."""
-    with path.open("rb") as file:
-        return file.read(6).startswith(tuple(_COMPRESSIONS))
+    return ReadFile(path).read(6, 0).startswith(tuple(_COMPRESSIONS))
 
 
-def read_member(file: int, place: MemberPlace) -> bytes:
+def read_member(file: ReadFile, place: MemberPlace) -> bytes:
     """The content of a member of the open archive `file`; raise `BadImage` if it is not as the archive says."""
     offset = place.offset
     if place.method != PLAIN:
-        header = os.pread(file, 30, offset)
+        header = file.read(30, offset)
         if len(header) < 30 or header[:4] != LOCAL:
             raise BadImage("not where its archive says")
         offset += 30 + sum(struct.unpack_from("<HH", header, 26))
-    content = os.pread(file, place.size, offset)
+    content = file.read(place.size, offset)
     if len(content) < place.size:
         raise BadImage("cut short: its archive ends before it")
     if place.method == DEFLATED:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError, Problem
+from pipeline.files import read_file
 from pipeline.format.images import BadImage
 from pipeline.format.sample import UNKNOWN
 from pipeline.packing.discovery import Candidates
@@ -50,7 +51,7 @@ class CsvLayout:
     @classmethod
     def load(cls, path: Path) -> "CsvLayout":
         """Read a file; raise `InputError` if it lacks the columns."""
-        layout = cls(path.name, path.read_bytes())
+        layout = cls(path.name, read_file(path))
         if not layout.columns:
             expected = ", ".join(f"{' or '.join(names)}" for names in COLUMNS.values())
             raise InputError(f"{path} names no sets: it needs a column each of {expected}")

@@ -1,7 +1,6 @@
 """Encoding planes: pictures -> gray planes, decoded on the CPU by the graph that the loader would decode them with."""
 
 import functools
-import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import Problem
+from pipeline.files import ReadFile
 from pipeline.format.depth import NO_DEPTH, depth_table
 from pipeline.format.images import BadImage, Picture
 from pipeline.format.manifest import Background
@@ -137,11 +137,9 @@ class PlanesReader:
 
     def _background_planes(self, ids: Sequence[int]) -> list[NDArray[np.uint8]]:
         """The planes of some backgrounds, uint8 [size, size] each."""
-        size, frames = self._job.size, []
-        with self._job.backgrounds.open("rb") as file:
-            for bg in ids:
-                place = self._job.places[bg]
-                frames.append(os.pread(file.fileno(), place.size, place.offset))
+        size, file = self._job.size, ReadFile(self._job.backgrounds)
+        places = [self._job.places[bg] for bg in ids]
+        frames = [file.read(place.size, place.offset) for place in places]
         return [content.reshape(size, size) for content in decompress_frames(frames, size**2)]
 
 

@@ -6,12 +6,13 @@ table has a column `key`. It stays in its file: of each line only its key and it
 
 import csv
 import hashlib
-import mmap
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+
+from pipeline.files import map_file
 
 Metadata = dict[str, object]
 
@@ -33,11 +34,6 @@ def _parse_scale(line: dict[str, str]) -> Metadata:
     return {"depth_range": [_number(line["far"]), _number(line["near"])]}
 
 
-def _mapped(path: Path) -> bytes | mmap.mmap:
-    with path.open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.seek(0, 2) else b""
-
-
 class MetadataTable:
     """A CSV file with a line for each set, found by the set's key."""
 
@@ -49,7 +45,7 @@ class MetadataTable:
         A file without the `needed` columns counts as empty.
         """
         self._parse = parse
-        self._text: bytes | mmap.mmap = content if isinstance(content, bytes) else _mapped(content)
+        self._text = content if isinstance(content, bytes) else map_file(content)
         self.sha256 = hashlib.sha256(self._text).hexdigest()
         ends = np.flatnonzero(np.frombuffer(self._text, np.uint8) == ord("\n")) + 1
         self._bounds = np.unique([0, *ends, len(self._text)])  # of lines; the last may lack its end

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.errors import InputError
-from pipeline.format.images import BadImage, read_file
+from pipeline.files import ReadFile, read_file
+from pipeline.format.images import unreadable_as_bad_image
 from pipeline.packing.archives import (
     ArchiveMember,
     MemberPlace,
@@ -84,9 +85,8 @@ def _open_source(path: Path, label: str, follow_links: bool, output: Path | None
         raise InputError(
             f"no such folder: {path}: give the folder that holds bg/, fg_bg/ and fg_bg_mask/, or an archive"
         )
-    with path.open("rb") as file:
-        about = os.fstat(file.fileno())
-        start = file.read(4)
+    file = ReadFile(path)
+    about, start = os.fstat(file.descriptor), file.read(4, 0)
     if zipfile.is_zipfile(path) or start[:2] == b"PK":
         kind = ZIP
     elif tarfile.is_tarfile(path):
@@ -120,7 +120,7 @@ class FileReader:
 
     def __init__(self, sources: tuple[FileSource, ...]) -> None:
         self._sources = sources
-        self._open = dict[int, int]()
+        self._open = dict[int, ReadFile]()
 
     def read(self, path: str, place: MemberPlace | int) -> bytes:
         """The bytes of a file, whose `path` begins with its source's label; `place` is as `Listing.locate` gives it.
@@ -128,25 +128,19 @@ class FileReader:
         That is the number of its source, a folder, or its place in an archive. Raises `BadImage` if it cannot be read,
         or is not as its archive says.
         """
-        if isinstance(place, int):
-            source = self._sources[place]
-            return read_file(f"{source.path}/{path[len(source.label) :]}")
-        source = self._sources[place.source]
-        try:
+        with unreadable_as_bad_image():
+            if isinstance(place, int):
+                source = self._sources[place]
+                return read_file(f"{source.path}/{path[len(source.label) :]}")
+            source = self._sources[place.source]
             if source.kind == COMPRESSED_TAR:  # slow, so only what is needed before there is a plain copy
                 with open_decompressed(source.path) as content:
                     content.seek(place.offset)
                     return content.read(place.size)
             if place.source not in self._open:
-                self._open[place.source] = os.open(source.path, os.O_RDONLY | os.O_CLOEXEC)
+                self._open[place.source] = ReadFile(source.path)
             return read_member(self._open[place.source], place)
-        except OSError as error:
-            raise BadImage(f"cannot be read ({error.strerror})") from error
 
     def __reduce__(self) -> tuple[type["FileReader"], tuple[tuple[FileSource, ...]]]:
         """A copy, or what is unpickled in another process, opens the archives anew."""
         return FileReader, (self._sources,)
-
-    def __del__(self) -> None:
-        for file in self._open.values():
-            os.close(file)

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
+from pipeline.files import read_file
 from pipeline.format.manifest import BACKGROUNDS, INDEX, MANIFEST, Manifest, ShardInfo, load_index
 from pipeline.format.sample import PARTS, UNKNOWN
 from pipeline.format.tar import BLOCK
@@ -280,7 +281,7 @@ def _differences(row: np.void, found: np.void, parts: Sequence[str]) -> Iterator
 def idx_damage(path: Path, expected: bytes) -> str:
     """What is wrong with a .idx; empty if nothing is."""
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = read_file(path).split(b"\n")
     except OSError as error:
         return f"it cannot be read ({error.strerror})"
     expected_lines = expected.split(b"\n")

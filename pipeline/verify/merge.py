@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError, Problem
+from pipeline.files import open_file, read_file
 from pipeline.format.depth import NO_DEPTH
 from pipeline.format.images import Picture
 from pipeline.format.index_rows import row_type
@@ -171,7 +172,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
     except FileNotFoundError:
         raise
     except OSError:
-        with source.open("rb") as file, atomic_file(target) as copy:
+        with open_file(source) as file, atomic_file(target) as copy:
             shutil.copyfileobj(file, copy, 1 << 20)
 
 
@@ -179,7 +180,7 @@ def _join_tables(sources: Sequence[Path], target: Path) -> None:
     """Write the lines of all tables, each once, if all are there and have the same columns."""
     if not all(source.is_file() for source in sources):
         return
-    tables = [source.read_bytes().splitlines(keepends=True) for source in sources]
+    tables = [read_file(source).splitlines(keepends=True) for source in sources]
     if all(one[:1] == other[:1] for one, other in pairwise(tables)):
         with atomic_file(target) as file:
             file.writelines(dict.fromkeys(line for table in tables for line in table))

@@ -5,7 +5,6 @@ damaged tar stays beside it, as sets-000002.tar.damaged. A repair that is stoppe
 """
 
 import json
-import os
 import re
 import time
 from collections import Counter
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.errors import InputError, Problem
+from pipeline.files import ReadFile
 from pipeline.format.depth import ENCODINGS, NEAR, NO_DEPTH
 from pipeline.format.index_rows import row_type
 from pipeline.format.manifest import BACKGROUNDS, MANIFEST, Background, Manifest, ShardInfo, load_index
@@ -325,7 +325,8 @@ def _damaged(scan: Scan, rows: Rows, parts: Sequence[StoredPart]) -> dict[str, s
 
 
 def _copy(source: Path, target: Path, entries: Sequence[Entry], *, index: bool) -> None:
-    with source.open("rb") as file, TarWriter(target, index=index) as writer:
+    file = ReadFile(source)
+    with TarWriter(target, index=index) as writer:
         for entry in entries:
-            contents = [(name, os.pread(file.fileno(), size, offset)) for name, offset, size in entry.members]
+            contents = [(name, file.read(size, offset)) for name, offset, size in entry.members]
             writer.add(entry.key, contents)

@@ -19,6 +19,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
+from pipeline.files import ReadFile
 from pipeline.format.images import BadImage, check_image, image_format, jpeg_size
 from pipeline.format.index_rows import row_type
 from pipeline.format.planes import PLANES
@@ -111,7 +112,7 @@ class _HashedFile(io.RawIOBase):
     """A file that is read from its beginning to its end, and hashed on the way."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("rb", buffering=0)
+        self._file = ReadFile(path)
         self.hash = hashlib.sha256()
         self.bytes = 0
 
@@ -119,14 +120,11 @@ class _HashedFile(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        count = self._file.readinto(buffer)
-        self.hash.update(memoryview(buffer)[:count])
-        self.bytes += count
-        return count
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
+        content = self._file.read(len(buffer), self.bytes)
+        buffer[: len(content)] = content
+        self.hash.update(content)
+        self.bytes += len(content)
+        return len(content)
 
 
 class Scan:

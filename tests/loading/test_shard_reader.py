@@ -132,11 +132,11 @@ def test_depth_that_is_not_asked_for_is_neither_read_nor_checked(
         asked.append((start, count))
         return read(file, count, start)
 
-    read = os.pread
+    read, without_depth = os.pread, ShardReader.open(store.folder, depth=False)
     monkeypatch.setattr(os, "pread", pread)
     with pytest.raises(Damaged, match="depth in"):
         store.read(5)
-    ShardReader.open(store.folder, depth=False).read(5)
+    without_depth.read(5)
     assert asked == [(offset[0], offset[2] + size[2] - offset[0]), (offset[0], offset[1] + size[1] - offset[0])]
 
 
