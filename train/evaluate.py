@@ -29,6 +29,7 @@ from train.checkpoint import Run
 from train.losses import to_float
 from train.metrics import depth_scores, mask_scores
 from train.pictures import grid
+from train.reliability import count_known, reliability
 from train.runtime import open_loader
 from train.scoring import NETWORK, SetScores, Summary, joined, predict, score_batch, summarise
 from train.trivial_baselines import THRESHOLD_SETS, MeanDepth, best_threshold, training_threshold
@@ -143,8 +144,15 @@ class Cell(NamedTuple):
     sets_in_cell: int
     """All sets of the cell: those scored, those not asked for and the damaged ones."""
     backgrounds: int
+    foregrounds: int
+    """Different ones that are known."""
     scores: dict[str, dict[str, Summary]]
     """By NETWORK or TRIVIAL, and the score's name."""
+
+    @property
+    def reliability(self) -> str:
+        """How far the scores can be trusted; there is a set at least."""
+        return reliability(self.sets, self.backgrounds, self.foregrounds)
 
 
 class Evaluation(NamedTuple):
@@ -287,11 +295,12 @@ def evaluate(
     cells = dict[str, Cell]()
     for name, title in data.protocol.cells.items():
         inside = cell_of == name
-        cells[name] = Cell(
-            title, int(inside.sum()), data.sizes[name], *summarise(values, inside, data.backgrounds[rows])
-        )
+        ids = data.backgrounds[rows], data.foregrounds[rows]
+        backgrounds, foregrounds = (count_known(of[inside]) for of in ids)
+        of_cell = summarise(values, inside, ids[0])
+        cells[name] = Cell(title, int(inside.sum()), data.sizes[name], backgrounds, foregrounds, of_cell)
     ceiling_rows, ceiling_values = joined(ceiling)
-    _, in_short = summarise(ceiling_values, np.full(len(ceiling_rows), True), data.backgrounds[ceiling_rows])
+    in_short = summarise(ceiling_values, np.full(len(ceiling_rows), True), data.backgrounds[ceiling_rows])
     sets = mean_depth.sets if mean_depth else 0
     same = run.manifest == loader.manifest.sha256
     return Evaluation(run, split, data, rows, mask_iou, cells, in_short, threshold, threshold_from, sets, same)

@@ -1,5 +1,6 @@
-"""An evaluation as text for a terminal: short tables, cells by scores."""
+"""An evaluation as text for a terminal: the result in a line, then short tables, cells by scores."""
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
 from pipeline.words import plural
@@ -7,7 +8,8 @@ from train.evaluate import Cell, Evaluation
 from train.metrics import BAND_PIXELS, METRICS, REGIONS, RELATIVE_FROM, Score
 from train.scoring import NETWORK, RESAMPLES, TRIVIAL, Summary
 
-LABEL, NUMBER, NARROW = 29, 18, 9  # columns
+LABEL, NUMBER, NARROW = 20, 16, 10  # columns
+WIDTH = LABEL + 5 * NUMBER
 MASK = {
     "IoU": "mask_iou",
     "Dice": "mask_dice",
@@ -18,17 +20,20 @@ DEPTH = dict(zip(("SSIM", "RMSE", "MAE", "AbsRel", "delta < 1.25"), METRICS, str
 
 
 def text(evaluation: Evaluation) -> str:
-    """All tables, at most 120 columns but for the paths in the first line."""
+    """The result in one line, how far it can be trusted in another, then all tables: WIDTH columns, but for paths."""
     config, loader = evaluation.run.config, evaluation.data.loader
     split = f"split {evaluation.split}"
+    headline = evaluation.cells[evaluation.headline]
     lines = [
+        _result(evaluation),
+        *([headline.reliability] if headline.sets else []),
+        *textwrap.wrap(_reservations(evaluation), WIDTH),
         f"{evaluation.run.checkpoint} (step {evaluation.run.step:,}) on {config.shards}, {split}: "
         f"{_of(len(evaluation.rows), sum(evaluation.data.sizes.values()))} at {config.size} x {config.size}",
-        f"means [95 % interval, backgrounds drawn {RESAMPLES:,} times]; worst 5 %: 95 % of sets have a better Dice",
+        f"means and 95 % intervals, backgrounds drawn {RESAMPLES:,} times; worst 5 %: 95 % of sets have a better Dice",
     ]
-    lines += _reservations(evaluation)
     for cell in evaluation.cells.values():
-        kind = " (headline)" if cell is evaluation.cells[evaluation.headline] and not evaluation.leaking else ""
+        kind = " (headline)" if cell is headline and not evaluation.leaking else ""
         lines.append(f"  {cell.title}{kind}: {_size(cell)}")
     filled = [cell for cell in evaluation.cells.values() if cell.sets]
     trivial = f"  |fg_bg - bg| > {evaluation.threshold}"
@@ -46,8 +51,10 @@ def text(evaluation: Evaluation) -> str:
             name = f"within {BAND_PIXELS} px of the edge" if region == "boundary" else region
             counted = filled[0].scores[NETWORK][Score("rmse", region, fitted=False).name]["sets"]
             lines += [f"{name}: {counted} of {filled[0].sets} sets have it", *_depth_rows(filled[0], region)]
-        lines.append(f"AbsRel and delta: pixels of nearness {RELATIVE_FROM} and more (0 far, 1 near); "
-                     f"fitted: scale and shift of each picture")  # fmt: skip
+        lines += [
+            f"AbsRel and delta: pixels of nearness {RELATIVE_FROM} and more (0 far, 1 near)",
+            "fitted: scale and shift of each picture",
+        ]
     else:
         lines += ["", f"depth: not scored, the {'sets have' if config.depth else 'network has'} none"]
     lines += ["", "labels after one more JPEG round trip: the ceiling that they allow"]
@@ -64,24 +71,42 @@ def text(evaluation: Evaluation) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _reservations(evaluation: Evaluation) -> list[str]:
+def _result(evaluation: Evaluation) -> str:
+    """The scores of the headline beside those of the baselines."""
+    headline = evaluation.cells[evaluation.headline]
+    if not headline.sets:
+        if headline.sets_in_cell:
+            return f"no result: all sets with {headline.title}, which count, are damaged"
+        return f"no result: there are no sets with {headline.title}, which count"
+    found = list[str]()
+    for title, name in (("mask IoU", "mask_iou"), ("depth SSIM", "depth_ssim")):
+        if score := headline.scores[NETWORK].get(name):
+            low, high = score["low"], score["high"]
+            interval = f" [{_short(low)} {_short(high)}]" if low is not None and high is not None else ""
+            baseline = headline.scores[TRIVIAL].get(name)
+            beside = f", baseline {_number(baseline, interval=False)}" if baseline else ""
+            found.append(f"{title} {_number(score, interval=False)}{interval}{beside}")
+    return f"{'LEAKING: ' if evaluation.leaking else ''}{'; '.join(found)}"
+
+
+def _reservations(evaluation: Evaluation) -> str:
     """What the numbers are not."""
     known = "perhaps some" if evaluation.sets_trained_on is None else f"{evaluation.sets_trained_on:,}"
     if evaluation.parted_at_random:
-        return [
-            "LEAKING: a random split by set, as published numbers have it. Backgrounds and foregrounds are in training",
-            f"too, and {known} of these very sets in that of this run. It measures nothing new.",
-        ]
+        return (
+            "LEAKING: a random split by set, as published numbers have it. Backgrounds and foregrounds are in training "
+            f"too, and {known} of these very sets in that of this run. It measures nothing new."
+        )
     if evaluation.leaking:
-        return [
-            "LEAKING: this run was trained on a random split by set (--peer-protocol), on backgrounds and foregrounds",
-            f"of all cells, and on {known} of these very sets. Nothing here is new to it, whatever a cell is called.",
-        ]
+        return (
+            "LEAKING: this run was trained on a random split by set (--peer-protocol), on backgrounds and foregrounds "
+            f"of all cells, and on {known} of these very sets. Nothing here is new to it, whatever a cell is called."
+        )
     if evaluation.same_shards:
-        return []
+        return ""
     if evaluation.run.peer_protocol:
-        return ["trained on other shards, on a random split by set: LEAKING where the ids of this data are the same"]
-    return ["trained on other shards: seen and new go by this data's ids, and hold where its ids are the same"]
+        return "trained on other shards, on a random split by set: LEAKING where the ids of this data are the same"
+    return "trained on other shards: seen and new go by this data's ids, and hold where its ids are the same"
 
 
 def _of(sets: int, there: int) -> str:
@@ -110,20 +135,27 @@ def _scores(label: str, of: Mapping[str, Summary], names: Iterable[str], worst: 
 
 
 def _row(label: str, cells: Sequence[str], narrow: str = "") -> str:
-    return f"{label:{LABEL}}" + "".join(f"{cell:>{NUMBER}}" for cell in cells) + f"{narrow:>{NARROW + 2}}"
+    return f"{label:{LABEL}}" + "".join(f"{cell:>{NUMBER}}" for cell in cells) + f"{narrow:>{NARROW}}"
 
 
 def _number(score: Summary, *, interval: bool = True) -> str:
-    """0.892 [.871 .910]; a dash where there is no such score, or no interval."""
+    """0.892 .871-.910; a dash where there is no such score, or no interval."""
     mean, low, high = (score[what] for what in ("mean", "low", "high"))
     if mean is None:
         return "-"
     if not interval:
-        return f"{mean:.3f}"
-    if low is None or high is None:
-        return f"{mean:.3f} [   -    ]"
-    return f"{mean:.3f} [{_short(low)} {_short(high)}]"
+        return _digits(mean, 5)
+    between = " -       " if low is None or high is None else f"{_short(low)}-{_short(high)}"
+    return f"{_digits(mean, 5)} {between}"
 
 
 def _short(value: float) -> str:
-    return f"{value:.3f}".removeprefix("0") if value < 1 else "1.00" if value < 1.005 else f"{value:.2f}"
+    """At most 4 characters: .871, -.05, 1.23."""
+    text = f"{value:.{3 if value >= 0 else 2}f}"
+    return text.replace("0.", ".", 1) if abs(float(text)) < 1 else _digits(value, 4)
+
+
+def _digits(value: float, width: int) -> str:
+    """Three decimals, or as many as there is room for beside a sign."""
+    decimals = max(0, min(3, width - len(f"{abs(value):.0f}") - 1))
+    return f"{value:.{decimals}f}"

@@ -20,6 +20,7 @@ from train.distributed import Distributed
 from train.losses import Criterion, to_float
 from train.metrics import depth_scores, difference, mask_scores
 from train.model import Prediction
+from train.reliability import count_known, reliability
 from train.runtime import autocast
 from train.trivial_baselines import MeanDepth, training_threshold
 
@@ -160,6 +161,11 @@ class Validator:
             shown = self._loader = loader.sibling(split, shuffle=False, resident=loader.config.resident)
         except InputError as error:
             say(f"training without validation: {error}")
+        else:
+            rows_scored = self._loader.rows()
+            index = self._loader.index
+            backgrounds, foregrounds = (count_known(index[part][rows_scored]) for part in ("bg", "fg"))
+            say(f"validation: {reliability(len(rows_scored), backgrounds, foregrounds)}")
         start = shown.state_dict()
         rows = chain(*ranks.all_gather(next(iter(shown)).index.tolist()))
         self.examples = loader.pick(list(islice(rows, EXAMPLES)))
@@ -198,15 +204,12 @@ def summaries(values: dict[str, NDArray[np.float64]], backgrounds: NDArray[np.in
 
 def summarise(
     values: ValuesByName, inside: NDArray[np.bool_], backgrounds: NDArray[np.int32]
-) -> tuple[int, dict[str, dict[str, Summary]]]:
-    """The number of backgrounds of the sets `inside`, and their scores; none of an empty cell."""
+) -> dict[str, dict[str, Summary]]:
+    """The scores of the sets `inside`; none of an empty cell."""
     if not inside.any():
-        return 0, {}
+        return {}
     under = backgrounds[inside]
-    in_short = {
-        who: summaries({name: of[inside] for name, of in named.items()}, under) for who, named in values.items()
-    }
-    return len(np.unique(under)), in_short
+    return {who: summaries({name: of[inside] for name, of in named.items()}, under) for who, named in values.items()}
 
 
 def intervals(values: NDArray[np.float64], backgrounds: NDArray[np.int32], seed: int = 0) -> NDArray[np.float64]:

@@ -111,15 +111,24 @@ def test_the_tables_show_the_numbers(trained: Path, packed: Path, tmp_path: Path
     printout = printed(evaluate(trained, packed, "--split", "test", "--out", str(tmp_path)))
     numbers = json.loads((tmp_path / "evaluation.json").read_text())
     assert (tmp_path / "evaluation.txt").read_text() == printout
-    first, *table = printout.splitlines()
-    assert first == f"{trained / 'best.pt'} (step {numbers['step']}) on {packed}, split test: 81 sets at 32 x 32"
-    assert max(map(len, table)) <= 120
+    result, trust, *table = printout.splitlines()
+    new = numbers["cells"]["new_new"]["scores"]
+    shown = {who: {name: f"{of['mean']:.3f}" for name, of in scores.items()} for who, scores in new.items()}
+    network, trivial = shown["network"], shown["trivial"]
+    assert result == (
+        f"mask IoU {network['mask_iou']}, baseline {trivial['mask_iou']}; "
+        f"depth SSIM {network['depth_ssim']}, baseline {trivial['depth_ssim']}"
+    )
+    assert trust == "1 set on 1 background and 1 foreground: they hold for this background alone"
+    where = f"{trained / 'best.pt'} (step {numbers['step']}) on {packed}, split test: 81 sets at 32 x 32"
+    assert table[0] == where
+    assert max(map(len, table[1:])) <= 100
     assert "  new background, new foreground (headline): 1 set on 1 background" in table
     start = table.index(next(line for line in table if line.startswith("mask  ")))
     seen = numbers["cells"]["seen_seen"]["scores"]
     row = table.index("seen background, seen foreground", start)
     for place, who in ((1, "network"), (2, "trivial")):
-        cells = [float(cell) for cell in re.sub(r".*> \d+|\[.*?\]|network", "", table[row + place]).split()]
+        cells = [float(cell) for cell in re.sub(r".*> \d+|\S+-\S+|network", "", table[row + place]).split()]
         names = ("mask_iou", "mask_dice", "boundary_f_1px", "boundary_f_2px")
         expected = [seen[who][name]["mean"] for name in names] + [seen[who]["mask_dice"]["p5"]]
         assert cells == pytest.approx(expected, abs=6e-4)
@@ -187,7 +196,8 @@ def test_training_sets_can_be_scored_and_fill_one_cell(trained: Path, packed: Pa
     assert "seen background, new foreground: EMPTY" in table
     assert {name: cell["sets"] for name, cell in numbers["cells"].items() if cell["sets"]} == {"seen_seen": 64}
     assert numbers["cells"]["new_new"] == {
-        "title": "new background, new foreground", "sets": 0, "sets_in_cell": 0, "backgrounds": 0, "scores": {},
+        "title": "new background, new foreground", "sets": 0, "sets_in_cell": 0, "backgrounds": 0, "foregrounds": 0,
+        "scores": {},
     }  # fmt: skip
     assert len(numbers["worst"]) == 8
 

@@ -75,10 +75,11 @@ def test_a_cell_whose_sets_are_damaged_says_so(trained: Path, packed: Path, tmp_
     run = load_run(trained, "best", CPU, shards)
     run = run._replace(config=replace(run.config, max_bad_share=0.5))
     evaluation = score(run, "test", open_split(run, "test", CPU))
-    assert evaluation.cells["new_new"][1:] == (0, 1, 0, {})
+    assert evaluation.cells["new_new"][1:] == (0, 1, 0, 0, {})
     lines = text(evaluation).splitlines()
     assert "  new background, new foreground (headline): EMPTY, its sets are damaged" in lines
-    assert lines[0].endswith("split test: 80 of 81 sets at 32 x 32")
+    assert lines[0] == "no result: all sets with new background, new foreground, which count, are damaged"
+    assert lines[1].endswith("split test: 80 of 81 sets at 32 x 32")
     assert evaluation.picture().height > 128
 
 

@@ -46,7 +46,7 @@ def test_under_its_own_protocol_no_set_was_trained_on_but_it_leaks(
     assert numbers["protocol"].startswith("LEAKING")
     assert numbers["run_trained_on"].startswith("LEAKING")
     assert "LEAKING: a random split by set" in tables
-    assert "Backgrounds and foregrounds are in training\ntoo, and 0 of these very sets in that of this run." in tables
+    assert "too, and 0 of these very sets in that of this run." in tables.replace("\n", " ")
     assert "headline" not in tables
 
 
@@ -66,9 +66,9 @@ def test_in_four_cells_nothing_is_new_to_it(trained: Path, packed: Path, tmp_pat
     assert (numbers["leaking"], numbers["protocol"]) == (True, "split by background and foreground id")
     assert numbers["sets_trained_on"] == trained_on_slowly(packed, range(100)) > numbers["cells"]["seen_seen"]["sets"]
     assert "LEAKING: this run was trained on a random split by set (--peer-protocol)" in tables
-    assert f"on {numbers['sets_trained_on']} of these very sets. Nothing here is new to it" in tables
+    assert f"on {numbers['sets_trained_on']} of these very sets. Nothing here is new to it" in tables.replace("\n", " ")
     assert "headline" not in tables
-    assert max(map(len, tables.splitlines()[1:])) <= 120
+    assert max(len(line) for line in tables.splitlines() if "best.pt" not in line) <= 100
 
 
 def test_elsewhere_it_leaks_where_ids_are_the_same(trained: Path, bare: Path, tmp_path: Path) -> None:

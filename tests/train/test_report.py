@@ -196,7 +196,8 @@ def test_the_result_comes_first(page: Page, evaluation: Evaluation) -> None:
         f"baseline {scores[TRIVIAL]['mask_iou']['mean']:.3f} (|fg_bg - bg| > {evaluation.threshold}) "
         f"Depth SSIM {scores[NETWORK]['depth_ssim']['mean']:.3f} "
         f"baseline {scores[TRIVIAL]['depth_ssim']['mean']:.3f} (mean depth) "
-        "Means with their 95 % intervals, in validation, new background, new foreground, 1 set on 1 background. "
+        "Means with their 95 % intervals, in validation, new background, new foreground. "
+        "1 set on 1 background and 1 foreground: they hold for this background alone. "
         f"Trained to step 12, epoch 3, 192 sets; scored: best.pt of step {step}. "
         "Pictures Curves Scores Throughput Data Settings Versions"
     )
@@ -319,7 +320,7 @@ def test_a_run_of_the_peer_protocol_is_scored_by_it_and_called_leaking(
     monkeypatch.setattr(Run, "peer_protocol", property(lambda _: True))
     found = report_of(shutil.copytree(run, tmp_path / "run"), packed)
     sets = Loader(packed, "peer-val", batch_size=1, size=32).sets
-    assert f"validation, LEAKING: random split by set, {sets} sets on" in found.texts["header"]
+    assert f"validation, LEAKING: random split by set.\n{sets} sets on" in found.texts["header"]
     assert "LEAKING: sets were parted at random" in found.texts["p"]
 
 
