@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 import torch
@@ -222,7 +223,7 @@ def find_pictures(given: Path, *, follow_links: bool = False, tell: Callable[[st
 
 def _numbers(template: Template, path: str) -> dict[str, int] | None:
     """The fields in a path; None where it does not fit, or a field that stands twice contradicts itself."""
-    if (match := re.fullmatch(template.pattern, path)) is None:
+    if (match := re.fullmatch(template.pattern, normalize("NFC", path))) is None:
         return None
     found = list(zip(template.fields, map(int, match.groups()), strict=True))
     numbers = dict(found)
@@ -275,7 +276,7 @@ def _joined_by(backgrounds: PictureFiles, overlays: PictureFiles) -> Callable[[P
 
     def key(pictures: PictureFiles, path: str) -> str:
         numbers = _numbers(pictures.template, path) if pictures.template else None
-        return _stem(path) if numbers is None else " ".join(str(numbers[name]) for name in fields)
+        return normalize("NFC", _stem(path)) if numbers is None else " ".join(str(numbers[name]) for name in fields)
 
     return key
 

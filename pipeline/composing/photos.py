@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -152,7 +153,9 @@ class Photographs:
         if self.depth_folder is None:
             return Backdrop(rgb)
         stem = self.depth_folder / Path(name).with_suffix("")
-        found = next((path for end in EXTENSIONS if (path := Path(f"{stem}{end}")).exists()), None)
+        stems = dict.fromkeys([str(stem), normalize("NFC", str(stem)), normalize("NFD", str(stem))])
+        paths = (Path(f"{spelling}{end}") for spelling in stems for end in EXTENSIONS)
+        found = next(filter(Path.exists, paths), None)
         if found is None:
             raise BadImage(f"no depth picture: expected {stem}.png or another extension")
         # Cropped as its background is, but by a filter that cannot overshoot. Any channel: they are equal.

@@ -8,24 +8,24 @@ are numbered in the order of their names, foregrounds are unknown, and a set's n
 
 import contextlib
 import csv
-import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.errors import InputError, Problem
 from pipeline.files import read_file
 from pipeline.format.images import BadImage
 from pipeline.format.sample import UNKNOWN
 from pipeline.packing.discovery import Candidates
+from pipeline.packing.file_finder import FileFinder, clean_path
 from pipeline.packing.folders import is_readme
 from pipeline.packing.layouts import DEFAULT_IGNORED, LARGEST
 from pipeline.packing.listing import Listing
 from pipeline.packing.sources import FileReader
+from pipeline.packing.tables import decode_text, read_table
 
 COLUMNS = {
     "fg_bg": ("overlay", "fg_bg", "imagename"),
@@ -39,6 +39,10 @@ ARCHIVE_COLUMNS = {
     "depth": "depthimagefname",
     "bg": "bgimagefname",
 }
+ENDINGS = (".csv", ".tsv")
+MOST_BELOW = 8  # tables in folders below a source that are looked at
+SAMPLE = 1000  # rows of a table from which it is learnt where its files lay
+SHOWN = 60  # characters in a message
 
 
 @dataclass(frozen=True)
@@ -54,18 +58,23 @@ class CsvLayout:
         layout = cls(path.name, read_file(path))
         if not layout.columns:
             expected = ", ".join(f"{' or '.join(names)}" for names in COLUMNS.values())
-            raise InputError(f"{path} names no sets: it needs a column each of {expected}")
+            start = decode_text(layout.content[:400]).strip().partition("\n")[0][:SHOWN].strip()
+            raise InputError(f"{path} names no sets: it needs a column each of {expected}; it begins with {start!r}")
         return layout
 
     @classmethod
     def find_in(cls, listing: Listing) -> "CsvLayout | None":
         """The CSV layout at the root of a source, if there is one; raise `InputError` if there are several."""
         reader, layouts = FileReader(listing.sources), list[CsvLayout]()
-        for row in listing.root_files(".csv"):
-            with contextlib.suppress(BadImage, InputError):  # what cannot be read as a CSV is no list of sets
-                candidate = cls(listing.name(row), reader.read(*listing.locate(row)))
-                if candidate.columns:
-                    layouts.append(candidate)
+        for depth in (0, 1):  # beside the pictures, or in the one folder of an archive
+            rows = [row for end in ENDINGS for row in listing.files_ending(end, depth)]
+            for row in rows if depth == 0 or len(rows) <= MOST_BELOW else []:
+                with contextlib.suppress(BadImage, InputError):  # what cannot be read as a CSV is no list of sets
+                    candidate = cls(listing.name(row), reader.read(*listing.locate(row)))
+                    if candidate.columns:
+                        layouts.append(candidate)
+            if layouts:
+                break
         if len(layouts) > 1:
             names = ", ".join(layout.name for layout in layouts)
             raise InputError(f"{len(layouts)} files list sets: {names}: choose one with --layout FILE.csv")
@@ -74,60 +83,62 @@ class CsvLayout:
     @property
     def columns(self) -> dict[str, int]:
         """Column of each part, its archive ("mask@") and the numbers, by name; empty if this is no list of sets."""
-        header = [name.strip().lower() for name in next(self._lines(), [])]
-        place = {name: number for number, name in reversed(list(enumerate(header)))}
-        columns = {part: place[name] for part, names in COLUMNS.items() for name in names if name in place}
-        if not {"fg_bg", "mask", "bg"} <= columns.keys():
-            return {}
-        columns |= {f"{part}@": place[name] for part, name in ARCHIVE_COLUMNS.items() if name in place}
-        used = set(columns.values())
-        return columns | {
-            f"#{name}": place[name] for name in ("bg", "fg", "id") if place.get(name) not in {None, *used}
-        }
+        return _columns(next(self._lines(), []))
 
     def _lines(self) -> Iterator[list[str]]:
-        text = io.TextIOWrapper(io.BytesIO(self.content), "utf-8-sig", "surrogateescape", newline="")
         try:
-            yield from csv.reader(text)
+            yield from read_table(self.content, lambda header: bool(_columns(header)))
         except csv.Error as error:
             raise InputError(f"{self.name} is no CSV ({error}): repair it, or take it out of the source") from error
 
     def candidates(self, listing: Listing, parts: tuple[str, ...], problems: list[Problem]) -> Candidates:
         """The files that are there, as the table names them; what is named and missing, or not named, is a problem."""
-        columns, files = self.columns, _Files(listing)
+        columns = self.columns
         if "depth" in parts and "depth" not in columns:
             raise InputError(f"{self.name} has no column of depth maps: pack without: --no-depth")
         lines = list(self._lines())[1:]
-        width = max(columns.values()) + 1
-        backgrounds = _numbered((_cell(line, columns, "bg@"), _cell(line, columns, "bg")) for line in lines)
+        finder, used = FileFinder(listing), ("bg", *parts)
+        finder.learn(
+            clean_path(_cell(line, columns, part)) for line in lines[:: max(1, len(lines) // SAMPLE)] for part in used
+        )
+        backgrounds = _number_backgrounds(lines, columns, finder)
         table, seen, overlays = list[tuple[int, int, int, int, int]](), set[int](), dict[int, int]()
+        earlier = dict[tuple[int | None, ...], int]()
         for number, line in enumerate(lines, 1):
             where = f"row {number} of {self.name}"
-            if len(line) < width:
-                if line:
-                    problems.append(Problem(self.name, "contradiction", f"{where} has {len(line)} of {width} columns"))
+            if not line:
+                continue
+            if len(line) <= max(columns.values()):
+                problems.append(
+                    Problem(
+                        self.name, "contradiction", f"{where} has {len(line)} of {max(columns.values()) + 1} columns"
+                    )
+                )
                 continue
             try:
-                bg = _number(line, columns, "#bg", backgrounds[_cell(line, columns, "bg@"), _cell(line, columns, "bg")])
+                bg = _number(line, columns, "#bg", backgrounds[_file_cell(line, columns, "bg")])
                 fg, set_number = _number(line, columns, "#fg", UNKNOWN), _number(line, columns, "#id", number)
             except ValueError as error:
                 problems.append(Problem(self.name, "contradiction", f"{where}: {error}"))
                 continue
-            for code, part in enumerate(("bg", *parts)):
-                path = _cell(line, columns, part)
-                row, why = files.find(path, _cell(line, columns, f"{part}@"))
+            found = {part: finder.find(*_file_cell(line, columns, part)) for part in used}
+            # The same pictures in two rows are one set; the same overlay with others is one that is claimed twice.
+            rows = tuple(row for row, _ in found.values())
+            if None not in rows and (first := earlier.setdefault((bg, fg, *rows), number)) != number:
+                problems.append(Problem(self.name, "duplicate", f"{where} repeats row {first}, which is taken"))
+                continue
+            for code, (part, (row, why)) in enumerate(found.items()):
                 if row is None:
-                    problems.append(
-                        Problem(path or self.name, "incomplete", f"{where} names it as its {part}, but {why}")
-                    )
+                    path = _cell(line, columns, part) or self.name
+                    problems.append(Problem(path, "incomplete", f"{where} names it as its {part}, but {why}"))
                     continue
-                if part == "fg_bg":  # the same picture in two rows is one set, claimed twice
+                if part == "fg_bg":
                     set_number = overlays.setdefault(row, set_number)
                 if part != "bg" or row not in seen:
                     table.append((row, code, bg, fg, set_number))
                 seen.add(row)
         for row in range(len(listing)):
-            if row not in seen and not _is_beside(listing.path(row)):
+            if row not in seen and listing.name(row) != self.name and not _is_beside(listing.path(row)):
                 problems.append(Problem(listing.name(row), "unknown", f"{self.name} does not name it"))
         numbers = np.array(table, np.int64).reshape(-1, 5)
         codes, ids = numbers[:, 1].astype(np.int8), numbers[:, 2:].astype(np.int32)
@@ -139,56 +150,58 @@ def _is_beside(path: str) -> bool:
     return is_readme(path) or any(template.matches(path) for template in DEFAULT_IGNORED)
 
 
+def _columns(header: list[str]) -> dict[str, int]:
+    """Column of each part, its archive ("mask@") and the numbers, by name; empty if this begins no list of sets."""
+    names = [re.sub(r"[\s_'\"-]", "", name).lower() for name in header]
+    place = {name: number for number, name in reversed(list(enumerate(names)))}
+    options = [(part, name.replace("_", "")) for part, names in COLUMNS.items() for name in names]
+    columns = {part: place[name] for part, name in options if name in place}
+    if not {"fg_bg", "mask", "bg"} <= columns.keys():
+        return {}
+    columns |= {f"{part}@": place[name] for part, name in ARCHIVE_COLUMNS.items() if name in place}
+    used = set(columns.values())
+    return columns | {f"#{name}": place[name] for name in ("bg", "fg", "id") if place.get(name) not in {None, *used}}
+
+
 def _cell(line: list[str], columns: dict[str, int], name: str) -> str:
     place = columns.get(name, len(line))
-    return line[place].strip().replace("\\", "/").removeprefix("./").lstrip("/") if place < len(line) else ""
+    return line[place].strip() if place < len(line) else ""
+
+
+def _file_cell(line: list[str], columns: dict[str, int], part: str) -> tuple[str, str]:
+    """Path and archive of a part's file."""
+    return clean_path(_cell(line, columns, part)), _cell(line, columns, f"{part}@")
 
 
 def _number(line: list[str], columns: dict[str, int], name: str, default: int) -> int:
     text = _cell(line, columns, name)
     if not text:
         return default
-    if not text.isdecimal() or int(text) > LARGEST:
-        raise ValueError(f"{name[1:]} is {text!r}, no number from 0 to {LARGEST:,}")
-    return int(text)
+    whole = text.removesuffix(".0")  # as spreadsheets write a column in which some cells are empty
+    if not whole.isdecimal() or len(whole) > len(str(LARGEST)):
+        raise ValueError(f"{name[1:]} is {text[:SHOWN]!r}, no number from 0 to {LARGEST:,}")
+    return int(whole)
 
 
-def _numbered(names: Iterable[tuple[str, str]]) -> dict[tuple[str, str], int]:
-    """Number names from 0 in natural order: digits within them are compared as numbers."""
+def _number_backgrounds(
+    lines: list[list[str]], columns: dict[str, int], finder: FileFinder
+) -> dict[tuple[str, str], int]:
+    """A number from 0 for each background by path and archive, in natural order: digits are compared as numbers.
 
-    def natural(name: tuple[str, str]) -> list[tuple[int, str]]:
-        pieces = re.split(r"(\d+)", "/".join(name))
-        return [(int(piece), piece) if piece.isdecimal() else (-1, piece) for piece in pieces]
+    Two spellings of one file's path have one number.
+    """
 
-    return {name: number for number, name in enumerate(sorted(set(names), key=natural))}
+    def natural(name: tuple[str, str]) -> list[tuple[int, int, str]]:
+        pieces = re.split(r"(\d+)", "/".join(reversed(name)))  # digits by length, then as text: int() has a limit
+        return [
+            (len(piece.lstrip("0")), 1, piece.lstrip("0") + piece) if piece.isdecimal() else (-1, 0, piece)
+            for piece in pieces
+        ]
 
-
-class _Files:
-    """Finds files of a listing by their path, or by the end of a path where that is unique."""
-
-    def __init__(self, listing: Listing) -> None:
-        self._listing = listing
-        paths = listing.paths(range(len(listing)))
-        hashes = np.fromiter((hash(path.rpartition("/")[2]) for path in paths), np.int64, len(listing))
-        self._order: NDArray[np.intp] = np.argsort(hashes, kind="stable")
-        self._hashes = hashes[self._order]
-
-    def find(self, path: str, archive: str) -> tuple[int | None, str]:
-        """The row of a file, or None and why there is none."""
-        name_hash = hash(path.rpartition("/")[2])
-        first, last = (int(np.searchsorted(self._hashes, name_hash, side=side)) for side in ("left", "right"))
-        rows = [int(row) for row in self._order[first:last]]
-        rows = [row for row in rows if f"/{self._listing.path(row)}".endswith(f"/{path}")] if path else []
-        if archive and len(rows) > 1:
-            rows = [row for row in rows if self._is_of(row, archive)]
-        exact = [row for row in rows if self._listing.path(row) == path]
-        if len(exact) == 1 or len(rows) == 1:
-            return (exact or rows)[0], ""
-        return None, f"{len(rows)} files are called so" if rows else "no source has it"
-
-    def _is_of(self, row: int, archive: str) -> bool:
-        """Whether a file is of that archive, or lies in a folder that was made of it."""
-        source = self._listing.sources[self._listing.source_of(row)].path
-        stem = archive.rpartition("/")[2].split(".")[0]
-        folders = self._listing.path(row).split("/")[:-1]
-        return stem in (source.name.split(".")[0], *folders)
+    names = sorted({_file_cell(line, columns, "bg") for line in lines}, key=natural)
+    first_names = dict[int, tuple[str, str]]()
+    spellings = {
+        name: name if (row := finder.find(*name)[0]) is None else first_names.setdefault(row, name) for name in names
+    }
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(spellings.values()))}
+    return {name: numbers[spelling] for name, spelling in spellings.items()}

@@ -115,7 +115,7 @@ def choose_layout(
         if templates or formulas:
             return _layout({**templates, "fields": dict(formulas)}, "custom", None)
         return known_layouts(counts) if counts else None
-    if name.endswith(".csv"):
+    if name.lower().endswith((".csv", ".tsv")):
         if templates or formulas or counts:
             raise InputError(f"{name} lists the files of each set: it goes with no template, formula or counts")
         return CsvLayout.load(Path(name))

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
+from unicodedata import normalize
 
 from pipeline.errors import InputError
 from pipeline.format.sample import PARTS
@@ -107,15 +108,15 @@ class Template:
 
     @property
     def pattern(self) -> str:
-        """A regular expression with one group a field."""
-        literal = re.split(r"(\{\w+\}|\*)", self.text)
+        """A regular expression with one group a field, for paths in Unicode's composed form (NFC)."""
+        literal = re.split(r"(\{\w+\}|\*)", normalize("NFC", self.text))
         wild = {"*": r"[^/]*?"}
         pieces = (r"(\d{1,9})" if piece[:1] == "{" else wild.get(piece, re.escape(piece)) for piece in literal)
         return f"{''.join(pieces)}(?i:{self.extension})"
 
     def matches(self, path: str) -> bool:
         """Whether a path fits."""
-        return re.fullmatch(self.pattern, path) is not None
+        return re.fullmatch(self.pattern, normalize("NFC", path)) is not None
 
 
 DEFAULT_BACKGROUND = Template("bg/*{bg}")
@@ -208,7 +209,7 @@ class Layout:
         None: not in this layout. Raises `ValueError` if a field contradicts itself, or a computed one has no value.
         """
         fullmatch, templates = self._matcher
-        match = fullmatch(path)
+        match = fullmatch(path if path.isascii() else normalize("NFC", path))
         if match is None:
             return None
         number, places, repeats = templates[match.lastindex or 0]

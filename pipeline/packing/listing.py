@@ -118,14 +118,16 @@ class Listing:
             matches &= np.isin(text[np.maximum(ends + place, 0)], [letter, ord(chr(letter).upper())])
         return matches
 
-    def root_files(self, extension: str) -> list[int]:
-        """The rows of the files with an extension, such as ".csv", that lie directly in a source."""
-        end, rows, position = os.fsencode(extension) + b"\0", list[int](), -1
-        while (position := self._text.find(end, position + 1)) >= 0:
-            row = bisect_right(self._ends, position)
-            if "/" not in self.path(row):
-                rows.append(row)
-        return rows
+    def files_ending(self, extension: str, depth: int = 0) -> list[int]:
+        """The rows of the files with an extension, in small or capital letters, that lie `depth` folders deep."""
+        rows = list[int]()
+        for end in (os.fsencode(spelling) + b"\0" for spelling in (extension, extension.upper())):
+            position = -1
+            while (position := self._text.find(end, position + 1)) >= 0:
+                row = bisect_right(self._ends, position)
+                if self.path(row).count("/") == depth:
+                    rows.append(row)
+        return sorted(rows)
 
     def name(self, row: int) -> str:
         """The path of a file with the label of its source."""

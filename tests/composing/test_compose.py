@@ -380,9 +380,12 @@ def test_a_foreground_larger_than_the_background_is_refused(folders: Path, tmp_p
         run(tmp_path / "out", photographs(folders, scale=(0.2, 1.0)))
 
 
-def test_depth_is_found_by_the_whole_name_but_its_extension(folders: Path, tmp_path: Path) -> None:
-    for kind in ("bg", "depth"):
-        write(tmp_path / kind / "st.1.a.png", (folders / kind / "street 1.png").read_bytes())
+@pytest.mark.parametrize("names", [("st.1.a", "st.1.a"), ("s\u00e9j", "se\u0301j"), ("se\u0301j", "s\u00e9j")])
+def test_depth_is_found_by_the_whole_name_but_its_extension(
+    names: tuple[str, str], folders: Path, tmp_path: Path
+) -> None:
+    for kind, name in zip(("bg", "depth"), names, strict=True):
+        write(tmp_path / kind / f"{name}.png", (folders / kind / "street 1.png").read_bytes())
     shutil.copytree(folders / "fg", tmp_path / "fg")
     made = composer(tmp_path, photographs(tmp_path, depth_folder=tmp_path / "depth"))
     assert made.stage.levels(0)[0, 0] < made.stage.levels(0)[-1, 0]

@@ -1,6 +1,8 @@
 """Templates of one's own: what joins with what, and what is refused."""
 
 from pathlib import Path
+from typing import Literal
+from unicodedata import normalize
 
 import pytest
 
@@ -11,6 +13,7 @@ from pipeline.packing.known_layouts import known_layout
 from pipeline.packing.layouts import LARGEST, Formula, Layout, Template
 from tests.samples import write
 
+Form = Literal["NFC", "NFD"]
 NO_DEPTH = ("fg_bg", "mask")
 
 
@@ -185,3 +188,12 @@ def test_anything_else_is_refused(text: str) -> None:
 def test_a_value_that_is_no_number_of_a_file(text: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         Formula(text)({"n": 5})
+
+
+@pytest.mark.parametrize(("template", "name"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_decomposed_on_either_side_are_the_same(template: Form, name: Form, tmp_path: Path) -> None:
+    paths = {"bg": "bg/{bg}", "fg_bg": "möbel/é_{bg}", "mask": "möbel/mask_{bg}"}
+    layout = stated(**{part: normalize(template, path) for part, path in paths.items()})
+    names = [normalize(name, f"{path.format(bg=3)}.png") for path in paths.values()]
+    sets = find_sets(files(tmp_path, *names), layout, parts=NO_DEPTH)
+    assert [*sets.backgrounds.values(), *sets[0].paths] == names

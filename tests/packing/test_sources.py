@@ -45,7 +45,7 @@ def test_every_kind_of_source_holds_the_same(kind: str, tmp_path: Path) -> None:
     for row in range(len(listing)):
         assert listing.row_of(0, listing.path(row)) == row
     assert listing.row_of(0, "0.jp") is None
-    assert {listing.path(row) for row in listing.root_files(".jpg")} == {f"{number}.jpg" for number in range(40)}
+    assert {listing.path(row) for row in listing.files_ending(".jpg")} == {f"{number}.jpg" for number in range(40)}
 
 
 def test_a_zip_reads_as_zipfile_does_whatever_wrote_it(tmp_path: Path) -> None:

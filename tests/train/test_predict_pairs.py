@@ -43,6 +43,13 @@ def test_folders_join_by_paths_whatever_the_extension(root: Path) -> None:
     assert found(root, "a", "b") == [("2", "a/2.png", "b/2.jpeg"), ("x/1", "a/x/1.jpg", "b/x/1.PNG")]
 
 
+def test_names_decomposed_on_either_side_are_the_same(root: Path) -> None:
+    for name in ("c/s\u00e9jour.jpg", "d/se\u0301jour.jpg"):
+        write(root / name, b"")
+    for one, other in ("cd", "dc"):
+        assert [Path(pair[1]).parent.name for pair in found(root, one, other)] == [one]
+
+
 def test_one_background_goes_with_all_overlays(root: Path) -> None:
     assert {bg for _, bg, _ in found(root, "bg/bg_x.jpg", "o")} == {"bg/bg_x.jpg"}
     assert len(found(root, "bg/bg_x.jpg", "o")) == 3
