@@ -1,6 +1,7 @@
 """Files on mounts that lack something, or fail in passing: the same bytes, or an error that names the file."""
 
 import errno
+import gc
 import io
 import mmap
 import os
@@ -49,6 +50,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def open_files() -> list[Path]:
+    gc.collect()  # of tests before, which may have left files to it
     return list(Path("/proc/self/fd").iterdir())
 
 
