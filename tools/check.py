@@ -1,5 +1,6 @@
 """fgbg-check: is every byte of a shard directory as it was packed?"""
 
+import functools
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from pipeline.format.depth import ENCODINGS, NEAR
 from pipeline.verify.check import CheckOptions, CheckReport, check
 from pipeline.verify.repair import DAMAGED_SUFFIX, RepairReport, repair
 from pipeline.words import plural
-from tools.cli import Command, progress_bar
+from tools.cli import Command, advance, progress_bar
 
 DEFAULTS = CheckOptions()
 
@@ -49,12 +50,9 @@ def main(
         raise click.UsageError("--repair-index decodes every picture by itself: leave out --decode and --full")
     if not repair_index and (depth_encoding or depth_near):
         raise click.UsageError("--depth-encoding and --depth-near belong to --repair-index")
-    with progress_bar("repairing" if repair_index else "checking", 1) as bar:
-
-        def done(more: int, total: int) -> None:
-            bar.length = total
-            bar.update(more)
-
+    label = "repairing" if repair_index else "checking"
+    with progress_bar(label, 1) as bar:
+        done = functools.partial(advance, bar, label)
         if repair_index:
             repaired = repair(shards, depth_encoding, depth_near, workers=workers, tars_read=done)
         else:

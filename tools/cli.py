@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Callable, Collection
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
@@ -91,3 +92,11 @@ def progress_bar(
         length=length, label=label, width=width, show_pos=not percent, show_percent=percent, item_show_func=show,
         file=sys.stderr, hidden=hidden or not sys.stderr.isatty(),
     )  # fmt: skip
+
+
+def advance(bar: "ProgressBar[Any]", label: str, more: int, total: int) -> None:
+    """Move a bar on by `more` of `total` steps; another label or total is a new stage of the work, and begins at 0."""
+    if (bar.label, bar.length) != (label, total):
+        bar.label, bar.length, bar.pos, bar.finished = label, total, 0, False
+        bar.start, bar.avg, bar.eta_known = time.time(), [], False
+    bar.update(more)

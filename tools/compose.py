@@ -16,7 +16,7 @@ from pipeline.composing.stage import Source
 from pipeline.composing.synthetic.source import NEAR_M, Synthetic
 from pipeline.errors import InputError
 from pipeline.words import plural
-from tools.cli import Command, progress_bar
+from tools.cli import Command, advance, progress_bar
 
 PHOTOS = (
     "backgrounds",
@@ -124,12 +124,7 @@ def main(
     source, arguments = _synthetic(**flags) if synthetic else _photographs(target, **flags)
     start_sec = time.perf_counter()
     with progress_bar("preparing", 1) as bar:
-
-        def show(label: str, more: int, total: int) -> None:
-            if bar.label != label:
-                bar.label, bar.length, bar.pos = label, total, 0
-            bar.update(more)
-
+        show = functools.partial(advance, bar)
         summary = compose(
             target,
             source,

@@ -14,7 +14,7 @@ from pipeline.errors import InputError
 from pipeline.format.manifest import MANIFEST
 from pipeline.words import plural
 from pipeline.workers import Progress
-from tools.cli import Command, progress_bar
+from tools.cli import Command, advance, progress_bar
 
 DEFAULTS = EstimateOptions()
 
@@ -94,7 +94,7 @@ def main(
             bar.render_progress()
 
         def sets_found(to_do: int) -> None:
-            bar.label, bar.length, bar.start = "depth", to_do, time.time()
+            advance(bar, "depth", 0, to_do)
 
         def sets_done(more: int) -> None:
             bar.update(more, f"{(bar.pos + more) / (time.time() - bar.start):,.1f} sets/s")

@@ -1,5 +1,6 @@
 """fgbg-pack: image sets -> shards."""
 
+import functools
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from pipeline.packing.pack import PackOptions, PackSummary, pack, sets_to_pack
 from pipeline.verify.merge import merge
 from pipeline.words import plural
 from pipeline.workers import Progress
-from tools.cli import Command, progress_bar
+from tools.cli import Command, advance, progress_bar
 
 DEFAULTS = PackOptions()
 EXAMPLES, PROBLEMS = 10, 20  # lines of a dry run
@@ -118,7 +119,7 @@ def main(
             bar.render_progress()
 
         def sets_found(total: int) -> None:
-            bar.label, bar.length = "packing", total
+            advance(bar, "packing", 0, total)
 
         progress = Progress(files_found, sets_found, bar.update)
         if dry_run:
@@ -135,12 +136,7 @@ def merge_shards(sources: tuple[Path, ...], shards: Path) -> str:
         if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--merge joins shards as they are: leave out --{name.replace('_', '-')}")
     with progress_bar("merging", 1) as bar:
-
-        def sets_merged(more: int, total: int) -> None:
-            bar.length = total
-            bar.update(more)
-
-        manifest = merge(sources, shards, sets_merged)
+        manifest = merge(sources, shards, functools.partial(advance, bar, "merging"))
     sets = f"{plural(manifest.sets, 'set')} on {plural(len(manifest.backgrounds), 'background')}"
     merged = plural(len(sources), "shard directory", "shard directories")
     return f"merged {merged}: {sets} in {plural(len(manifest.shards), 'shard')}"

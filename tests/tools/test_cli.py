@@ -1,6 +1,7 @@
 """What all commands share: help that comes at once, options made from a dataclass."""
 
 import configparser
+import io
 import re
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from tools.cli import options_of
+from tools.cli import advance, options_of, progress_bar
 from train.config import Option, StrPath, setting
 
 ROOT = Path(__file__).parents[2]
@@ -72,4 +73,19 @@ def test_the_help_is_in_the_order_of_the_fields() -> None:
         "--share FLOAT How much. [default: 0.5]",
         "--kind [a|b] Which. [default: a]",
         "--more-of-it / --no-more-of-it Whether. [default: more-of-it]",
+    ]
+
+
+def test_a_bar_is_full_only_at_the_end_of_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stderr", screen)
+    with progress_bar("reading", 1, width=4) as bar:
+        for label, steps in {"reading": 2, "writing": 4, "checking": 4}.items():
+            for _ in range(steps):
+                advance(bar, label, 1, steps)
+    drawn = re.findall(r"\b([a-z]+)  \[([#-]+)\]  (\d/\d)", screen.getvalue().replace("\x1b[?25l", ""))
+    assert drawn == [
+        *(("reading", "----", "0/1"), ("reading", "##--", "1/2"), ("reading", "####", "2/2")),
+        *((label, "#" * n + "-" * (4 - n), f"{n}/4") for label in ("writing", "checking") for n in range(1, 5)),
     ]
