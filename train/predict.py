@@ -25,7 +25,7 @@ from pipeline.errors import InputError
 from pipeline.format.images import BadImage, Picture, decode_rgb, read_picture
 from pipeline.packing.encode_planes import NoPlanes, PlaneRasterizer
 from pipeline.packing.folders import find_files, no_one
-from pipeline.packing.layouts import PICTURE, Template
+from pipeline.packing.templates import PICTURE, Template
 from pipeline.resume import atomic_file, resumable
 from pipeline.workers import available_cores
 from train.checkpoint import Run
@@ -206,7 +206,7 @@ def find_pictures(given: Path, *, follow_links: bool = False, tell: Callable[[st
     """
     find = functools.partial(find_files, follow_links=follow_links, tell=tell)
     if given.is_dir():
-        paths = find(given, lambda path: bool(re.fullmatch(f".+(?i:{PICTURE})", path)), KINDS)
+        paths = find(given, lambda path: bool(re.search(rf"[^/](?i:{PICTURE})\Z", path)), KINDS)
         return PictureFiles(given, given, None, tuple(paths))
     if given.is_file():
         return PictureFiles(given, given.parent, None, (given.name,))
@@ -223,9 +223,9 @@ def find_pictures(given: Path, *, follow_links: bool = False, tell: Callable[[st
 
 def _numbers(template: Template, path: str) -> dict[str, int] | None:
     """The fields in a path; None where it does not fit, or a field that stands twice contradicts itself."""
-    if (match := re.fullmatch(template.pattern, normalize("NFC", path))) is None:
+    if (texts := template.match(path)) is None:
         return None
-    found = list(zip(template.fields, map(int, match.groups()), strict=True))
+    found = list(zip(template.fields, map(int, texts), strict=True))
     numbers = dict(found)
     return numbers if all(numbers[name] == number for name, number in found) else None
 

@@ -26,7 +26,8 @@ from typing import Any, NamedTuple
 
 from pipeline.errors import InputError
 from pipeline.packing.csv_layout import CsvLayout
-from pipeline.packing.layouts import DEFAULT_BACKGROUND, DEFAULT_IGNORED, Formula, Layout, Template
+from pipeline.packing.layouts import DEFAULT_BACKGROUND, DEFAULT_IGNORED, Formula, Layout
+from pipeline.packing.templates import Template
 
 SCHEMES = resources.files("pipeline.packing") / "schemes"
 OWN = "fg-bg-id"  # the layout that this project writes

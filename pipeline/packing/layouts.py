@@ -21,8 +21,8 @@ from unicodedata import normalize
 from pipeline.errors import InputError
 from pipeline.format.sample import PARTS
 from pipeline.packing.folders import is_text
+from pipeline.packing.templates import Template
 
-PICTURE = r"\.(?:jpe?g|png)"
 IDS = ("bg", "fg", "id")
 FUNCTIONS: dict[str, Callable[..., float]] = {"ceil": math.ceil, "floor": math.floor, "min": min, "max": max}
 LARGEST = 10**9 - 1  # of a number in a file name, and so of a field
@@ -79,46 +79,6 @@ def _allowed(node: ast.AST) -> bool:
             return isinstance(node, _OPERATORS)
 
 
-@dataclass(frozen=True)
-class Template:
-    """One part's path below the source, without its extension, e.g. `fg_bg/bg_{bg}/fg_{fg}_bg_{bg}_{id}`."""
-
-    text: str
-    extension: str = PICTURE
-
-    @classmethod
-    def parse(cls, text: str) -> "Template":
-        """A template as people write it: with an extension or without; raise `InputError` for a wrong one.
-
-        An extension of a picture stands for them all.
-        """
-        if not text or text.startswith("/") or re.search(r"[{}]", re.sub(r"\{[a-z]\w*\}", "", text)):
-            raise InputError(
-                f"template {text!r}: expected a path below the source with fields, as fg_bg/{{bg}}_{{id}}.jpg"
-            )
-        stem, dot, extension = text.rpartition(".")
-        if not dot or not extension.isalnum():
-            return cls(text)
-        return cls(stem) if re.fullmatch(PICTURE, f".{extension}", re.IGNORECASE) else cls(stem, rf"\.{extension}")
-
-    @property
-    def fields(self) -> list[str]:
-        """The names of the fields, in the order in which they stand."""
-        return re.findall(r"\{(\w+)\}", self.text)
-
-    @property
-    def pattern(self) -> str:
-        """A regular expression with one group a field, for paths in Unicode's composed form (NFC)."""
-        literal = re.split(r"(\{\w+\}|\*)", normalize("NFC", self.text))
-        wild = {"*": r"[^/]*?"}
-        pieces = (r"(\d{1,9})" if piece[:1] == "{" else wild.get(piece, re.escape(piece)) for piece in literal)
-        return f"{''.join(pieces)}(?i:{self.extension})"
-
-    def matches(self, path: str) -> bool:
-        """Whether a path fits."""
-        return re.fullmatch(self.pattern, normalize("NFC", path)) is not None
-
-
 DEFAULT_BACKGROUND = Template("bg/*{bg}")
 DEFAULT_IGNORED = (
     Template("fg/*"),
@@ -132,6 +92,16 @@ class _Groups(NamedTuple):
     template: int  # its place in `Layout.templates`, or -1
     fields: dict[str, int]  # the group of each field
     repeats: list[tuple[str, int]]  # field and group where a field stands once more
+
+
+class _TemplateMatch(NamedTuple):
+    """What stands for `re.Match` where templates are not matched by one expression."""
+
+    lastindex: int
+    texts: tuple[str, ...]
+
+    def groups(self) -> tuple[str, ...]:
+        return self.texts
 
 
 @dataclass(frozen=True)
@@ -189,7 +159,7 @@ class Layout:
         return tuple(name for name in IDS if name in computed or name in template.fields)
 
     @cached_property
-    def _matcher(self) -> tuple[Callable[[str], re.Match[str] | None], dict[int, _Groups]]:
+    def _matcher(self) -> tuple[Callable[[str], "re.Match[str] | _TemplateMatch | None"], dict[int, _Groups]]:
         """One expression for all templates, and which of them it was by the number of its last group."""
         groups, templates, patterns = 0, dict[int, _Groups](), list[str]()
         packed = [template for _, _, template in self.templates]
@@ -201,7 +171,19 @@ class Layout:
             repeats = [(name, place) for name, place in fields if first[name] != place]
             templates[groups] = _Groups(number if number < len(packed) else -1, first, repeats)
             patterns.append(f"{template.pattern}()")
-        return re.compile("|".join(patterns)).fullmatch, templates
+        if all(template.is_simple for template in (*packed, *self.ignored)):
+            return re.compile("|".join(patterns)).fullmatch, templates
+        return self._match_each, templates
+
+    def _match_each(self, path: str) -> "_TemplateMatch | None":
+        """As one expression for all templates would match, but in linear time."""
+        groups = 0
+        for template in (*(template for _, _, template in self.templates), *self.ignored):
+            found = template.match(path)
+            if found is not None:
+                return _TemplateMatch(groups + len(found) + 1, (*("",) * groups, *found, ""))
+            groups += len(template.fields) + 1
+        return None
 
     def find(self, path: str) -> tuple[int, dict[str, int]] | None:
         """Return (place in `templates`, fields) for a path below the source; -1: a known file that is not packed.

@@ -10,7 +10,8 @@ from pipeline.errors import InputError
 from pipeline.format.sample import set_key
 from pipeline.packing.join import find_sets
 from pipeline.packing.known_layouts import known_layout
-from pipeline.packing.layouts import LARGEST, Formula, Layout, Template
+from pipeline.packing.layouts import LARGEST, Formula, Layout
+from pipeline.packing.templates import Template
 from tests.samples import write
 
 Form = Literal["NFC", "NFD"]
