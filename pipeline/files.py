@@ -111,10 +111,19 @@ def written_file(path: Path, *, append: bool = False, sync: bool = False) -> Ite
             raw.sync()
 
 
-def write_file(path: Path, content: bytes) -> int:
-    """Write a whole file; return its number of bytes. An `OSError` names it."""
-    with written_file(path) as file:
-        return file.write(content)
+def write_file(path: Path, content: bytes | bytearray | memoryview, offset: int | None = None) -> int:
+    """Write a whole file, or with `offset` a part of one that is there; return how many bytes. `OSError`s name it."""
+    how = os.O_CREAT | os.O_TRUNC if offset is None else 0
+    rest, place = memoryview(content).cast("B"), offset or 0
+    with naming(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | how, 0o666)
+        try:
+            while rest:
+                written = os.pwrite(descriptor, rest, place)
+                rest, place = rest[written:], place + written
+        finally:
+            os.close(descriptor)
+    return place - (offset or 0)
 
 
 def sync_folder(folder: Path) -> None:

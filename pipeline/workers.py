@@ -1,5 +1,7 @@
 """Worker processes: a function over jobs, few of them in memory at once; progress, and how long one waits."""
 
+import errno
+import logging
 import os
 import signal
 import time
@@ -12,6 +14,8 @@ from threading import Thread
 from types import TracebackType
 from typing import NamedTuple, TypeVar
 
+log = logging.getLogger(__name__)
+OTHER_LIMITS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # whose remedies are others than a /dev/shm
 Item = TypeVar("Item")
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -72,10 +76,20 @@ class Workers:
 
     def __init__(self, count: int) -> None:
         self._count = count
+        self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> "Workers":
-        # Fresh interpreters: a fork would copy the locks of whatever threads the caller has.
-        self._pool = ProcessPoolExecutor(self._count, get_context("spawn"), initializer=end_with_parent)
+        if self._count > 1:
+            try:
+                # Fresh interpreters: a fork would copy the locks of whatever threads the caller has.
+                self._pool = ProcessPoolExecutor(self._count, get_context("spawn"), initializer=end_with_parent)
+            except (OSError, ImportError, NotImplementedError) as error:
+                if isinstance(error, OSError) and error.errno in OTHER_LIMITS:
+                    raise
+                log.warning(
+                    "no locks between processes (%s): one does all the work; give the machine a /dev/shm", error
+                )
+                self._count = 1
         for _ in range(self._count if self._count > 1 else 0):
             self._submit(int, 0)  # they start while the caller prepares its jobs
         return self
@@ -83,7 +97,8 @@ class Workers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
 
     def map(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
         """Yield `function(job)` for each job, in their order; jobs are taken a few ahead of the results.
@@ -111,6 +126,7 @@ class Workers:
     def _submit(self, function: Callable[[Job], Result], job: Job) -> "Future[Result]":
         # A terminal sends Ctrl-C to every process. It is ours to handle, so workers are born with it blocked, as they
         # are when jobs are submitted.
+        assert self._pool, "jobs for one process are not submitted"
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             return self._pool.submit(function, job)

@@ -239,12 +239,18 @@ def test_a_full_disk_is_called_that_by_every_library(
 
 
 def test_short_writes_are_written_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = os.write
-    monkeypatch.setattr(os, "write", lambda file, data: whole(file, memoryview(data).cast("B")[:1000]))
+    write, pwrite = os.write, os.pwrite
+    monkeypatch.setattr(os, "write", lambda file, data: write(file, memoryview(data).cast("B")[:1000]))
+    monkeypatch.setattr(os, "pwrite", lambda file, data, offset: pwrite(file, data[:1000], offset))
     assert write_file(tmp_path / "a", CONTENT) == len(CONTENT)
     with written_file(tmp_path / "a", append=True) as file:
-        file.write(b"more")
-    assert (tmp_path / "a").read_bytes() == CONTENT + b"more"
+        file.write(b"more" * 1000)
+    assert write_file(tmp_path / "a", b"part" * 1000, 10) == 4000
+    assert (tmp_path / "a").read_bytes() == CONTENT[:10] + b"part" * 1000 + CONTENT[4010:] + b"more" * 1000
+    monkeypatch.setattr(os, "pwrite", failing(os.pwrite, errno.EDQUOT, 1))
+    with pytest.raises(OSError, match="quota") as error:
+        write_file(tmp_path / "a", b"x")
+    assert error.value.filename == str(tmp_path / "a")
 
 
 @pytest.mark.parametrize("number", sorted(errno.errorcode))

@@ -1,3 +1,4 @@
+import errno
 import os
 import time
 from collections.abc import Iterator
@@ -5,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import pipeline.workers
 from pipeline.workers import Workers, drawn_ahead
 
 
@@ -78,3 +80,21 @@ def test_items_are_drawn_a_bounded_number_ahead() -> None:
     assert drawn == []
     assert [(next(ahead), len(drawn)) for _ in range(5)] == [(0, 3), (1, 4), (2, 5), (3, 5), (4, 5)]
     assert list(drawn_ahead(range(3), 0)) == list(drawn_ahead(range(3), 9)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOENT, errno.EACCES, errno.ENOSPC, errno.EMFILE])
+def test_without_shared_memory_one_process_does_all(
+    number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_semaphores(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(pipeline.workers, "ProcessPoolExecutor", no_semaphores)
+    if number == errno.EMFILE:
+        with pytest.raises(OSError, match="Too many open files"), Workers(3):
+            pass
+        return
+    with Workers(3) as workers:
+        assert list(workers.map(abs, range(-3, 0))) == [3, 2, 1]
+    [line] = caplog.messages
+    assert line.endswith("one does all the work; give the machine a /dev/shm")

@@ -17,6 +17,7 @@ from pipeline.composing.composer import ComposeOptions, Composer, ImageSet
 from pipeline.composing.recipe import Recipe
 from pipeline.composing.stage import Source, Stage, prepare
 from pipeline.errors import Problem
+from pipeline.files import write_file, written_file
 from pipeline.format.depth import NO_DEPTH
 from pipeline.format.images import Picture, encode_gray, encode_rgb
 from pipeline.format.sample import set_key
@@ -114,11 +115,11 @@ def write_files(job: ComposeJob) -> Output:
         overlay, mask, levels, _, bg, fg = image_set = composer.compose(number)
         stem = f"fg_{fg:03}_bg_{bg:03}"
         overlays, masks = (job.target / part / f"bg_{bg:03}" for part in ("fg_bg", "fg_bg_mask"))
-        written_bytes += (overlays / f"{stem}_{number:06}.jpg").write_bytes(encode_rgb(overlay, quality))
-        written_bytes += (masks / f"{stem}_mask_{number:06}.jpg").write_bytes(encode_gray(mask, label_quality))
+        written_bytes += write_file(overlays / f"{stem}_{number:06}.jpg", encode_rgb(overlay, quality))
+        written_bytes += write_file(masks / f"{stem}_mask_{number:06}.jpg", encode_gray(mask, label_quality))
         if levels is not None:
             depth = overlays / f"{stem}_{number:06}_disp.jpeg"
-            written_bytes += depth.write_bytes(encode_gray(levels, label_quality))
+            written_bytes += write_file(depth, encode_gray(levels, label_quality))
         lines.append(_label_line(number, image_set))
     with atomic_file(job.record) as file:
         file.write("".join(lines).encode())
@@ -201,9 +202,10 @@ def _into_files(
     for bg in range(stage.backgrounds):
         for part in ("fg_bg", "fg_bg_mask"):
             (folder / part / f"bg_{bg:03}").mkdir(parents=True, exist_ok=True)
-        (folder / "bg" / f"bg_{bg:03}.jpg").write_bytes(stage.encoded(bg))
+        write_file(folder / "bg" / f"bg_{bg:03}.jpg", stage.encoded(bg))
     for fg in range(stage.foregrounds):
-        stage.cutout(fg).save(folder / "fg" / f"fg_{fg:03}.png")
+        with written_file(folder / "fg" / f"fg_{fg:03}.png") as file:
+            stage.cutout(fg).save(file, "PNG")
     starts = range(0, sets, SETS_PER_JOB)
     files = [records / f"labels-{start // SETS_PER_JOB:06}.csv" for start in starts]
     done = [file.exists() for file in files]

@@ -17,11 +17,13 @@ from PIL import Image
 
 from pipeline.composing.overlay import U8, Sprite
 from pipeline.errors import InputError, Problem
+from pipeline.files import map_array, map_file, read_file, write_file, written_file
 from pipeline.format.images import BadImage, encode_rgb
 from pipeline.workers import Workers
 
 SPRITE_BYTES = 192 << 20  # of resized foregrounds that a worker caches
-READY = "ready.json"
+RGB, LEVELS = "rgb.raw", "levels.raw"  # uint8 [backgrounds, size, size, 3] and [backgrounds, size, size]
+READY = "pictures.json"  # written last
 
 
 class Backdrop(NamedTuple):
@@ -95,17 +97,23 @@ def _prepare(job: _Job) -> str | Problem:
     try:
         if job.kind == "foreground":
             cutout = source.foreground(number)
-            np.save(_foreground_file(stage, number), cutout.rgba)
+            with written_file(_foreground_file(stage, number)) as file:
+                np.save(file, cutout.rgba)
             return cutout.metadata
         backdrop = source.background(number)
     except BadImage as error:
         names = source.foregrounds if job.kind == "foreground" else source.backgrounds
         return Problem(names[number], "unusable", str(error))
-    np.lib.format.open_memmap(stage / "rgb.npy", mode="r+")[number] = backdrop.rgb
+    _write_row(stage / RGB, number, backdrop.rgb)
     if backdrop.levels is not None:
-        np.lib.format.open_memmap(stage / "levels.npy", mode="r+")[number] = backdrop.levels
-    _background_file(stage, number).write_bytes(encode_rgb(backdrop.rgb, job.quality))
+        _write_row(stage / LEVELS, number, backdrop.levels)
+    write_file(_background_file(stage, number), encode_rgb(backdrop.rgb, job.quality))
     return backdrop.metadata
+
+
+def _write_row(path: Path, number: int, picture: U8) -> None:
+    """Write one of many pictures of one size; by a mapping, a full disk would kill the process (SIGBUS)."""
+    write_file(path, np.ascontiguousarray(picture).data, number * picture.nbytes)
 
 
 def _foreground_file(folder: Path, number: int) -> Path:
@@ -134,10 +142,10 @@ def prepare(
     pictures += [("foreground", number) for number in range(len(source.foregrounds))]
     if not (folder / READY).exists():
         folder.mkdir(exist_ok=True)
-        shape = (len(source.backgrounds), source.size, source.size)
-        np.lib.format.open_memmap(folder / "rgb.npy", "w+", np.uint8, (*shape, 3))
-        if source.has_depth:
-            np.lib.format.open_memmap(folder / "levels.npy", "w+", np.uint8, shape)
+        pixels = len(source.backgrounds) * source.size**2
+        for name, channels in ((RGB, 3), (LEVELS, 1))[: 1 + source.has_depth]:
+            with written_file(folder / name) as file:
+                file.truncate(pixels * channels)  # a hole, which takes no room yet
         jobs = (_Job(source, folder, quality, kind, number) for kind, number in pictures)
         good: dict[str, list[tuple[int, str]]] = {"background": [], "foreground": []}
         problems = list[Problem]()
@@ -153,11 +161,11 @@ def prepare(
             if not found:
                 raise InputError(f"no usable {kind}; the first problem is {problems[0].path}: {problems[0].why}")
         temporary = folder / "ready.partial"
-        temporary.write_text(json.dumps([good, problems]))
+        write_file(temporary, json.dumps([good, problems]).encode())
         temporary.rename(folder / READY)
     else:
         progress(len(pictures))
-    return [Problem(*problem) for problem in json.loads((folder / READY).read_text())[1]]
+    return [Problem(*problem) for problem in json.loads(read_file(folder / READY))[1]]
 
 
 class Stage:
@@ -165,11 +173,12 @@ class Stage:
 
     def __init__(self, folder: Path, source: Source) -> None:
         self.source = source
-        good, _ = json.loads((folder / READY).read_text())
+        good, _ = json.loads(read_file(folder / READY))
         self._folder = folder
         self._backgrounds, self._foregrounds = good["background"], good["foreground"]
-        self._rgb = np.load(folder / "rgb.npy", mmap_mode="r").view(np.ndarray)
-        self._levels = np.load(folder / "levels.npy", mmap_mode="r").view(np.ndarray) if source.has_depth else None
+        shape = (len(source.backgrounds), source.size, source.size)
+        self._rgb = np.frombuffer(map_file(folder / RGB), np.uint8).reshape(*shape, 3)
+        self._levels = np.frombuffer(map_file(folder / LEVELS), np.uint8).reshape(shape) if source.has_depth else None
         self._sprites = OrderedDict[tuple[int, int, int], Sprite]()
         self._sprite_bytes = 0
         self.cutout = functools.lru_cache(maxsize=256)(self._load_cutout)
@@ -207,14 +216,14 @@ class Stage:
 
     def encoded(self, bg: int) -> bytes:
         """A background as JPEG."""
-        return _background_file(self._folder, self._backgrounds[bg][0]).read_bytes()
+        return read_file(_background_file(self._folder, self._backgrounds[bg][0]))
 
     def metadata(self, bg: int, fg: int) -> tuple[str, str]:
         """What the source has stored with a background and with a foreground."""
         return self._backgrounds[bg][1], self._foregrounds[fg][1]
 
     def _load_cutout(self, fg: int) -> Image.Image:
-        return Image.fromarray(np.load(_foreground_file(self._folder, self._foregrounds[fg][0])))
+        return Image.fromarray(map_array(_foreground_file(self._folder, self._foregrounds[fg][0])))
 
     def sprite(self, fg: int, width: int, height: int, mirrored: bool) -> Sprite:
         """A foreground resized. The latest are cached: there are far fewer sizes than sets."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pipeline.depth_estimation.model import DepthModel
 from pipeline.depth_estimation.run import DepthMap, EstimateOptions, EstimateReport, EstimateResult, estimate
 from pipeline.errors import InputError, Problem
-from pipeline.files import read_file
+from pipeline.files import read_file, write_file, written_file
 from pipeline.format.images import BadImage, Picture, check_image, read_picture
 from pipeline.format.planes import PLANES
 from pipeline.format.tar import ShardWriter
@@ -184,13 +184,11 @@ class _FolderTarget:
         partial = [self._source / depth_path(files, PARTIAL) for files, _ in made]
         try:
             for path, (_, depth) in zip(partial, made, strict=True):
-                path.write_bytes(depth.picture.content)
-            with self._journal.open("a") as journal:
+                write_file(path, depth.picture.content)
+            with written_file(self._journal, append=True, sync=True) as journal:
                 journal.writelines(
-                    f"{key},{scale.far!r},{scale.near!r},{scale.crc32}\n" for key, scale in scales.items()
+                    f"{key},{scale.far!r},{scale.near!r},{scale.crc32}\n".encode() for key, scale in scales.items()
                 )
-                journal.flush()
-                os.fsync(journal.fileno())
             for files, result in batch:  # no depth map of another making may stay, least of all beside ours
                 for ending in ENDINGS if isinstance(result, Problem) else ENDINGS[1:]:
                     (self._source / depth_path(files, ending)).unlink(missing_ok=True)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError, Problem
+from pipeline.files import written_file
 from pipeline.format.images import Picture
 from pipeline.format.index_rows import row_type
 from pipeline.format.manifest import ShardInfo
@@ -118,7 +119,7 @@ class Shard(NamedTuple):
         """Keep it as a progress record (.npz) of an unfinished run, which `load_shard` reads."""
         about = json.dumps([msgspec.structs.asdict(self.info), self.left_out, self.problems, self.text])
         temporary = path.with_name(f".{path.name}")  # a record that is cut short counts as none: no sync is needed
-        with temporary.open("wb") as file:
+        with written_file(temporary) as file:
             np.savez(file, rows=self.rows, sizes=self.sizes, about=np.array(about))
         temporary.replace(path)
 

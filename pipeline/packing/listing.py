@@ -16,6 +16,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.files import written_file
 from pipeline.packing.archives import MemberPlace
 from pipeline.packing.folders import folder_files, is_no_data
 from pipeline.packing.sources import FOLDER, FileSource, archive_members
@@ -158,7 +159,7 @@ class Listing:
     def save(self, path: Path) -> None:
         """Write the paths and stamps to an .npz file, which `difference` compares with a later listing."""
         temporary = path.with_name(f"{path.name}.partial")
-        with temporary.open("wb") as file:
+        with written_file(temporary) as file:
             np.savez(file, text=np.frombuffer(self._text, np.uint8), stamps=np.array(self._stamps))
         temporary.replace(path)
 

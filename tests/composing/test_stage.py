@@ -1,5 +1,9 @@
+import errno
+import os
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,6 +86,31 @@ def test_a_stage_that_is_ready_is_not_made_again(tmp_path: Path) -> None:
     (tmp_path / READY).unlink()  # as if it had been killed before the end
     stage, problems = staged(tmp_path, again)
     assert (len(again.asked), problems, stage.backgrounds) == (7, [], 4)
+
+
+@pytest.mark.parametrize("after", [0, 3, 8, 12])
+def test_a_full_disk_is_called_that_and_the_stage_goes_on(
+    after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a mapping it would kill the process (SIGBUS), and NumPy says "28416 requested and 24448 written"."""
+    calls = iter(range(99))
+
+    def full(whole: Callable[..., int]) -> Callable[..., int]:
+        def write(*arguments: Any) -> int:
+            if next(calls) >= after:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return whole(*arguments)
+
+        return write
+
+    with monkeypatch.context() as patched:
+        for name in ("write", "pwrite"):
+            patched.setattr(os, name, full(getattr(os, name)))
+        with pytest.raises(OSError, match="No space left on device") as error:
+            staged(tmp_path, Waves())
+    assert Path(error.value.filename).parent == tmp_path
+    stage, _ = staged(tmp_path, Waves())
+    assert all((stage.rgb(bg) == smooth_picture(bg)).all() for bg in range(4))
 
 
 def test_sprites_are_kept_up_to_a_limit_and_are_the_same_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
