@@ -4,12 +4,18 @@ import errno
 import os
 from typing import NamedTuple
 
+from pipeline.words import printable
+
 
 class InputError(Exception):
     """Bad input: data, a folder or a setting that cannot be used.
 
-    The message is one line: what was found, what was expected, what to do. Commands print it and exit with 1.
+    The message is one line: what was found, what was expected, what to do. Commands print it and exit with 1. Names in
+    it may come from data: as text it is printable, whatever they hold.
     """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class Problem(NamedTuple):

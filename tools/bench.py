@@ -20,7 +20,7 @@ import click
 
 from pipeline.errors import InputError
 from pipeline.workers import available_cores
-from tools.cli import Command
+from tools.cli import Command, echo
 
 if TYPE_CHECKING:
     from tools.bench_loader import LoadOptions
@@ -138,7 +138,7 @@ def main(
         assert shards is not None
         report = _bench_shards(shards, options, **given)
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    click.echo(json.dumps({"command": command, "machine": machine(), **report}))
+    echo(json.dumps({"command": command, "machine": machine(), **report}))
     if given["assert_stall_pct"] is not None:
         from tools.bench_stalls import refuse_stalls
 
@@ -241,7 +241,7 @@ def _names(text: str | None, planes: Path | None) -> list[str]:
             reasons[reason].append(name)
         if reasons:
             told = (f"{', '.join(of)} ({reason})" for reason, of in reasons.items())
-            click.echo(f"not measured: {'; '.join(told)}")
+            echo(f"not measured: {'; '.join(told)}")
         return [name for name in names if name not in missing]
     if unable := [name for name in names if name in missing]:
         raise click.UsageError("; ".join(f"loader {name}: {missing[name]}" for name in unable))

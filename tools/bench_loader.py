@@ -13,7 +13,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import click
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +24,7 @@ from pipeline.format.planes import PLANES
 from pipeline.loading.loader import Loader
 from pipeline.loading.sampler import Sampler
 from pipeline.loading.split import Split
-from tools.cli import progress_bar
+from tools.cli import echo, progress_bar
 from tools.measure import Pass, TimedLoader, in_turn, print_rates, print_table, summarize, waits_ms
 
 OURS_PLANES, OURS_RESIDENT = "ours-planes", "ours-resident"
@@ -177,7 +176,7 @@ def bench_throughput(comparison: Comparison) -> dict[str, Any]:
         for row in (row for of_cache in rows.values() for row in of_cache.values()):
             row["peak_mib"] = None
     print_loaders(comparison, rows)
-    click.echo("our own loaders alone, in one process; their pictures are not compared with Pillow's")
+    echo("our own loaders alone, in one process; their pictures are not compared with Pillow's")
     return loaders_report(comparison, rows, sets)
 
 
@@ -247,15 +246,15 @@ def print_loaders(comparison: Comparison, loaders: Mapping[str, Rows], more: Seq
     shape = f"batch {options.batch_size}, {options.size} x {options.size} on {options.device}"
     for cache, rows in loaders.items():
         passes = f"{comparison.rounds} passes each in turn, page cache {cache}"
-        click.echo(f"{passes}, {shape}, {options.workers} threads or workers")
+        echo(f"{passes}, {shape}, {options.workers} threads or workers")
         print_rates(rows)
-        click.echo()
+        echo("")
         cells = {name: [cell(row) for _, cell in columns] for name, row in rows.items()}
         print_table([title for title, _ in columns], cells)
-        click.echo()
+        echo("")
     if "cold" in loaders and OURS_RESIDENT in comparison.names:
-        click.echo(f"{OURS_RESIDENT} reads nothing while it is timed: it has no cold passes")
-    click.echo("read: by system calls (not through memory maps); disk: fetched from storage")
+        echo(f"{OURS_RESIDENT} reads nothing while it is timed: it has no cold passes")
+    echo("read: by system calls (not through memory maps); disk: fetched from storage")
 
 
 def loaders_report(comparison: Comparison, loaders: Mapping[str, Rows], sets: int) -> dict[str, Any]:
@@ -287,10 +286,10 @@ def bench_order(rows: int, window: int) -> dict[str, Any]:
             tracemalloc.stop()
             plans[name] = timed | {"peak_mib": peak_mib}
     ids = "random" if rows <= WRITTEN_ROWS else "zeros (sparse file)"
-    click.echo(f"{rows:,} rows, ids: {ids}; {SETS_PER_SHARD:,} sets a shard, batches of {BATCH_SIZE}")
-    click.echo(f"{'':16}{'count s':>10}{'sets':>14}{'order s':>10}{'+ rows s':>10}{'us a set':>10}{'peak MiB':>10}")
+    echo(f"{rows:,} rows, ids: {ids}; {SETS_PER_SHARD:,} sets a shard, batches of {BATCH_SIZE}")
+    echo(f"{'':16}{'count s':>10}{'sets':>14}{'order s':>10}{'+ rows s':>10}{'us a set':>10}{'peak MiB':>10}")
     for name, plan in plans.items():
-        click.echo(
+        echo(
             f"{name:16}{plan['count_sec']:>10.3f}{plan['sets']:>14,}{plan['order_sec']:>10.3f}{plan['plan_sec']:>10.3f}"
             f"{plan['us_per_set']:>10.3f}{plan['peak_mib']:>10.1f}"
         )

@@ -13,8 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import click
-
 from pipeline.devices import torch_device
 from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest
@@ -22,7 +20,7 @@ from pipeline.loading.batch import Batch
 from pipeline.words import plural
 from pipeline.workers import available_cores
 from tools.bench_loader import LoadOptions, our_loader
-from tools.cli import progress_bar
+from tools.cli import echo, progress_bar
 from tools.measure import DRAINS, Pass, in_turn, print_table, quartiles, spread, synchronize, waits_ms, warm_pass
 from train.config import Config
 from train.model import STRIDE
@@ -120,7 +118,7 @@ def bench_step(shards: Path, options: LoadOptions, model: str) -> dict[str, Any]
             stalls = measure_stalls(lambda: iter(loader), lambda: cached(batch, loader.sets), counted)
         manifest = loader.manifest.sha256
     shape = f"batch {options.batch_size}, {options.size} x {options.size} on {options.device}"
-    click.echo(f"training step, {model}, {shape}, {options.workers} threads, resident {options.resident}")
+    echo(f"training step, {model}, {shape}, {options.workers} threads, resident {options.resident}")
     print_table(
         ["steps", "compute s before", "after", "drift %", "end to end s", "sets/s", "stall %"],
         {f"epoch {number}": _cells(stall) for number, stall in enumerate(stalls, 1)},
@@ -213,13 +211,13 @@ def bench_sweep(
     rates = {s: spread([run.sets_per_sec for run in passes[name]]) for s, name in names.items()}
     waits = {s: waits_ms(passes[name]) for s, name in names.items()}
     asked = f"{rounds} passes of {plural(sets, 'set')}"
-    click.echo(f"{asked} under each setting, in turn, {options.size} px on {options.device}")
+    echo(f"{asked} under each setting, in turn, {options.size} px on {options.device}")
     print_table(
         ["sets/s (quartiles)", "wait ms p50 / p99"],
         {names[s]: [quartiles(rates[s]), f"{waits[s]['p50']:.1f} / {waits[s]['p99']:.1f}"] for s in settings},
     )
     chosen = recommended(rates)
-    click.echo(f"recommended, the cheapest of the fastest within their spread: {names[chosen]}")
+    echo(f"recommended, the cheapest of the fastest within their spread: {names[chosen]}")
     rows = [{**s._asdict(), "sets_per_sec": rates[s], "wait_ms": waits[s]} for s in settings]
     data = {"manifest_sha256": manifest.sha256, "sets": sets}
     return {"data": data, "rounds": rounds, **options.plain(), "sweep": rows, "recommended": chosen._asdict()}

@@ -10,7 +10,7 @@ from pipeline.format.depth import ENCODINGS, NEAR
 from pipeline.verify.check import CheckOptions, CheckReport, check
 from pipeline.verify.repair import DAMAGED_SUFFIX, RepairReport, repair
 from pipeline.words import plural
-from tools.cli import Command, advance, progress_bar
+from tools.cli import Command, advance, echo, progress_bar
 
 DEFAULTS = CheckOptions()
 
@@ -59,12 +59,12 @@ def main(
             report = check(shards, CheckOptions(decode or full, full, workers), done)
     if repair_index:
         for problem in repaired.damaged:
-            click.echo(f"left out: {problem.path}: {problem.why}")
-        click.echo(describe_repair(repaired, shards))
+            echo(f"left out: {problem.path}: {problem.why}")
+        echo(describe_repair(repaired, shards))
         return
     for line in report.damage:
-        click.echo(line)
-    click.echo(describe(report, shards))
+        echo(line)
+    echo(describe(report, shards))
     if report.damage:
         click.get_current_context().exit(1)
 

@@ -1,9 +1,11 @@
 """What every command shares: one-line errors, options made from settings, a progress bar that is quiet in a pipe."""
 
+import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.errors import InputError, explain
+from pipeline.words import printable
 from train.config import Option, kinds_of
 
 if TYPE_CHECKING:
@@ -24,21 +27,61 @@ class Command(click.Command):
         super().__init__(*args, **settings)
         click.version_option(package_name="fgbg", message="%(prog)s %(version)s")(self)
 
+    def make_context(self, *args: Any, **settings: Any) -> click.Context:
+        """Read the arguments; what is wrong with them is told in printable letters."""
+        with _printable_errors():
+            return super().make_context(*args, **settings)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; raise `click.ClickException` for `InputError` and `OSError`."""
         try:
-            return super().invoke(ctx)
+            with _printable_errors(), _printable_warnings():
+                return super().invoke(ctx)
         except InputError as error:
             raise click.ClickException(_with_notes(str(error), error)) from error
         except OSError as error:
             raise click.ClickException(_with_notes(explain(error), error)) from error
         except KeyboardInterrupt as error:
-            click.echo(_with_notes("\ninterrupted", error), err=True)
+            echo("", _with_notes("interrupted", error), err=True)
             raise
 
 
+@contextmanager
+def _printable_errors() -> Iterator[None]:
+    try:
+        yield
+    except click.ClickException as error:
+        error.message = "\n".join(map(printable, error.message.split("\n")))  # type: ignore[misc]
+        raise
+
+
+class _PrintableFormatter(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        return printable(super().formatMessage(record))
+
+
+@contextmanager
+def _printable_warnings() -> Iterator[None]:
+    """What is logged without a handler goes to standard error: in printable letters."""
+    handler = logging.lastResort
+    if handler is None:
+        yield
+        return
+    before, handler.formatter = handler.formatter, _PrintableFormatter()
+    try:
+        yield
+    finally:
+        handler.formatter = before
+
+
+def echo(*lines: str, err: bool = False) -> None:
+    """Print lines, each in printable letters: names from data may hold what a terminal obeys."""
+    for line in lines:
+        click.echo(printable(line), err=err)
+
+
 def _with_notes(text: str, error: BaseException) -> str:
-    return "; ".join([text, *getattr(error, "__notes__", ())])
+    return printable("; ".join([text, *getattr(error, "__notes__", ())]))
 
 
 def options_of(config: type, names: Collection[str] | None = None) -> Callable[[Any], Any]:

@@ -16,7 +16,7 @@ from pipeline.composing.stage import Source
 from pipeline.composing.synthetic.source import NEAR_M, Synthetic
 from pipeline.errors import InputError
 from pipeline.words import plural
-from tools.cli import Command, advance, progress_bar
+from tools.cli import Command, advance, echo, progress_bar
 
 PHOTOS = (
     "backgrounds",
@@ -135,9 +135,9 @@ def main(
             skip_bad=skip_bad,
             progress=Progress(lambda *at: show("preparing", *at), lambda *at: show("composing", *at)),
         )
-    click.echo(f"{target}: {describe(summary, source, time.perf_counter() - start_sec)}")
+    echo(f"{target}: {describe(summary, source, time.perf_counter() - start_sec)}")
     if summary.problems:
-        click.echo(f"skipped {len(summary.problems)}, listed in {target / 'problems.csv'}")
+        echo(f"skipped {len(summary.problems)}, listed in {target / 'problems.csv'}")
 
 
 def describe(summary: ComposeSummary, source: Source, seconds: float) -> str:
@@ -180,7 +180,7 @@ def _photographs(
     if foreground_level is not None and background_depth is None:
         raise click.UsageError("--foreground-level needs --background-depth: without it there is no depth")
     find = functools.partial(
-        find_pictures, follow_links=follow_links, output=target, tell=lambda line: click.echo(line, err=True)
+        find_pictures, follow_links=follow_links, output=target, tell=lambda line: echo(line, err=True)
     )
     names = find(backgrounds), find(foregrounds)
     source = Photographs(backgrounds, foregrounds, *names, size, scale, min_visible, background_depth, foreground_level)

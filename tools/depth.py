@@ -14,7 +14,7 @@ from pipeline.errors import InputError
 from pipeline.format.manifest import MANIFEST
 from pipeline.words import plural
 from pipeline.workers import Progress
-from tools.cli import Command, advance, progress_bar
+from tools.cli import Command, advance, echo, progress_bar
 
 DEFAULTS = EstimateOptions()
 
@@ -110,11 +110,11 @@ def main(
                 overwrite=overwrite,
                 follow_links=follow_links,
                 progress=progress,
-                tell=lambda line: click.echo(line, err=True),
+                tell=lambda line: echo(line, err=True),
             )
     for problem in report.problems:
-        click.echo(f"left out: {problem.path}: {problem.why}", err=True)
-    click.echo(describe(report, depth_model))
+        echo(f"left out: {problem.path}: {problem.why}", err=True)
+    echo(describe(report, depth_model))
 
 
 def describe(report: EstimateReport, depth_model: DepthModel) -> str:

@@ -12,7 +12,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import click
 
 from pipeline.loading.split import SPLITS
-from tools.cli import Command, progress_bar
+from tools.cli import Command, echo, progress_bar
 from tools.outputs import require_writable
 from train.config import CHECKPOINTS, DEVICES
 
@@ -72,7 +72,7 @@ def main(
 
         evaluation = evaluate(trained, split, data, counted)
     tables = text(evaluation)
-    click.echo(tables)
+    echo(*tables.splitlines())
     if out:
         out.mkdir(parents=True, exist_ok=True)
         numbers = json.dumps(evaluation.numbers(), indent=1, allow_nan=False)

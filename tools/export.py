@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from tools.cli import Command
+from tools.cli import Command, echo
 from tools.outputs import require_file
 from train.config import CHECKPOINTS
 
@@ -37,13 +37,13 @@ def main(run: Path, onnx: Path | None, safetensors: Path | None, checkpoint: str
     size, what = trained.config.size, f"{trained.checkpoint} (step {trained.step:,})"
     if onnx:
         difference = export_onnx(trained, onnx)
-        click.echo(
+        echo(
             f"{onnx}: {what}, {size} x {size} pixels; onnxruntime differs from PyTorch by at most {difference:.1e} "
             f"(allowed {TOLERANCE:.0e})"
         )
     if safetensors:
         export_safetensors(trained, safetensors)
-        click.echo(f"{safetensors}: the weights of {what}")
+        echo(f"{safetensors}: the weights of {what}")
 
 
 if __name__ == "__main__":

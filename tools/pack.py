@@ -22,7 +22,7 @@ from pipeline.packing.pack import PackOptions, PackSummary, pack, sets_to_pack
 from pipeline.verify.merge import merge
 from pipeline.words import plural
 from pipeline.workers import Progress
-from tools.cli import Command, advance, progress_bar
+from tools.cli import Command, advance, echo, progress_bar
 
 DEFAULTS = PackOptions()
 EXAMPLES, PROBLEMS = 10, 20  # lines of a dry run
@@ -105,7 +105,7 @@ def main(
     ..._disp.jpeg beside it. What is incomplete or does not decode is left out and listed in problems.csv.
     """
     if merging:
-        click.echo(merge_shards(sources, shards))
+        echo(merge_shards(sources, shards))
         return
     if size and options["codec"] != PLANES:
         raise click.UsageError(f"--size is for --codec {PLANES}: pictures keep the size that they have")
@@ -126,7 +126,7 @@ def main(
             lines = list(describe_sets(sets_to_pack(sources, how, progress, chosen, shards)))
         else:
             lines = list(describe(pack(sources, shards, how, progress, chosen), shards))
-    click.echo("\n".join(lines))
+    echo(*lines)
 
 
 def merge_shards(sources: tuple[Path, ...], shards: Path) -> str:

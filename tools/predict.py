@@ -9,7 +9,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import click
 
 from pipeline.errors import InputError
-from tools.cli import Command, progress_bar
+from tools.cli import Command, echo, progress_bar
 from tools.outputs import require_writable
 from train.config import CHECKPOINTS, DEVICES, MOST_PAIRS_AT_ONCE, PAIRS_AT_ONCE
 
@@ -60,12 +60,12 @@ def main(
     for given in (background, overlay):
         if given.is_dir() and out.resolve().is_relative_to(given.resolve()):
             raise InputError(f"{out} is in {given}, where what is written would be taken for input: give another --out")
-    pairs = find_pairs(background, overlay, follow_links=follow_links, tell=lambda line: click.echo(line, err=True))
+    pairs = find_pairs(background, overlay, follow_links=follow_links, tell=lambda line: echo(line, err=True))
     on = torch_device(device)
     trained = load_run(run, checkpoint, on)
     with progress_bar("predicting", len(pairs)) as bar:
         predict(trained, pairs, out, on, batch_size, bar.update)
-    click.echo(f"predicted {len(pairs):,} pairs with {trained.checkpoint} (step {trained.step:,}) into {out}")
+    echo(f"predicted {len(pairs):,} pairs with {trained.checkpoint} (step {trained.step:,}) into {out}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import click
 
-from tools.cli import Command, options_of, progress_bar
+from tools.cli import Command, echo, options_of, progress_bar
 from train.config import BUDGETS, Config
 
 if TYPE_CHECKING:
@@ -48,19 +48,19 @@ def main(ctx: click.Context, /, resume: bool, override: bool, report: bool, **se
         given |= set(BUDGETS)
     config = Config(**settings)  # type: ignore[arg-type]
     with Distributed.from_environment(config.device) as ranks:
-        trainer = Trainer(config, resume=resume, given=given, override=override, ranks=ranks, say=click.echo)
+        trainer = Trainer(config, resume=resume, given=given, override=override, ranks=ranks, say=echo)
         try:
             fit(trainer)
         except Interrupted as stop:
             if ranks.first:
-                click.echo(stop, err=True)
+                echo(str(stop), err=True)
             ctx.exit(stop.exit_code)
         finally:
             trainer.close()
         if ranks.first:
-            click.echo("\n".join(trainer.summary()))
+            echo(*trainer.summary())
             if report:
-                click.echo(f"report: {write_report(trainer.out, config.shards, trainer.device)}")
+                echo(f"report: {write_report(trainer.out, config.shards, trainer.device)}")
 
 
 def fit(trainer: "Trainer") -> None:
@@ -71,7 +71,12 @@ def fit(trainer: "Trainer") -> None:
     with progress_bar(
         "training", TICKS, lambda text: text and text[:room], width=BAR, percent=True, hidden=hidden
     ) as bar:
-        trainer.say = lambda line: click.echo(line if bar.hidden else f"\r\033[2K{line}")  # over the bar
+
+        def say(line: str) -> None:
+            click.echo("" if bar.hidden else "\r\033[2K", nl=False)  # over the bar
+            echo(line)
+
+        trainer.say = say
         bar.update(int(trainer.progress * TICKS))
         trainer.fit(lambda status: bar.update(int(trainer.progress * TICKS) - bar.pos, status))
 

@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
-from pipeline.words import plural
+from pipeline.words import plural, printable
 from train.evaluate import Cell, Evaluation
 from train.metrics import BAND_PIXELS, METRICS, REGIONS, RELATIVE_FROM, Score
 from train.scoring import NETWORK, RESAMPLES, TRIVIAL, Summary
@@ -68,7 +68,7 @@ def text(evaluation: Evaluation) -> str:
                      "on new backgrounds of all of them")  # fmt: skip
     if damaged := loader.quarantined:
         lines.append(f"sets left out as damaged: {len(damaged)}, such as {damaged[0]}")
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(printable(line.rstrip()) for line in lines)
 
 
 def _result(evaluation: Evaluation) -> str:

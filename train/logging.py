@@ -12,6 +12,7 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.resume import atomic_file
+from pipeline.words import printable
 from train.distributed import Distributed
 from train.train_step import StepResult
 
@@ -44,7 +45,9 @@ class Log:
 
     def result(self, settings: Mapping[str, Any], scores: Mapping[str, float]) -> None:
         """The run's settings and final scores, for TensorBoard's table of hyperparameters."""
-        plain = {name: value if isinstance(value, int | float) else str(value) for name, value in settings.items()}
+        plain = {
+            name: value if isinstance(value, int | float) else printable(str(value)) for name, value in settings.items()
+        }
         self._board.add_hparams(plain, {f"final/{name}": value for name, value in scores.items()}, run_name=".")
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ from pipeline.format.sample import UNKNOWN
 from pipeline.loading.batch import Batch
 from pipeline.loading.split import BACKGROUND_SALT, FOREGROUND_SALT, SPLITS, group
 from pipeline.resume import atomic_file
-from pipeline.words import plural
+from pipeline.words import plural, printable
 from pipeline.workers import available_cores
 from train.checkpoint import BEST, Run, load_run
 from train.config import Config, StrPath
@@ -117,8 +117,16 @@ def write_report(
     })  # fmt: skip
     path = folder / REPORT
     with atomic_file(path) as file:
-        file.write(page.encode(errors="replace"))  # a folder's name may be no text
+        file.write(page.encode())
     return path
+
+
+def _as_shown(value: object) -> object:
+    """A text from data as it may stand in a page, line by line; anything else as it is."""
+    if type(value) is not str:  # markup of our own is a subclass
+        return value
+    lines = value.encode(errors="replace").decode().split("\n")  # a folder's name may be no text
+    return "\n".join(map(printable, lines))
 
 
 def render(content: dict[str, Any]) -> str:
@@ -128,6 +136,7 @@ def render(content: dict[str, Any]) -> str:
     environment = Environment(
         loader=PackageLoader("train", ""),
         autoescape=True,
+        finalize=_as_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -3,7 +3,9 @@
 Any number of workers makes the same bytes, and a run that was stopped goes on with the jobs that are missing.
 """
 
+import csv
 import functools
+import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
@@ -34,6 +36,7 @@ from pipeline.packing.finalize import (
     write_problems,
 )
 from pipeline.resume import atomic_file, resumable
+from pipeline.words import csv_text
 from pipeline.workers import Workers, available_cores
 
 STAGE = ".stage"  # folder of the stage, beside the progress records; hidden: it is none of them
@@ -243,12 +246,14 @@ def _work(
 def _write_tables(folder: Path, stage: Stage, labels: Iterable[str]) -> None:
     """Write labels.csv from blocks of lines, and sources.csv if the pictures have names."""
     _write_table(folder / "labels.csv", ",".join(LABELS), labels)
-    names = [f"{kind},{number},{name}\n" for kind, number, name in stage.names() if name]
+    names = [(kind, number, csv_text(name)) for kind, number, name in stage.names() if name]
     if names:
-        _write_table(folder / "sources.csv", "part,id,file", names)
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(names)
+        _write_table(folder / "sources.csv", "part,id,file", [text.getvalue()])
 
 
 def _write_table(path: Path, header: str, blocks: Iterable[str]) -> None:
     with atomic_file(path) as file:
         file.write(f"{header}\n".encode())
-        file.writelines(block.encode(errors="surrogateescape") for block in blocks)
+        file.writelines(block.encode() for block in blocks)

@@ -12,11 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.packing.listing import Listing
+from pipeline.words import from_csv_text
 
 
 def clean_path(text: str) -> str:
     """A path of any system with slashes, without drive, quotes and what leads to the place that it is relative to."""
-    path = text.strip().strip("'\"").strip()
+    path = from_csv_text(text.strip())
+    if path[:1] in ("'", '"') and path[:1] == path[-1:]:
+        path = path[1:-1].strip()
     if path.lower().startswith("file:"):
         path = unquote(path[5:])
     path = re.sub(r"^[A-Za-z]:(?=/)", "", path.replace("\\", "/"))

@@ -28,6 +28,7 @@ from pipeline.format.sample import UNKNOWN
 from pipeline.format.tar import Shard, TarWriter, load_shard
 from pipeline.loading.shard_reader import ShardReader
 from pipeline.resume import atomic_file
+from pipeline.words import csv_text, from_csv_text, printable
 
 
 class BackgroundsTar(NamedTuple):
@@ -156,9 +157,9 @@ def write_problems(path: Path, problems: list[Problem]) -> None:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(Problem._fields)
-    table.writerows(sorted(problems))
+    table.writerows(map(csv_text, problem) for problem in sorted(tuple(map(printable, one)) for one in problems))
     with atomic_file(path) as file:
-        file.write(text.getvalue().encode(errors="surrogateescape"))
+        file.write(text.getvalue().encode())
 
 
 def read_problems(path: Path) -> list[Problem]:
@@ -168,7 +169,9 @@ def read_problems(path: Path) -> list[Problem]:
             header, *rows = csv.reader(file)
     except (OSError, ValueError, csv.Error):
         return []
-    return [Problem(*row) for row in rows if len(row) == len(header)] if tuple(header) == Problem._fields else []
+    if tuple(header) != Problem._fields:
+        return []
+    return [Problem(*map(from_csv_text, row)) for row in rows if len(row) == len(header)]
 
 
 TILE, GAP, TITLE, FONT = 160, 4, 16, 12  # pixels

@@ -364,10 +364,11 @@ def test_damaged_numbers_and_a_damaged_best_checkpoint(run: Path, packed: Path, 
 
 @pytest.mark.usefixtures("unscored")
 def test_a_name_that_is_no_text(run: Path, packed: Path, tmp_path: Path) -> None:
-    folder = tmp_path / os.fsdecode(b"run\xff")
-    folder.mkdir()
-    shutil.copy(run / "best.pt", folder)
-    assert report_of(folder, packed).texts["h1"] == "run?"
+    for name, shown in ((b"run\xff", "run?"), ("\u202erun\x1b".encode(), r"\u202erun\x1b")):
+        folder = tmp_path / os.fsdecode(name)
+        folder.mkdir()
+        shutil.copy(run / "best.pt", folder)
+        assert report_of(folder, packed).texts["h1"] == shown
 
 
 def test_no_checkpoint_is_an_error_and_writes_nothing(packed: Path, tmp_path: Path) -> None:
