@@ -87,14 +87,18 @@ SPEED = (
 
 
 def draw_curves(lines: "Sequence[Line]", path: Path) -> None:
-    """Write the losses of training and validation, from the lines of metrics.jsonl, as a PNG."""
-    logged = [chart for chart in LOSSES if curves_of(chart, lines)]
-    figure = Figure(figsize=(5 * len(logged), 4))
+    """Write losses and, below them, scores of validation, from the lines of metrics.jsonl, as a PNG."""
+    logged = [[chart for chart in row if curves_of(chart, lines)] for row in (LOSSES, SCORES)]
+    grid = [row for row in logged if row]
+    columns = max(map(len, grid))
+    figure = Figure(figsize=(5 * columns, 4 * len(grid)))
     FigureCanvasAgg(figure)
     # By hand: a layout that matplotlib finds by itself takes longer than all of the drawing.
-    figure.subplots_adjust(0.12 / len(logged), 0.12, 0.98, 0.84)
-    for axes, chart in zip(figure.subplots(1, len(logged), squeeze=False)[0], logged, strict=True):
-        draw(axes, chart, lines)
+    margin = {1: 0.12, 2: 0.06}[len(grid)]
+    figure.subplots_adjust(0.14 / columns, margin, 0.98, 1 - 1.33 * margin, wspace=0.18, hspace=0.38)
+    for place, row in enumerate(grid):
+        for number, chart in enumerate(row):
+            draw(figure.add_subplot(len(grid), columns, place * columns + number + 1), chart, lines)
     with atomic_file(path) as file:
         figure.savefig(file, format="png", dpi=120)
 
@@ -194,9 +198,10 @@ def thinned(points: Sequence[Point], most: int = MAX_POINTS) -> list[Point]:
 def round_values(low: float, high: float, *, log: bool = False, whole: bool = False) -> Iterator[float]:
     """At most MAX_TICKS round values from `low` to `high`, for the ticks of an axis; `whole` numbers only."""
     linear = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=whole, min_n_ticks=1)
-    for locator in (LogLocator(subs=(1, 2, 5)), linear) if log else (linear,):
+    logarithmic = [LogLocator(subs=subs) for subs in ((1, 2, 5), (1, 1.5, 2, 3, 5, 7))]
+    for locator in (*logarithmic, linear) if log else (linear,):
         found = [float(tick) for tick in locator.tick_values(low, high) if low <= tick <= high]
-        if len(found) > 1 or locator is linear:
+        if len(found) > 2 or locator is linear:
             yield from found[:: max(1, math.ceil(len(found) / MAX_TICKS))]
             return
 

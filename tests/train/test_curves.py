@@ -138,6 +138,26 @@ def test_the_drawing_is_part_of_its_page() -> None:
     assert len(ids) == len(set(ids)) > 0
 
 
+def test_a_logarithmic_axis_of_less_than_a_decade_has_ticks_enough() -> None:
+    assert list(round_values(0.19, 1.3, log=True)) == pytest.approx([0.2, 0.5, 1])
+    assert list(round_values(0.26, 1.1, log=True)) == pytest.approx([0.3, 0.5, 0.7, 1])
+
+
+def test_scores_stand_below_the_losses(tmp_path: Path) -> None:
+    lines: list[Line] = [{"kind": "train", "step": 1, "mask_loss": 0.5, "depth_loss": 0.5}]
+    lines += [{"kind": "val", "step": 2, "mask_iou": 0.5, "baseline_iou": 0.4, "depth_ssim": 0.5}]
+    draw_curves(lines, tmp_path / "four.png")
+    draw_curves([{key: value for key, value in line.items() if "depth" not in key} for line in lines],
+                tmp_path / "two.png")  # fmt: skip
+    with Image.open(tmp_path / "four.png") as four, Image.open(tmp_path / "two.png") as two:
+        assert (four.size, two.size) == ((1200, 960), (600, 960))
+        gray = (0x7C, 0x7F, 0x86)  # of the baseline
+        for picture in (four, two):
+            height = picture.height // 2
+            below = picture.convert("RGB").crop((0, height, picture.width, picture.height))
+            assert gray in {color for _, color in below.getcolors(1 << 20) or []}
+
+
 def test_losses_are_a_png(tmp_path: Path) -> None:
     lines: list[Line] = [{"kind": "train", "step": 1, "mask_loss": 0.5, "depth_loss": 0.5}]
     lines += [{**line, "kind": "val", "step": 2} for line in lines]
