@@ -16,6 +16,7 @@ from pipeline.format.depth import CONVERTED, ENCODINGS, NEAR
 from pipeline.format.images import VERIFY
 from pipeline.format.manifest import CODECS
 from pipeline.format.planes import PLANES
+from pipeline.packing.depth_holes import WORDS
 from pipeline.packing.join import Sets
 from pipeline.packing.known_layouts import SetCounts, choose_layout, layout_names
 from pipeline.packing.pack import PackOptions, PackSummary, pack, sets_to_pack
@@ -74,6 +75,11 @@ def _counts(_: click.Context, __: click.Parameter, text: str | None) -> SetCount
               help="One scale for all .npy and 16-bit depth maps, in their units.  [default: each .npy by its smallest "
                    "and largest value, 16 bits as they are]")  # fmt: skip
 @click.option("--depth-per-image", is_flag=True, help="Scale 16-bit depth maps as .npy, too: each by itself.")
+@click.option("--depth-percentiles", type=click.FloatRange(0, 100), nargs=2, metavar="LOW HIGH",
+              help="Scale each .npy and 16-bit depth map between these percentiles of its values.")  # fmt: skip
+@click.option("--depth-invalid", metavar="|".join((*WORDS, "VALUE")), default=DEFAULTS.depth_invalid,
+              show_default=True, help="What of depth is no measurement, beside nan and infinity; auto looks at a "
+                                      "sample, none takes all for measured.")  # fmt: skip
 @click.option("--verify", type=click.Choice(VERIFY), default=DEFAULTS.verify, show_default=True,
               help="Decode every picture and look at every mask, or trust what follows a good header.")  # fmt: skip
 @click.option("--strict", is_flag=True, help="Let any problem at all end the packing, with nothing written.")
