@@ -19,6 +19,8 @@ WORDLESS = {  # messages without fixed text of their own: what they pass on has 
     "'%s: %s'",
     "'; '.join((f'loader {name}: {missing[name]}' for name in unable))",
     "f'{error} (flags, and {path})' if content else str(error)",
+    "f'{damage}: {damage.remedy}'",
+    "f'{found}: {found.remedy}'",
     "f'{path}: {error}'",
     "f'{shards / MANIFEST} {problem}: {REBUILD}'",
     "f'{count}{first.path}: {first.why} ({first.kind}); {remedy}'",

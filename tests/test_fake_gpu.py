@@ -50,11 +50,6 @@ def a_batch(sets: int = SETS) -> Batch:
     return Batch(bg, fg_bg, mask, depth, torch.arange(sets, device=CUDA))
 
 
-def with_holes(batch: Batch) -> Batch:
-    assert batch.depth is not None
-    return replace(batch, depth_valid=batch.depth > 0)
-
-
 @pytest.fixture
 def build(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Learner]:
     """Makes a learner on the GPU that is not there."""
@@ -88,9 +83,8 @@ def test_no_step_waits_or_mixes_devices(settings: dict[str, Any], build: Callabl
         learner, meter = build(**settings), Meter(CUDA, SINGLE)
         with gpu.without_waiting():
             for sets in (SETS, 1):
-                for batch in (a_batch(sets), with_holes(a_batch(sets))):
-                    step = learner.train_step(batch, 0.5, sets)
-                    meter.add(step, sets, 0.0)
+                step = learner.train_step(a_batch(sets), 0.5, sets)
+                meter.add(step, sets, 0.0)
     for told in (*step.losses.values(), step.grad_norm, meter._sums):
         assert told.device == CUDA
         assert told.dtype == torch.float32
@@ -135,8 +129,8 @@ def test_a_step_that_waits_or_mixes_devices_fails(fault: str, build: Callable[..
     commit, error = FAULTS[fault]
     with fake_gpu() as gpu:
         learner = build()
-        sound = learner.criterion.mask_parts["mask_bce"]
-        learner.criterion.mask_parts["mask_bce"] = lambda found, mask: (commit(mask), sound(found, mask))[1]
+        sound = learner.criterion.parts["mask_bce"]
+        learner.criterion.parts["mask_bce"] = lambda found, mask: (commit(mask), sound(found, mask))[1]
         with gpu.without_waiting(), pytest.raises(error):
             learner.train_step(a_batch(), 0.5, SETS)
 
@@ -159,12 +153,7 @@ def test_what_does_not_wait_is_let_pass() -> None:
 def test_augmentation_does_not_wait(recipe: Augmentation) -> None:
     with fake_gpu() as gpu, gpu.without_waiting():
         batch = Augmenter(recipe, 5, CUDA)(a_batch(), 3)
-        holed = Augmenter(recipe, 5, CUDA)(with_holes(a_batch()), 3)
-    assert holed.depth_valid is not None
-    assert (holed.depth_valid.device, holed.depth_valid.dtype) == (CUDA, torch.bool)
-    assert {(part.device, part.dtype) for name, part in batch.asdict().items() if name != "index"} == {
-        (CUDA, torch.uint8)
-    }
+    assert {(part.device, part.dtype) for name, part in vars(batch).items() if name != "index"} == {(CUDA, torch.uint8)}
     assert batch.bg.shape == (SETS, 1, SIZE, SIZE)
 
 
@@ -205,7 +194,7 @@ def test_batches_are_put_together_without_a_wait(codec: str, packed: Path, plane
         with gpu.without_waiting():
             parts = {part: torch.empty(SETS, 1, 16, 16, dtype=torch.uint8, device=CUDA) for part in PARTS}
             batch = collator.collate(rows, records, parts, Gatherer())
-    assert {part.device for part in batch.asdict().values()} == {CUDA}
+    assert {part.device for part in vars(batch).values()} == {CUDA}
     assert batch.bg.shape == batch.fg_bg.shape == (SETS, 1, 16, 16)
 
 
@@ -235,7 +224,6 @@ def test_scores_do_not_wait(packed: Path, monkeypatch: pytest.MonkeyPatch) -> No
             validated = score_batch(prediction, batch, 20, criterion=criterion)
             scores = score_batch(prediction, batch, 20, mean_depth=mean_depth, detailed=True)
             alone = score_batch(prediction, replace(batch, depth=None), 20, detailed=True)
-            score_batch(prediction, with_holes(batch), 20, criterion=criterion, detailed=True)
     assert validated[NETWORK].keys() > {"mask_iou", "depth_ssim", "depth_rmse", "loss"}
     assert validated[TRIVIAL].keys() == {"mask_iou", "mask_dice"}
     assert scores[NETWORK].keys() == scores[TRIVIAL].keys() > alone[NETWORK].keys()

@@ -16,7 +16,6 @@ from pipeline.format.depth import CONVERTED, ENCODINGS, NEAR
 from pipeline.format.images import VERIFY
 from pipeline.format.manifest import CODECS
 from pipeline.format.planes import PLANES
-from pipeline.packing.depth_holes import WORDS
 from pipeline.packing.join import Sets
 from pipeline.packing.known_layouts import SetCounts, choose_layout, layout_names
 from pipeline.packing.pack import PackOptions, PackSummary, pack, sets_to_pack
@@ -75,11 +74,6 @@ def _counts(_: click.Context, __: click.Parameter, text: str | None) -> SetCount
               help="One scale for all .npy and 16-bit depth maps, in their units.  [default: each .npy by its smallest "
                    "and largest value, 16 bits as they are]")  # fmt: skip
 @click.option("--depth-per-image", is_flag=True, help="Scale 16-bit depth maps as .npy, too: each by itself.")
-@click.option("--depth-percentiles", type=click.FloatRange(0, 100), nargs=2, metavar="LOW HIGH",
-              help="Scale each .npy and 16-bit depth map between these percentiles of its values.")  # fmt: skip
-@click.option("--depth-invalid", metavar="|".join((*WORDS, "VALUE")), default=DEFAULTS.depth_invalid,
-              show_default=True, help="What of depth is no measurement, beside nan and infinity; auto looks at a "
-                                      "sample, none takes all for measured.")  # fmt: skip
 @click.option("--verify", type=click.Choice(VERIFY), default=DEFAULTS.verify, show_default=True,
               help="Decode every picture and look at every mask, or trust what follows a good header.")  # fmt: skip
 @click.option("--strict", is_flag=True, help="Let any problem at all end the packing, with nothing written.")
@@ -185,6 +179,7 @@ def describe(summary: PackSummary, shards: Path) -> Iterator[str]:
         depth += f", planes of {manifest.plane_size} x {manifest.plane_size} pixels"
     decoding = f" ({summary.decode_share:.0%} of the workers' time is decoding)" if summary.decode_share else ""
     kept = f"; kept with masks that look wrong: {_counts_of(summary.remarks)}" if summary.remarks else ""
+    kept += f"; repaired: {summary.repaired:,}" if summary.repaired else ""
     problems = f"; {plural(summary.problems, 'file')} listed in {shards / 'problems.csv'}" if summary.problems else ""
     sets = f"{plural(manifest.sets, 'set')} on {plural(len(manifest.backgrounds), 'background')}"
     yield (

@@ -41,8 +41,9 @@ def main(
     """Predict mask and depth of pictures with the network that fgbg-train left in the folder RUN.
 
     Folders are joined by file names, whatever the extensions; templates, such as streets/bg_{bg}.jpg with
-    pictures/fg_{fg}_bg_{bg}.jpg, by the numbers in the fields of the background's. Pictures are JPEG or PNG of any
-    size, colour or gray, 8 or 16 bits; alpha and EXIF orientation are passed over, as in training. For each overlay:
+    pictures/fg_{fg}_bg_{bg}.jpg, by the numbers in the fields of the background's. Pictures are JPEG, PNG,
+    WebP, TIFF and more of up to 100 million pixels, colour or gray, 8 or 16 bits; alpha and EXIF orientation are passed
+    over, as in training. For each overlay:
 
     \b
     NAME.mask.png           the mask, gray: 255 is certainly foreground, 128 and above is more likely than not

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from pipeline.format.depth import colour_holes, colour_map
+from pipeline.format.depth import colour_map
 from pipeline.loading.batch import Batch
 from pipeline.packing.finalize import contact_sheet
 from pipeline.resume import atomic_file
@@ -21,10 +21,7 @@ DEPTH_COLOURS = "magma"  # which fgbg-pack recognises, and reads back
 
 
 def columns(batch: Batch, prediction: Prediction) -> dict[str, NDArray[np.uint8]]:
-    """The pictures of each set by their title, inputs and truth beside predictions. Waits for the device.
-
-    uint8 [N,H,W], or [N,H,W,3] of depth with holes, which are `depth.HOLE_COLOUR`.
-    """
+    """The pictures of each set by their title, inputs and truth beside predictions, [N,H,W]. Waits for the device."""
     found = {
         "bg": batch.bg,
         "fg_bg": batch.fg_bg,
@@ -33,10 +30,7 @@ def columns(batch: Batch, prediction: Prediction) -> dict[str, NDArray[np.uint8]
         "depth": batch.depth,
         "predicted depth": prediction.depth if prediction.depth is None else eight_bits(prediction.depth),
     }
-    shown = {title: pictures[:, 0].cpu().numpy() for title, pictures in found.items() if pictures is not None}
-    if batch.depth_valid is not None:
-        shown["depth"] = colour_holes(shown["depth"])
-    return shown
+    return {title: pictures[:, 0].cpu().numpy() for title, pictures in found.items() if pictures is not None}
 
 
 def grid(batch: Batch, prediction: Prediction, names: Sequence[str] = ()) -> Image.Image:
@@ -68,20 +62,30 @@ def save_picture(picture: Image.Image, path: Path) -> None:
 
 def depth_colours(depth: NDArray[np.uint16]) -> NDArray[np.uint8]:
     """Nearness, uint16 [H, W], by `DEPTH_COLOURS`; uint8 [H, W, 3]."""
-    colours = np.rint(colour_map(DEPTH_COLOURS)).astype(np.uint8)
-    return colours[(depth.astype(np.uint32) + 128) // 257]
+    colours = np.rint(colour_map(DEPTH_COLOURS)).astype(np.uint8)[(np.arange(1 << 16) + 128) // 257]
+    picture = np.empty((*depth.shape, 3), np.uint8)
+    for row, levels in zip(picture, depth, strict=True):  # of all rows at once, the indices would take the most memory
+        row[:] = colours[levels]
+    return picture
+
+
+def shrunk(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A picture, uint8 [H, W] or [H, W, 3], as `side_by_side` shows it: uint8 [h, w, 3], longer edge `TILE` pixels."""
+    height, width = picture.shape[:2]
+    scale = TILE / max(height, width)
+    tile = max(1, round(width * scale)), max(1, round(height * scale))
+    return np.asarray(Image.fromarray(picture).convert("RGB").resize(tile))
 
 
 def side_by_side(pictures: Mapping[str, NDArray[np.uint8]]) -> Image.Image:
     """Pictures of one size, uint8 [H, W] or [H, W, 3], in a row under their titles, longer edge `TILE` pixels."""
-    height, width = next(iter(pictures.values())).shape[:2]
-    scale = TILE / max(height, width)
-    tile = max(1, round(width * scale)), max(1, round(height * scale))
+    tiles = {title: Image.fromarray(shrunk(picture)) for title, picture in pictures.items()}
+    tile = next(iter(tiles.values())).size
     step = max(tile[0], TILE // 2) + GAP  # titles need room, too
     sheet = Image.new("RGB", (GAP + len(pictures) * step, TITLE + tile[1] + GAP), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT)
-    for column, (title, picture) in enumerate(pictures.items()):
+    for column, (title, picture) in enumerate(tiles.items()):
         left = GAP + column * step
         draw.text((left, 2), title, fill="black", font=font)
-        sheet.paste(Image.fromarray(picture).convert("RGB").resize(tile), (left, TITLE))
+        sheet.paste(picture, (left, TITLE))
     return sheet

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from unicodedata import normalize
 
 import numpy as np
@@ -22,20 +22,20 @@ from PIL import Image
 from torch.nn import functional as F
 
 from pipeline.errors import InputError
-from pipeline.format.images import BadImage, Picture, decode_rgb, read_picture
-from pipeline.packing.encode_planes import NoPlanes, PlaneRasterizer
+from pipeline.format.images import BadImage, Picture, TooManyPixels, decode_rgb, read_picture
+from pipeline.packing.encode_planes import NoPlanes, PlaneRasterizer, batches_of
 from pipeline.packing.folders import find_files, no_one
 from pipeline.packing.templates import PICTURE, Template
 from pipeline.resume import atomic_file, resumable
 from pipeline.workers import available_cores
 from train.checkpoint import Run
 from train.config import PAIRS_AT_ONCE
-from train.pictures import depth_colours, side_by_side
+from train.pictures import depth_colours, shrunk, side_by_side
 
-MOST_PIXELS = 178_000_000  # of a picture; a few more, and Pillow takes it for an attack
+T = TypeVar("T", np.uint8, np.uint16)
 DONE = "done"  # the progress record of a stopped run
 LISTED = 5  # names in a message
-KINDS = "expected a picture, a folder of pictures (JPEG or PNG), or a template as streets/bg_{bg}.jpg"
+KINDS = "expected a picture, a folder of pictures (JPEG, PNG, ...), or a template as streets/bg_{bg}.jpg"
 
 
 class Pair(NamedTuple):
@@ -83,11 +83,15 @@ class Predictor:
 
 def at_size(planes: torch.Tensor, size: tuple[int, int]) -> PredictedPlanes:
     """Float32 [1 or 2, size, size] in 0..1, mask and depth, brought to another size in float, then rounded."""
-    resized = F.interpolate(planes[None], size, mode="bilinear", antialias=True)[0].clamp(0, 1)
-    mask, *depth = resized.cpu().numpy()  # waits for the device
-    return PredictedPlanes(
-        (mask * 255 + 0.5).astype(np.uint8), (depth[0] * 65535 + 0.5).astype(np.uint16) if depth else None
-    )
+
+    def resized(plane: torch.Tensor, largest: int, kind: type[T]) -> NDArray[T]:
+        # One plane at a time, in place: at the size of the largest pictures each copy takes 400 MB.
+        large = F.interpolate(plane[None, None], size, mode="bilinear", antialias=True)[0, 0]
+        scaled: NDArray[np.float32] = large.clamp_(0, 1).mul_(largest).add_(0.5).cpu().numpy()  # waits for the device
+        return scaled.astype(kind)
+
+    mask, *depth = planes
+    return PredictedPlanes(resized(mask, 255, np.uint8), resized(depth[0], 65535, np.uint16) if depth else None)
 
 
 def predict(
@@ -108,17 +112,17 @@ def predict(
     arguments = _arguments(run, pairs)
     predictor = Predictor(run, device)
     with resumable(out, arguments) as records, ThreadPoolExecutor(available_cores()) as pool:
-        require_pictures(pairs)
+        pixels = require_pictures(pairs)
         record = records / DONE
         first = int(record.read_text()) if record.exists() else 0
         done(first)
-        for start in range(first, len(pairs), batch_size):
-            batch = pairs[start : start + batch_size]
-            pictures = [(_read(pair.background), _read(pair.overlay)) for pair in batch]
-            planes = [_whole(found, pair) for found, pair in zip(predictor(pictures), batch, strict=True)]
-            list(pool.map(write_files, repeat(out), batch, pictures, planes))
+        for batch in batches_of(range(first, len(pairs)), pixels[first:], batch_size):
+            chosen = [pairs[place] for place in batch]
+            pictures = [(_read(pair.background), _read(pair.overlay)) for pair in chosen]
+            planes = [_whole(found, pair) for found, pair in zip(predictor(pictures), chosen, strict=True)]
+            list(pool.map(write_files, repeat(out), chosen, pictures, planes))
             with atomic_file(record) as file:
-                file.write(str(start + len(batch)).encode())
+                file.write(str(batch[-1] + 1).encode())
             done(len(batch))
 
 
@@ -133,12 +137,15 @@ def _arguments(run: Run, pairs: Sequence[Pair]) -> dict[str, object]:
     }
 
 
-def require_pictures(pairs: Sequence[Pair]) -> None:
+def require_pictures(pairs: Sequence[Pair]) -> list[int]:
     """Raise `InputError` unless all files are pictures by their headers, none too large, sides of a pair in one ratio.
+
+    Returns how many pixels each pair has.
 
     The original's own backgrounds have 224 x 224 pixels, its overlays 256 x 256: the network sees both at its size.
     """
     sizes = functools.cache(lambda path: _read(path, "header").size)  # one background may go with all overlays
+    pixels = list[int]()
     for pair in pairs:
         background, overlay = sizes(pair.background), sizes(pair.overlay)
         if background[0] * overlay[1] != background[1] * overlay[0]:
@@ -146,9 +153,8 @@ def require_pictures(pairs: Sequence[Pair]) -> None:
                 f"{pair.background} is {_pixels(background)}, {pair.overlay} is {_pixels(overlay)}: expected two "
                 "pictures of one view and size, or of sides in the same ratio"
             )
-        for path, size in ((pair.background, background), (pair.overlay, overlay)):
-            if size[0] * size[1] > MOST_PIXELS:
-                raise InputError(f"{path} is {_pixels(size)}: expected at most {MOST_PIXELS:,} in all; make it smaller")
+        pixels.append(background[0] * background[1] + overlay[0] * overlay[1])
+    return pixels
 
 
 def _pixels(size: tuple[int, int]) -> str:
@@ -158,6 +164,8 @@ def _pixels(size: tuple[int, int]) -> str:
 def _read(path: Path, verify: str = "decode") -> Picture:
     try:
         return read_picture(str(path), verify)
+    except TooManyPixels as error:
+        raise InputError(f"{path}: {error}") from error
     except BadImage as error:
         raise InputError(f"{path}: {error}: expected a whole JPEG or PNG") from error
 
@@ -171,16 +179,21 @@ def _whole(found: PredictedPlanes | NoPlanes, pair: Pair) -> PredictedPlanes:
 def write_files(out: Path, pair: Pair, pictures: tuple[Picture, Picture], planes: PredictedPlanes) -> None:
     """Write the files of one pair, each whole or not at all."""
     (out / pair.name).parent.mkdir(parents=True, exist_ok=True)
-    shown = {"bg": decode_rgb(pictures[0].content), "fg_bg": decode_rgb(pictures[1].content), "mask": planes.mask}
-    files = {"mask.png": Image.fromarray(planes.mask)}
-    if planes.depth is not None:
-        files["depth.png"] = Image.fromarray(planes.depth)
-        shown["depth (near = bright)"] = depth_colours(planes.depth)
-        files["depth-colour.png"] = Image.fromarray(shown["depth (near = bright)"])
-    files["side-by-side.png"] = side_by_side(shown)
-    for kind, picture in files.items():
+
+    def save(kind: str, picture: Image.Image) -> None:
         with atomic_file(out / f"{pair.name}.{kind}") as file:
             picture.save(file, "PNG")
+
+    # Large pictures are let go one by one.
+    shown = {title: shrunk(decode_rgb(one.content)) for title, one in zip(("bg", "fg_bg"), pictures, strict=True)}
+    shown["mask"] = shrunk(planes.mask)
+    save("mask.png", Image.fromarray(planes.mask))
+    if planes.depth is not None:
+        save("depth.png", Image.fromarray(planes.depth))
+        colours = depth_colours(planes.depth)
+        shown["depth (near = bright)"] = shrunk(colours)
+        save("depth-colour.png", Image.fromarray(colours))
+    save("side-by-side.png", side_by_side(shown))
 
 
 @dataclass(frozen=True)

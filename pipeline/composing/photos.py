@@ -3,7 +3,6 @@
 import hashlib
 import random
 import re
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,12 +15,10 @@ from PIL import Image, ImageOps
 
 from pipeline.composing.stage import Backdrop, Cutout, Place, Stage
 from pipeline.errors import InputError
-from pipeline.files import open_file
-from pipeline.format.images import BadImage, unreadable_as_bad_image
+from pipeline.files import open_file, read_file
+from pipeline.format.images import EXTENSIONS, BadImage, open_picture, unreadable_as_bad_image
 from pipeline.packing.folders import find_files, no_one
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
-MAX_PIXELS = 100_000_000  # of one picture: a decompression bomb, or a mistake
 MIN_ALPHA = 8  # what is less opaque than this (of 255) is no content: erasers leave such dust
 ATTEMPTS = 100  # at a random position where enough of the foreground is visible
 
@@ -41,7 +38,7 @@ def find_pictures(
         raise InputError(f"no such folder: {folder}: give one that holds pictures")
     found = find_files(
         folder,
-        lambda path: path.lower().endswith(EXTENSIONS),
+        lambda path: path.lower().endswith(tuple(EXTENSIONS)),
         f"expected files such as *{', *'.join(EXTENSIONS)}",
         follow_links=follow_links,
         output=output,
@@ -61,20 +58,11 @@ def hash_pictures(folder: Path, names: tuple[str, ...]) -> str:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """A still picture of a reasonable size, opened by Pillow; raises `BadImage` for anything else."""
-    try:
-        with warnings.catch_warnings(), unreadable_as_bad_image(), open_file(path) as file:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
-            with Image.open(file) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise BadImage(f"{image.width} x {image.height} pixels, at most {MAX_PIXELS / 1e6:.0f} million")
-                if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":  # phones' JPEGs with extras
-                    raise BadImage(f"it is animated or has pages ({frames} frames), not a still picture")
-                yield image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, OSError) and error.errno:  # of the disk, and not of this picture alone
-            raise
-        raise BadImage(f"it does not decode ({error})") from error
+    """A picture, opened as by `images.open_picture`; raises `BadImage` if that fails."""
+    with unreadable_as_bad_image():
+        content = read_file(path)
+    with open_picture(content) as image:
+        yield image
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -91,7 +79,7 @@ def read_background(
 ) -> NDArray[np.uint8]:
     """A picture cropped around its middle and resized, turned as its EXIF says: uint8 [size, size, 3].
 
-    Raises `BadImage` if it does not decode, has several frames or more than `MAX_PIXELS`.
+    Raises `BadImage` if it does not decode, has several frames or more than `images.MAX_PIXELS`.
     """
     with _opened(path) as image:
         image.draft("RGB", (2 * size, 2 * size))  # JPEGs decode to about what is needed

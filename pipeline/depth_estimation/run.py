@@ -19,7 +19,7 @@ from PIL import Image
 
 from pipeline.depth_estimation.model import DepthModel, DepthModelSettings
 from pipeline.errors import InputError, Problem
-from pipeline.format.images import BadImage, Picture, decode_rgb, encode_gray, image_format
+from pipeline.format.images import BadImage, Picture, as_stored, decode_rgb, encode_gray, image_format, jpeg_size
 from pipeline.workers import available_cores, drawn_ahead
 
 PREPARED_BATCHES, UNSAVED_BATCHES = 3, 3  # at most, before and after the network
@@ -182,8 +182,10 @@ class _Batch(NamedTuple, Generic[Item]):
 
 def decode_colour(content: bytes) -> NDArray[np.uint8]:
     """Decode a picture to uint8 [H, W, 3]; raise `BadImage` if it does not decode without a warning."""
+    content, _ = as_stored(content)
     if image_format(content) != "jpg":
         return decode_rgb(content)
+    jpeg_size(content)
     try:
         picture: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, "RGB", strict=True)
     except ValueError as error:

@@ -51,7 +51,7 @@ def start_batches(stages: Stages, epoch: int, step: int) -> BackgroundIterator[D
     """One rank's batches from number `step` of `epoch` on, epoch after epoch, made in a thread that starts now.
 
     They end only where the next epoch depends on what this one has cached. Raises, when they are taken, `InputError` if
-    too many sets are damaged or one cannot be decoded, and what CUDA or DALI raise for faults of their own.
+    too many sets are damaged or cannot be decoded, and what CUDA or DALI raise for faults of their own.
     """
     reader, decoder, cache, collator, augmenter, gatherer, stream, prefetch = stages
 

@@ -1,6 +1,6 @@
 """Collate: the decoded parts of sets, with their backgrounds from a cache of all of them, become a batch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -8,13 +8,15 @@ from numpy.typing import NDArray
 
 from pipeline.devices import torch_device
 from pipeline.errors import InputError
-from pipeline.format.depth import WITH_HOLES
+from pipeline.format.manifest import BACKGROUNDS
 from pipeline.format.planes import PLANES, BadFrame, decompress_frames
 from pipeline.loading.batch import Batch
 from pipeline.loading.buffers import Gatherer
 from pipeline.loading.decode import DecodeOptions, Decoder, Encoded, Undecodable
 from pipeline.loading.sample_cache import Pictures
 from pipeline.loading.shard_reader import ShardReader
+
+DecodeAll = Callable[[Sequence[NDArray[np.uint8]], DecodeOptions], Iterator[torch.Tensor]]
 
 
 class Collator:
@@ -25,7 +27,6 @@ class Collator:
         self.device = torch_device(options.device)
         self.backgrounds = BackgroundCache(shards, options)
         self._planes = shards.manifest.codec == PLANES
-        self._holes = shards.manifest.depth_encoding == WITH_HOLES
         if self.device.type == "cuda":
             torch.cuda.current_stream().synchronize()  # once, so that any stream may read the backgrounds
 
@@ -44,9 +45,7 @@ class Collator:
             bg = self.backgrounds.pictures.index_select(0, background)
         if self._planes:
             parts["fg_bg"] += bg  # they hold what differs from it
-        depth = parts.get("depth")
-        depth_valid = depth > 0 if depth is not None and self._holes else None
-        return Batch(bg, parts["fg_bg"], parts["mask"], depth, index, depth_valid)
+        return Batch(bg, parts["fg_bg"], parts["mask"], parts.get("depth"), index)
 
 
 class BackgroundCache:
@@ -68,9 +67,19 @@ class BackgroundCache:
         try:
             self.pictures = torch.cat(list(decode(encoded, options)))
         except (Undecodable, BadFrame) as error:
+            which = f"{shards.folder / BACKGROUNDS}: background {self._first_bad(encoded, decode, options)}"
             raise InputError(
-                f"one of the backgrounds in {shards.folder} cannot be decoded: pack again ({error})"
+                f"{which} cannot be decoded ({error}), and every set on it needs it: pack again with --verify decode"
             ) from error
+
+    def _first_bad(self, encoded: Sequence[NDArray[np.uint8]], decode: DecodeAll, options: DecodeOptions) -> str:
+        """The id of the first background that cannot be decoded alone."""
+        for bg, content in zip(self._ids.tolist(), encoded, strict=True):
+            try:
+                list(decode([content], options))
+            except (Undecodable, BadFrame):
+                return str(bg)
+        return "of some batch"
 
     def positions(self, ids: NDArray[np.int32]) -> NDArray[np.int64]:
         """Where in `pictures` the backgrounds of these ids are, int64 [N]."""

@@ -7,8 +7,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from torch.utils.dlpack import from_dlpack
 
 from pipeline.devices import dali_extra, torch_device
 from pipeline.errors import InputError
-from pipeline.format.depth import WITH_HOLES, depth_table
+from pipeline.format.png import without_ancillary
 from pipeline.installation import install_hint
 from pipeline.loading.buffers import BufferPool
 
@@ -26,9 +25,8 @@ if TYPE_CHECKING:
 
 Encoded = list[list[NDArray[np.uint8]]]
 """A batch of encoded pictures: for each part, uint8 [bytes] for each sample."""
-Table = NDArray[np.uint8] | Literal["holes"] | None
-"""256 values that gray levels are looked up in; None leaves them as they are, as HOLES does, of which 0 is no level."""
-HOLES: Literal["holes"] = "holes"
+Table = NDArray[np.uint8] | None
+"""256 values that gray levels are looked up in; None leaves them as they are."""
 DALI_LOAD = 0.65  # DALI's own default of `hw_decoder_load`
 HOPPER = 9  # compute capability 9.x
 # A decoder's threads take memory in multiples of so many bytes, once on the device and twice on the host. DALI's own 16
@@ -83,11 +81,6 @@ class DecodeOptions:
             )
 
 
-def depth_levels(encoding: str, near: str) -> Table:
-    """How depth pictures of an encoding of `depth.STORED` become nearness."""
-    return HOLES if encoding == WITH_HOLES else depth_table(encoding, near)
-
-
 def decode_part(encoded: Any, table: Table, options: DecodeOptions) -> Any:
     """The nodes of one part, in execution order."""
     from nvidia.dali import fn, types
@@ -105,24 +98,11 @@ def decode_part(encoded: Any, table: Table, options: DecodeOptions) -> Any:
         device_memory_padding=PADDING_BYTES,
         host_memory_padding=PADDING_BYTES,
     )
-    if isinstance(table, np.ndarray) and (table != np.arange(256)).any():
+    if table is not None and (table != np.arange(256)).any():
         # Before any resizing: a mean of codes is not the code of the mean.
         picture = fn.lookup_table(picture, keys=list(range(256)), values=table.tolist(), dtype=types.UINT8)
-    resize = partial(fn.resize, size=[options.size, options.size], interp_type=types.INTERP_LINEAR, antialias=True)
-    return _resize_measured(picture, resize) if isinstance(table, str) else resize(picture)
-
-
-def _resize_measured(picture: Any, resize: Callable[..., Any]) -> Any:
-    """Resize levels of 1 to 255 among holes of 0, so that no hole mixes into what was measured.
-
-    A pixel is the mean of the measured ones among those that it is made of, weighted as ever; it is a hole where these
-    have less than half of the weight.
-    """
-    from nvidia.dali import fn, math, types
-
-    measured = fn.lookup_table(picture, keys=[0], values=[0], default_value=1, dtype=types.FLOAT)
-    levels, share = resize(picture, dtype=types.FLOAT), resize(measured)  # holes add 0 to both
-    return fn.cast(math.clamp(levels / math.max(share, 0.5), 1, 255) * (share >= 0.5), dtype=types.UINT8)
+    size = [options.size, options.size]
+    return fn.resize(picture, size=size, interp_type=types.INTERP_LINEAR, antialias=True)
 
 
 def build_graph(source: Callable[[], Encoded], tables: Mapping[str, Table], options: DecodeOptions) -> "Pipeline":
@@ -159,9 +139,10 @@ def build_graph(source: Callable[[], Encoded], tables: Mapping[str, Table], opti
 
 
 class _Feed:
-    """What the graph draws its batches from. It knows neither graph nor decoder, so that both go when they are let go.
+    """What a graph draws its batches from. It knows neither graph nor decoder, so that both go when they are let go.
 
-    DALI reads the encoded bytes from our memory, not from a copy, until their batch has come out: they are kept here.
+    DALI reads the encoded bytes from our memory, not from a copy, until their batch has come out: they are kept here,
+    as long as the graph is there.
     """
 
     def __init__(self, prefetch: int) -> None:
@@ -169,8 +150,10 @@ class _Feed:
         self._in_flight: deque[Encoded] = deque(maxlen=prefetch + 2)
 
     def __call__(self) -> Encoded:
-        self._in_flight.append(next(self.batches))
-        return self._in_flight[-1]
+        # Else libpng makes a PNG's colours gray by the gamma that its metadata state, unlike all others.
+        batch = [[without_ancillary(content) for content in part] for part in next(self.batches)]
+        self._in_flight.append(batch)
+        return batch
 
     def clear(self) -> None:
         """Let go of what was given, once the graph is through with it."""
@@ -184,9 +167,12 @@ class Decoder:
     def __init__(self, tables: Mapping[str, Table], options: DecodeOptions) -> None:
         """`tables` names the parts; raises `InputError` where DALI or the device is missing."""
         self._tables, self._options = tables, options
-        self._feed = _Feed(options.prefetch)
         self._memory = BufferPool()
-        self._graph: Pipeline | None = build_graph(self._feed, tables, options)
+        self._graph: tuple[Pipeline, _Feed] | None = self._build()
+
+    def _build(self) -> "tuple[Pipeline, _Feed]":
+        feed = _Feed(self._options.prefetch)
+        return build_graph(feed, self._tables, self._options), feed
 
     def decode(self, batches: Iterator[Encoded]) -> Generator[dict[str, torch.Tensor], None, None]:
         """Yield each batch decoded: for each part a tensor of its own, uint8 [N, 1, size, size] on the device.
@@ -195,8 +181,8 @@ class Decoder:
         DALI cannot decode a picture; it does not tell which.
         """
         # A graph that was left before its end still holds batches of that run: it is not used again.
-        graph, self._graph = self._graph or build_graph(self._feed, self._tables, self._options), None
-        self._feed.batches = batches
+        (graph, feed), self._graph = self._graph or self._build(), None
+        feed.batches = batches
         stream = results_stream(self._options.device)
         try:
             while True:
@@ -214,10 +200,11 @@ class Decoder:
                 parts = zip(self._tables, pictures, strict=True)
                 yield {name: self._copy(picture).view(len(picture), 1, *picture.shape[1:3]) for name, picture in parts}
             graph.reset()
-            self._graph = graph
+            feed.clear()
+            self._graph = graph, feed
         finally:
+            feed.batches = iter(())  # what a graph still holds goes with it: its threads may be at work on that
             del graph
-            self._feed.clear()
 
     def _copy(self, pictures: torch.Tensor) -> torch.Tensor:
         return pictures.clone() if pictures.is_cuda else self._memory.empty(pictures.shape).copy_(pictures)

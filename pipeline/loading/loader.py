@@ -108,7 +108,7 @@ class Loader:
         augmenter = Augmenter(config.augmentation, config.seed, device) if config.augmentation else None
         reader = PrefetchReader(shards, sampler, members, quarantine, cache, config.rank, config.world, config.readers)
         with _on(device):
-            decoder = SampleDecoder(shards, options, collator.backgrounds.any_encoded)
+            decoder = SampleDecoder(shards, options, collator.backgrounds.any_encoded, quarantine)
         stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._stages = Stages(reader, decoder, cache, collator, augmenter, gatherer, stream, config.prefetch)
         self._opened, self._members, self._sampler, self._quarantine = opened, members, sampler, quarantine
@@ -189,7 +189,7 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches of an epoch; after `load_state_dict`, the rest of the one that was loaded.
 
-        Raises `InputError` if too many sets are damaged, one cannot be decoded, or there is no memory for a batch, and
+        Raises `InputError` if too many sets are damaged or cannot be decoded, or there is no memory for a batch, and
         `RuntimeError` if meanwhile another iteration began or a state was loaded: its batches would be others.
         """
         if self._iterating or self._left_early():

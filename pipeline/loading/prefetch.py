@@ -8,7 +8,7 @@ import time
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, compress
 from queue import SimpleQueue
 from typing import Generic, NamedTuple, TypeVar
 
@@ -35,7 +35,7 @@ STOP_SEC = 5.0
 
 
 class Quarantine:
-    """The sets that are left out, because their bytes are not those that were packed."""
+    """The sets that are left out, because their bytes are not those that were packed, or cannot be decoded."""
 
     def __init__(self, split: str, sets: int, max_share: float) -> None:
         self._split, self._sets, self._max_share = split, sets, max_share
@@ -64,7 +64,7 @@ class Quarantine:
             raise InputError(
                 f"{len(self._bad)} of {plural(self._sets, 'set')} (split {self._split}) are damaged, "
                 f"at most {self._max_share:.1%} may be; "
-                f"{shards.count(worst)} of them in {worst} (the last: {damage}): copy it again, or allow more"
+                f"{shards.count(worst)} of them in {worst} (the last: {damage}): {damage.remedy}, or allow more"
             )
 
 
@@ -94,6 +94,13 @@ class EncodedBatch:
     def missing(self) -> NDArray[np.int64]:
         """The rows of those that `encoded` holds."""
         return self.rows[self.slots < 0]
+
+    def only(self, kept: NDArray[np.bool_]) -> "EncodedBatch":
+        """The same with some of its sets alone, bool [N]."""
+        if kept.all():
+            return self
+        encoded = [list(compress(part, kept[self.slots < 0])) for part in self.encoded]
+        return EncodedBatch(self.epoch, self.rows[kept], self.records[kept], self.slots[kept], encoded)
 
 
 class _Pending(NamedTuple):

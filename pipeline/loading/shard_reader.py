@@ -28,11 +28,11 @@ MAX_OPEN_FILES = 256
 
 
 class Damaged(Exception):  # noqa: N818 - a finding about the data, not a fault of the program
-    """A set's bytes are not those that were packed; the message names the set, the shard and what differs."""
+    """A set's bytes are not those that were packed, or no pictures; the message names the set, the shard and why."""
 
-    def __init__(self, key: str, what: str, shard: str) -> None:
+    def __init__(self, key: str, what: str, shard: str, remedy: str = "copy it again") -> None:
         super().__init__(f"{key}: {what}")
-        self.shard = shard
+        self.shard, self.remedy = shard, remedy
 
 
 class ShardReader:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError, Problem
+from pipeline.format.images import is_converted, unread_format
 from pipeline.format.sample import PARTS, UNKNOWN
 from pipeline.packing.folders import describe_files, is_readme, is_text
 from pipeline.packing.layouts import IDS, Layout
@@ -21,7 +22,7 @@ from pipeline.packing.listing import Listing
 SAMPLE = 1000  # files of each source that are looked at
 STRAY = 0.01  # of the files in the best layout: below this share those in another are strays, not a second candidate
 DEFAULT_NUMBER = 0  # of a set whose layout tells none
-UNREAD = "a format that is not read: convert them to PNG, or depth to .npy"
+UNREAD = "its format is not read: convert to PNG, or depth to .npy"
 
 
 class LayoutFit(NamedTuple):
@@ -88,7 +89,8 @@ def _refuse(listing: Listing, layouts: Sequence[Layout], samples: list[list[str]
                 if any(path.startswith(root) and layout.fits_but_for_format(path[len(root) :]) for root in below)
             ]
             if unread:
-                raise InputError(f"no image sets in {where}: {why}; {unread[0]} and the like are in {UNREAD}")
+                reason = unread_format(unread[0]) or UNREAD
+                raise InputError(f"no image sets in {where}: {why}; {unread[0]}: {reason}")
     raise InputError(
         f"no image sets in {where}: {why}; expected files such as {expected}; "
         "other names can be told by --overlay, --mask and --depth"
@@ -170,7 +172,7 @@ class Candidates(NamedTuple):
     parts: NDArray[np.int8]
     """0 for a background, else 1 + place in the parts."""
     ranks: NDArray[np.int8]
-    """Place in the layout's order of preference."""
+    """Place in the layout's order of preference, and for each place JPEG and PNG before other formats."""
     ids: NDArray[np.int32]
     """[rows, 3]: bg, fg, number."""
 
@@ -185,7 +187,7 @@ def candidates_by_name(listing: Listing, fit: LayoutFit, parts: tuple[str, ...],
     A name that fits nothing, or contradicts itself, is added to `problems`. Raises `InputError` if the layout assumes a
     number of sets that the files do not bear out.
     """
-    layout, numbers = fit.layout, array("i")  # of each file that fits: row, template, bg, fg, number
+    layout, numbers = fit.layout, array("i")  # of each file that fits: row, template, is_converted, bg, fg, number
     find, extend = layout.find, numbers.extend
     for source, root in enumerate(fit.roots):
         rows = listing.rows(source)
@@ -198,18 +200,20 @@ def candidates_by_name(listing: Listing, fit: LayoutFit, parts: tuple[str, ...],
                 continue
             if match is None:
                 if path.startswith(root) and layout.fits_but_for_format(path[len(root) :]):
-                    problems.append(Problem(listing.name(row), "unread", f"it is in {UNREAD}"))
+                    problems.append(Problem(listing.name(row), "unread", unread_format(path) or UNREAD))
                 elif not is_readme(path):
                     problems.append(Problem(listing.name(row), "unknown", f"fits no part of the layout {layout.name}"))
             elif match[0] >= 0:
                 template, fields = match
                 bg, fg = fields.get("bg", UNKNOWN), fields.get("fg", UNKNOWN)
-                extend((row, template, bg, fg, fields.get("id", DEFAULT_NUMBER)))
-    table = np.frombuffer(numbers, np.int32).reshape(-1, 5)
+                extend((row, template, is_converted(path), bg, fg, fields.get("id", DEFAULT_NUMBER)))
+    table = np.frombuffer(numbers, np.int32).reshape(-1, 6)
     codes = {part: code for code, part in enumerate(("bg", *parts))}
     part_of = np.array([codes.get(part, -1) for part, _, _ in layout.templates], np.int8)[table[:, 1]]
-    rank_of = np.array([rank for _, rank, _ in layout.templates], np.int8)[table[:, 1]]
-    candidates = Candidates(table[:, 0], part_of, rank_of, table[:, 2:]).take(part_of >= 0)
+    rank_of = 2 * np.array([rank for _, rank, _ in layout.templates], np.int8)[table[:, 1]] + table[:, 2].astype(
+        np.int8
+    )
+    candidates = Candidates(table[:, 0], part_of, rank_of, table[:, 3:]).take(part_of >= 0)
     _require_assumed_sets(layout, candidates)
     for code, part in enumerate(parts[1:], 2):
         if layout.ids(part) != layout.ids("fg_bg"):

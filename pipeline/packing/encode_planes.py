@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -14,15 +14,16 @@ from numpy.typing import NDArray
 
 from pipeline.errors import Problem
 from pipeline.files import ReadFile
-from pipeline.format.depth import NO_DEPTH
-from pipeline.format.images import BadImage, Picture
+from pipeline.format.depth import NO_DEPTH, depth_table
+from pipeline.format.images import MAX_PIXELS, BadImage, Picture
 from pipeline.format.manifest import Background
 from pipeline.format.planes import EXTENSION, compress_frame, decompress_frames, encode_set
 from pipeline.format.sample import PARTS
-from pipeline.loading.decode import DecodeOptions, Decoder, Encoded, Table, Undecodable, depth_levels
+from pipeline.loading.decode import DecodeOptions, Decoder, Encoded, Table, Undecodable
 from pipeline.packing.join import SetFiles
 from pipeline.packing.set_reader import ReadSet, SetReader
 
+T = TypeVar("T")
 BATCH = 64  # sets decoded together
 
 
@@ -32,6 +33,19 @@ class NoPlanes(NamedTuple):
     part: int
     """Position of the picture that DALI cannot decode."""
     why: str
+
+
+def batches_of(items: Sequence[T], pixels: Sequence[int], most: int = BATCH) -> Iterator[list[T]]:
+    """Runs of at most `most` items, which end before they have more than MAX_PIXELS: all are decoded at once."""
+    batch, total = list[T](), 0
+    for item, count in zip(items, pixels, strict=True):
+        if batch and (len(batch) == most or total + count > MAX_PIXELS):
+            yield batch
+            batch, total = [], 0
+        batch.append(item)
+        total += count
+    if batch:
+        yield batch
 
 
 class PlaneRasterizer:
@@ -44,8 +58,10 @@ class PlaneRasterizer:
 
     def rasterize(self, sets: Sequence[Sequence[Picture]]) -> list[NDArray[np.uint8] | NoPlanes]:
         """The planes of at most BATCH sets of pictures, uint8 [parts, size, size] each, or why a set has none."""
-        if not sets:
-            return []
+        pixels = [sum(height * width for _, _, (height, width) in pictures) for pictures in sets]
+        return [planes for batch in batches_of(sets, pixels) for planes in self._rasterize_batch(batch)]
+
+    def _rasterize_batch(self, sets: Sequence[Sequence[Picture]]) -> list[NDArray[np.uint8] | NoPlanes]:
         try:
             [decoded] = self._decoder.decode(iter([_by_part(sets)]))
         except Undecodable:
@@ -148,5 +164,5 @@ def _rasterizer(size: int, depth: tuple[str, str]) -> PlaneRasterizer:
     """One rasterizer for all jobs of a process: to build a DALI graph for every shard would take time."""
     tables: dict[str, Table] = dict.fromkeys(PARTS[:2])
     if depth[0] != NO_DEPTH:
-        tables["depth"] = depth_levels(*depth)
+        tables["depth"] = depth_table(*depth)
     return PlaneRasterizer(tables, size)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.errors import Problem
-from pipeline.format.depth import WITH_HOLES, colour_holes, depth_table
+from pipeline.format.depth import depth_table
 from pipeline.format.images import BadImage, Picture, decode_gray, decode_rgb
 from pipeline.format.manifest import (
     BACKGROUNDS,
@@ -218,16 +218,14 @@ def write_preview(shards: Path, manifest: Manifest) -> None:
     for row in range(min(PREVIEW_ROWS, manifest.sets)):
         bg = reader.read_background(int(reader.index["bg"][row]))
         if manifest.codec == PLANES:
-            pictures = _decode_planes(reader, row, bg.data)
-        else:
-            fg_bg, mask, *depth = (bytes(part) for part in reader.read(row))
-            try:
-                pictures = [decode_rgb(bytes(bg)), decode_rgb(fg_bg), decode_rgb(mask)]
-                pictures += [table[decode_gray(picture)] for picture in depth]
-            except BadImage:  # packed with only its header verified
-                continue
-        if manifest.depth_encoding == WITH_HOLES:
-            pictures[-1] = colour_holes(pictures[-1])
+            rows.append((reader.key(row), _decode_planes(reader, row, bg.data)))
+            continue
+        fg_bg, mask, *depth = (bytes(part) for part in reader.read(row))
+        try:
+            pictures = [decode_rgb(bytes(bg)), decode_rgb(fg_bg), decode_rgb(mask)]
+            pictures += [table[decode_gray(picture)] for picture in depth]
+        except BadImage:  # packed with only its header verified
+            continue
         rows.append((reader.key(row), pictures))
     reader.close()
     with atomic_file(shards / "preview.jpg") as file:

@@ -209,8 +209,10 @@ def _changes(columns: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def _join_backgrounds(candidates: Candidates, listing: Listing, problems: list[Problem]) -> dict[int, int]:
-    """The row of each background for which there is one candidate."""
+    """The row of each background for which there is one candidate, of those that are preferred."""
     rows: dict[int, list[int]] = {}
+    candidates = candidates.take(np.lexsort((candidates.rows, candidates.ranks, candidates.ids[:, 0])))
+    candidates = candidates.take(_preferred(candidates._replace(ids=candidates.ids[:, :1])))
     for bg, row in zip(candidates.ids[:, 0].tolist(), candidates.rows.tolist(), strict=True):
         rows.setdefault(bg, []).append(row)
     for bg, files in rows.items():

@@ -7,31 +7,27 @@ the way; what is bad is left out by name. The manifest is written last: without 
 import time
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, Problem
 from pipeline.format.depth import CONVERTED, ENCODINGS, NEAR, NO_DEPTH
-from pipeline.format.images import VERIFY, BadImage, Picture, check_picture
+from pipeline.format.images import VERIFY, BadImage, Picture, as_stored, check_picture
 from pipeline.format.manifest import BACKGROUNDS, CODECS, Manifest
 from pipeline.format.planes import PLANES
 from pipeline.format.sample import PARTS, set_key
 from pipeline.loading.sampler import Permutation
 from pipeline.packing.csv_layout import CsvLayout
-from pipeline.packing.depth_files import DepthFiles, OtherEncoding, recognise_depth_files
-from pipeline.packing.depth_holes import Values, parse_invalid
+from pipeline.packing.depth_files import DepthFiles, recognise_depth_files
 from pipeline.packing.finalize import Tally, done_shards, finalize, record_path, shard_path, tally, write_backgrounds
 from pipeline.packing.folders import describe_refused
 from pipeline.packing.join import Sets, describe_cause, find_sets
 from pipeline.packing.layouts import Layout
 from pipeline.packing.metadata import MetadataTables
-from pipeline.packing.npy import load_array
-from pipeline.packing.set_reader import MASK_REMARKS
+from pipeline.packing.set_reader import MASK_REMARKS, REPAIRED
 from pipeline.packing.sources import FileReader, FileSource, unpack_compressed
 from pipeline.packing.worker import ShardJob, WorkTime, require_clean, write_shard
 from pipeline.resume import UNFINISHED, require_finished, resumable
@@ -40,8 +36,7 @@ from pipeline.workers import Progress, Workers, available_cores
 if TYPE_CHECKING:
     from pipeline.packing.encode_planes import BackgroundEncoder, PlanesJob
 
-DEPTH_SAMPLE = 16  # of pictures, and as many of arrays
-MOST_OTHERS = 0.05  # of the depth maps: so many may be of another encoding, which leaves their sets out
+DEPTH_SAMPLE = 16
 DEPTH = PARTS.index("depth")
 LISTING = ".sources.npz"  # hidden: it is no progress record
 
@@ -72,10 +67,6 @@ class PackOptions:
     """(low, high): one scale for all .npy and 16-bit depth, in their units; else .npy are scaled each by itself."""
     depth_per_image: bool = False
     """Whether 16-bit depth, too, is scaled each picture by itself, and not over the whole 16 bits."""
-    depth_percentiles: tuple[float, float] | None = None
-    """(low, high): depth is scaled as by `depth_per_image`, between these percentiles of its values."""
-    depth_invalid: str = "auto"
-    """What of depth is no measurement: one of `depth_holes.WORDS`, or a number (see `depth_holes.find_holes`)."""
     strict: bool = False
     """Whether any problem at all ends the packing."""
     follow_links: bool = False
@@ -96,12 +87,8 @@ class PackOptions:
         if not -np.inf < low < high < np.inf:
             got = f"depth range {low:g} {high:g}"
             raise InputError(f"{got}: expected the low end, then the high one; which of them is near says --depth-near")
-        if self.depth_range and (self.depth_per_image or self.depth_percentiles):
+        if self.depth_range and self.depth_per_image:
             raise InputError("depth is scaled by one range or each picture by itself: choose one")
-        low, high = self.depth_percentiles or (0.0, 100.0)
-        if not 0 <= low < high <= 100:
-            raise InputError(f"depth percentiles {low:g} {high:g}: expected the low one, then the high one, 0 to 100")
-        parse_invalid(self.depth_invalid)
 
 
 class PackSummary(NamedTuple):
@@ -121,6 +108,8 @@ class PackSummary(NamedTuple):
     """Share of the workers' time that was spent on decoding; 0 if they decoded nothing."""
     refused: str = ""
     """How many files were not read, such as links, and why, in a phrase; they are rows of problems.csv, too."""
+    repaired: int = 0
+    """Pictures that are stored without a fault which their files had; they are rows of problems.csv, too."""
 
 
 def pack(
@@ -166,7 +155,7 @@ def pack(
                 places = {background.id: background for background in backgrounds.backgrounds}
                 planes = PlanesJob(options.size, stored, shards / BACKGROUNDS, places)
                 if depth:
-                    stored = (stored[0] if depth.holes.stored else "gray", "bright")  # planes hold nearness
+                    stored = ("gray", "bright")  # planes hold nearness
             jobs = _jobs(sources, shards, records, sets, tables, options, done, depth, planes)
             for dealt_with, time_taken in workers.map(write_shard, jobs):
                 progress.sets_done(dealt_with)
@@ -175,16 +164,14 @@ def pack(
             total.left_out.update(sets.left_out)
             total.problems.extend(sets.problems)
             _require_sets(total.sets, sets, total)
-            if depth:
-                _require_one_encoding(total, depth)
-            conversions = [f"depth: {depth.holes.why}"] if depth and depth.holes.stored else []
-            optional = {"conversions": conversions}
-            manifest = finalize(shards, records, count, total, backgrounds, stored, options.codec, **optional)
+            manifest = finalize(shards, records, count, total, backgrounds, stored, options.codec)
     remarks = Counter(problem.kind for problem in total.problems if problem.kind in MASK_REMARKS)
+    repaired = sum(problem.kind == REPAIRED for problem in total.problems)
     share = work_time.decode_sec / work_time.worker_sec if work_time.worker_sec and options.verify == "decode" else 0.0
     seconds, problems = time.monotonic() - start, len(total.problems)
     refused = describe_refused(sets.listing.refused)
-    return PackSummary(manifest, total.left_out, problems, seconds, sets.layout.why, why_depth, remarks, share, refused)
+    why = sets.layout.why, why_depth
+    return PackSummary(manifest, total.left_out, problems, seconds, *why, remarks, share, refused, repaired)
 
 
 def sets_to_pack(
@@ -239,22 +226,14 @@ def _require_sets(count: int, sets: Sets, result: Sets | Tally) -> None:
         raise InputError(f"no usable set in {where}: {kinds}{cause}")
 
 
-def _require_one_encoding(total: Tally, depth: DepthFiles) -> None:
-    """Raise `InputError` if many depth pictures are of another encoding than the sampled ones."""
-    others = [problem for problem in total.problems if problem.kind == OtherEncoding.kind]
-    if len(others) > MOST_OTHERS * (total.sets + len(others)):
-        first = min(others)
-        raise InputError(
-            f"{len(others):,} depth maps are not {depth.encoding}, as those sampled are (the first is {first.path}: "
-            f"{first.why}): pack each kind by itself, in a folder of its own"
-        )
-
-
 def _backgrounds(reader: FileReader, sets: Sets, encoder: "BackgroundEncoder | None") -> Iterator[tuple[int, Picture]]:
     """The backgrounds by id; one that is no picture is dropped from `sets`, with every set on it."""
     for bg, path in list(sets.backgrounds.items()):
         try:
-            picture = check_picture(reader.read(path, sets.background_place(bg)))
+            content, repair = as_stored(reader.read(path, sets.background_place(bg)))
+            if repair:
+                sets.problems.append(Problem(path, REPAIRED, repair))
+            picture = check_picture(content)
             yield bg, encoder.encode(picture) if encoder else picture
         except BadImage as error:
             sets.drop_background(bg, "undecodable", str(error))
@@ -262,12 +241,10 @@ def _backgrounds(reader: FileReader, sets: Sets, encoder: "BackgroundEncoder | N
 
 def _depth_files(reader: FileReader, sets: Sets, options: PackOptions) -> tuple[DepthFiles, str]:
     """How the depth files are read, and why: from a sample of the pictures among them."""
-    arrays, sample, numbers = sets.ending(DEPTH, ".npy"), list[tuple[str, bytes]](), list[Values]()
-    pictures, unreadable = _spread(np.flatnonzero(~arrays)), ""
-    for position in _spread(np.flatnonzero(arrays)):
-        files = sets[position]
-        with suppress(BadImage):  # it is a problem when it is packed
-            numbers.append(load_array(reader.read(files.paths[DEPTH], files.places[DEPTH])))
+    arrays, sample = sets.ending(DEPTH, ".npy"), list[tuple[str, bytes]]()
+    pictures, unreadable = np.flatnonzero(~arrays), ""
+    if len(pictures):
+        pictures = pictures[np.unique(np.linspace(0, len(pictures) - 1, DEPTH_SAMPLE).astype(np.int64))]
     for position in pictures:
         files = sets[position]
         path = files.paths[DEPTH]
@@ -277,24 +254,8 @@ def _depth_files(reader: FileReader, sets: Sets, options: PackOptions) -> tuple[
             unreadable = f"{path}: {error}"
     if len(pictures) and not sample:
         raise InputError(f"none of {len(pictures)} sampled depth maps can be used: {unreadable}")
-    return recognise_depth_files(
-        sample,
-        int(arrays.sum()),
-        options.depth_encoding,
-        options.depth_near,
-        options.depth_per_image,
-        options.depth_range,
-        percentiles=options.depth_percentiles,
-        invalid=options.depth_invalid,
-        numbers=numbers,
-    )
-
-
-def _spread(positions: NDArray[np.int64]) -> NDArray[np.int64]:
-    """At most DEPTH_SAMPLE of some positions, evenly spread."""
-    if not len(positions):
-        return positions
-    return positions[np.unique(np.linspace(0, len(positions) - 1, DEPTH_SAMPLE).astype(np.int64))]
+    scale = options.depth_per_image, options.depth_range
+    return recognise_depth_files(sample, int(arrays.sum()), options.depth_encoding, options.depth_near, *scale)
 
 
 def _jobs(

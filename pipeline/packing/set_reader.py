@@ -15,6 +15,7 @@ from pipeline.errors import Problem
 from pipeline.format.images import (
     BadImage,
     Picture,
+    as_stored,
     check_picture,
     decode_gray,
     decode_jpeg_gray,
@@ -29,6 +30,7 @@ from pipeline.packing.sources import FileReader
 
 BLANK, NOT_BINARY = "blank", "not binary"
 MASK_REMARKS = (BLANK, NOT_BINARY)
+REPAIRED = "repaired"
 DARK, BRIGHT = 64, 192  # below DARK lies background, from BRIGHT on foreground, between them gray
 EDGE = 4  # pixels: how far an edge may reach from what is dark and from what is bright
 EDGE_STEPS = (1, 1, 2)  # the same in steps of a dilation, which add up to it
@@ -47,7 +49,7 @@ class ReadSet(NamedTuple):
     problems: list[Problem]
     """For which it is left out."""
     remarks: list[Problem]
-    """With which it is kept: of the kinds MASK_REMARKS."""
+    """With which it is kept: of the kinds MASK_REMARKS, or REPAIRED."""
 
 
 class SetReader:
@@ -56,7 +58,7 @@ class SetReader:
     def __init__(self, reader: FileReader, verify: str, depth: DepthFiles | None) -> None:
         """`verify` as in `images.check_image`; masks are looked at if it is "decode". `depth` if the sets have any."""
         self._reader, self._verify = reader, verify
-        self._depth = depth if depth and depth.looks_at_each else None  # else it is a picture like others
+        self._depth = depth if depth and depth.converts else None  # what is stored as it came is a picture like others
         self.decode_sec = 0.0
         """Seconds spent so far on checking and converting, without reading."""
 
@@ -71,6 +73,9 @@ class SetReader:
             try:
                 content = self._reader.read(path, place)
                 start = time.perf_counter()
+                content, repair = as_stored(content, self._verify)
+                if repair:
+                    remarks.append(Problem(path, REPAIRED, repair))
                 if part == "mask" and self._verify == "decode":
                     picture, remark = check_mask(content)
                     if remark:
@@ -83,7 +88,7 @@ class SetReader:
                 pictures.append(picture)
                 self.decode_sec += time.perf_counter() - start
             except BadImage as error:
-                problems.append(Problem(path, error.kind, str(error)))
+                problems.append(Problem(path, "undecodable", str(error)))
         if not problems and pictures[0].size != pictures[1].size:
             overlay, mask = (f"{width} x {height}" for height, width in (pictures[0].size, pictures[1].size))
             problems.append(Problem(files.paths[1], "mismatch", f"mask is {mask}, its overlay {overlay} pixels"))

@@ -8,8 +8,9 @@ from typing import NamedTuple, Optional
 from unicodedata import normalize
 
 from pipeline.errors import InputError
+from pipeline.format.images import EXTENSIONS
 
-PICTURE = r"\.(?:jpe?g|png)"
+PICTURE = rf"\.(?:{'|'.join(extension[1:] for extension in EXTENSIONS)})"
 MOST_DIGITS = 9  # of a field
 MOST_OPEN = 2  # pieces whose end is not clear, so many as a regular expression tries in all combinations
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import pipeline.composing.photos
+import pipeline.format.images
 from pipeline.composing.photos import find_pictures, hash_pictures, read_background, read_foreground
 from pipeline.errors import InputError
 from pipeline.format.images import BadImage
@@ -103,10 +103,10 @@ def test_a_bad_background_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     whole = save(tmp_path / "a.jpg", still).read_bytes()
     write(tmp_path / "cut.jpg", whole[: len(whole) // 2])
     write(tmp_path / "none.jpg", b"not a picture")
-    for name in ("cut.jpg", "none.jpg"):
-        with pytest.raises(BadImage, match="does not decode"):
+    for name, why in (("cut.jpg", "does not decode"), ("none.jpg", "neither JPEG nor PNG")):
+        with pytest.raises(BadImage, match=why):
             read_background(tmp_path / name, 64)
-    monkeypatch.setattr(pipeline.composing.photos, "MAX_PIXELS", 4000)
+    monkeypatch.setattr(pipeline.format.images, "MAX_PIXELS", 4000)
     with pytest.raises(BadImage, match="64 x 64 pixels, at most 0 million"):
         read_background(tmp_path / "a.jpg", 64)
 

@@ -29,8 +29,9 @@ def test_bytes_after_the_end_of_a_jpeg_do_no_harm() -> None:
     ("content", "why"),
     [
         (b"", "empty file"),
-        (b"GIF89a......", "neither JPEG nor PNG: starts with b'GIF89a..'"),
-        (b"<html></html>", "neither JPEG nor PNG"),
+        (b"GIF89a......", "neither JPEG nor PNG but GIF"),
+        (b"v/1\x01\2\0\0\0", "OpenEXR pictures are not read: convert to PNG, or depth to .npy"),
+        (b"<html></html>", "neither JPEG nor PNG: starts with b'<html></'"),
         (jpeg(smooth_picture(0))[:-300], "JPEG does not decode"),
         (jpeg(smooth_picture(0))[:20], "JPEG does not decode"),
         (png(smooth_picture(0))[:-40], "PNG does not decode"),

@@ -153,12 +153,12 @@ def test_formats_that_are_not_read_are_named(tmp_path: Path) -> None:
     files = [path.replace(".jpg", ".exr") for path in SCHEMES["bg-fg-id"].files()]
     source = write_folder(dict.fromkeys(files, b""), tmp_path / "all")
     with pytest.raises(
-        InputError, match=r"75 files \(75 \.exr\)\); .*\.exr and the like are in a format that is not read"
+        InputError, match=r"75 files \(75 \.exr\)\); .*\.exr: OpenEXR pictures are not read: convert to PNG"
     ):
         find_sets(source)
     depth = {path.replace(".jpg", ".exr") if "depth" in path else path: b"" for path in SCHEMES["bg-fg-id"].files()}
     with pytest.raises(
-        InputError, match=r"24 incomplete; 24 files, as .*\.exr: it is in a format that is not read: .* has no depth"
+        InputError, match=r"24 incomplete; 24 files, as .*\.exr: OpenEXR pictures are not read: .*\.npy.* has no depth"
     ):
         pack(write_folder(depth, tmp_path / "depth"), tmp_path / "shards", PackOptions(workers=1))
 

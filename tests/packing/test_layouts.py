@@ -127,7 +127,7 @@ def test_the_seeds_names(path: str, part: str, fields: dict[str, int]) -> None:
         "README.md",
         "bg/noon.jpg",
         "bg/deeper/bg_001.jpg",
-        "fg_bg/bg_005/fg_004_bg_005_000001.gif",
+        "fg_bg/bg_005/fg_004_bg_005_000001.exr",
         "fg_bg/bg_005/fg_004_bg_005_000001.jpg.bak",
         "x/fg_bg/bg_005/fg_004_bg_005_000001.jpg",
         "fg_bg/bg_005/fg_004_bg_005_1234567890.jpg",
