@@ -5,11 +5,12 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from pipeline.errors import InputError
-from pipeline.files import sync_folder, written_file
+from pipeline.files import read_file, sync_folder, written_file
 from pipeline.locks import LOCK, locked
+from pipeline.regular_files import NotRegular, open_regular
 
 UNFINISHED, ARGUMENTS = ".unfinished", "arguments.json"
 
@@ -42,11 +43,26 @@ def require_unused(folder: Path) -> None:
 
 def require_finished(folder: Path) -> None:
     """Raise `InputError` if a resumable run in `folder` was stopped half-way."""
+    if begun := unfinished_run(folder):
+        raise InputError(f"{folder} is unfinished: run the same {begun['command']} again, which continues it")
+
+
+def unfinished_run(folder: Path) -> dict[str, Any] | None:
+    """The arguments of the run that was stopped half-way in `folder`; raise `InputError` where they cannot be read."""
+    records = folder / UNFINISHED
     try:
-        arguments = json.loads((folder / UNFINISHED / ARGUMENTS).read_text())
+        if records.is_symlink():  # what is written and removed there would be elsewhere
+            raise InputError(f"{records} is a link, which no run makes: remove it")
+        begun = json.loads(read_file(records / ARGUMENTS, open_regular))
+        if not isinstance(begun, dict) or not isinstance(begun.get("command"), str):
+            raise ValueError("it names no command")
+    except NotRegular:
+        raise
     except OSError:
-        return
-    raise InputError(f"{folder} is unfinished: run the same {arguments['command']} again, which continues it")
+        return None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{records / ARGUMENTS} is damaged ({error}): remove {records}, then begin again") from None
+    return begun
 
 
 @contextmanager
@@ -63,12 +79,9 @@ def resumable(folder: Path, arguments: Mapping[str, object], *, fresh: bool = Tr
     records = folder / UNFINISHED
     wanted = json.loads(json.dumps(arguments))
     existed = folder.exists()
-    try:
-        begun = json.loads((records / ARGUMENTS).read_text())
-    except OSError:
-        begun = None
-        if fresh:
-            require_unused(folder)
+    begun = unfinished_run(folder)
+    if begun is None and fresh:
+        require_unused(folder)
     for name, value in wanted.items():
         if begun is not None and begun.get(name) != value:
             was = f"{folder} holds an unfinished {begun['command']} with {name} {_short(begun.get(name))}"

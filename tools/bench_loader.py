@@ -18,12 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
+from pipeline.files import ReadFile
 from pipeline.format.index_rows import row_type
 from pipeline.format.manifest import BACKGROUNDS, Manifest, load_index, save_index
 from pipeline.format.planes import PLANES
 from pipeline.loading.loader import Loader
 from pipeline.loading.sampler import Sampler
 from pipeline.loading.split import Split
+from pipeline.regular_files import FOLLOW_LINKS, open_regular
 from tools.cli import echo, progress_bar
 from tools.measure import Pass, TimedLoader, in_turn, print_rates, print_table, summarize, waits_ms
 
@@ -132,11 +134,16 @@ def first_shards(shards: Path, sets: int, codec: str = "jpeg") -> Iterator[Path]
         kept = manifest.shards[:taken]
         indexes = [Path(shard.name).with_suffix(".idx").name for shard in kept]
         for file in (BACKGROUNDS, *(shard.name for shard in kept), *indexes):
+            ReadFile(shards / file, open_regular)  # its link below is followed unasked
             (folder / file).symlink_to((shards / file).resolve())
         rows = np.array(index[: totals[taken - 1]])
         digest = save_index(folder, len(rows), [rows])
         msgspec.structs.replace(manifest, sets=len(rows), shards=kept, index_sha256=digest).save(folder)
-        yield folder
+        before, os.environ[FOLLOW_LINKS] = os.environ.get(FOLLOW_LINKS, ""), "1"
+        try:
+            yield folder
+        finally:
+            os.environ[FOLLOW_LINKS] = before
 
 
 def drop_pages(*folders: Path) -> int:

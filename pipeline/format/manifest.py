@@ -41,8 +41,9 @@ Id = Annotated[int, msgspec.Meta(ge=-(1 << 31), le=(1 << 31) - 1)]
 Size = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
 Crc32 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
-TarName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar\Z", max_length=200)]
+TAR_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}\.tar\Z"
 """A plain name: it leads to no other folder."""
+TarName = Annotated[str, msgspec.Meta(pattern=TAR_NAME)]
 Extent = Annotated[list[Size], msgspec.Meta(min_length=2, max_length=2)]
 
 
@@ -133,7 +134,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     def load(cls, shards: Path) -> "Manifest":
         """Read manifest.json; raise `InputError` if there is none, or not one that this fgbg reads, in every field."""
         path = shards / MANIFEST
-        text = _read_manifest(path)
+        text = read_manifest(path)
         try:
             _require_version(text, path)
             manifest = msgspec.json.decode(text, type=cls)
@@ -165,7 +166,8 @@ class _Version(msgspec.Struct):
     version: msgspec.Raw = msgspec.Raw(b"null")
 
 
-def _read_manifest(path: Path) -> bytes:
+def read_manifest(path: Path) -> bytes:
+    """The bytes of manifest.json; raise `InputError` if there is none, or no file that could be one."""
     try:
         file = ReadFile(path, open_regular)
         text = file.read(min(file.size, MAX_MANIFEST_BYTES) + 1, 0)

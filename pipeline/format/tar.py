@@ -19,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError, Problem
-from pipeline.files import written_file
+from pipeline.files import ReadFile, open_file, written_file
 from pipeline.format.images import Picture
 from pipeline.format.index_rows import row_type
 from pipeline.format.manifest import ShardInfo
 from pipeline.format.sample import PARTS, UNKNOWN, set_key
+from pipeline.regular_files import open_regular
 from pipeline.resume import atomic_file
 
 BLOCK = 512
@@ -125,17 +126,27 @@ class Shard(NamedTuple):
 
 
 def load_shard(path: Path, shards: Path) -> Shard | None:
-    """The shard of a progress record (`Shard.save`); None if there is none, or its tar is not there in full."""
+    """The shard of a progress record (`Shard.save`); None if there is none, or its tar is not there in full.
+
+    What is no such record counts as none, too: the shard is made again.
+    """
     try:
-        with np.load(path) as record:
-            info, left_out, problems, text = json.loads(str(record["about"]))
+        with open_file(path, open_regular) as file, np.load(file) as record:
+            info, left_out, problems, text = msgspec.convert(json.loads(str(record["about"])), _About)
             rows, sizes = record["rows"], record["sizes"]
-        info = ShardInfo(**info)
-        if info.sets and (shards / info.name).stat().st_size != info.bytes:
+        if info.sets and ReadFile(shards / info.name, open_regular).size != info.bytes:
             return None
-    except (OSError, ValueError, KeyError, BadZipFile):
+    except (OSError, ValueError, KeyError, BadZipFile, EOFError, RecursionError, MemoryError, NotImplementedError):
         return None
-    return Shard(info, rows, sizes, Counter(left_out), [Problem(*problem) for problem in problems], text)
+    if rows.ndim != 1 or rows.dtype != row_type(rows.dtype["key"].itemsize if rows.dtype.names else 1):
+        return None
+    if len(rows) != info.sets or sizes.dtype.kind not in "if" or (info.sets and (sizes.ndim, len(sizes)) != (3, 2)):
+        return None
+    return Shard(info, rows, sizes, Counter(left_out), problems, text)
+
+
+_About = tuple[ShardInfo, dict[str, int], list[Problem], str]
+"""What `Shard.save` writes beside arrays."""
 
 
 class ShardWriter:

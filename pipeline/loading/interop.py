@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import InputError
+from pipeline.files import ReadFile
 from pipeline.format.depth import depth_table
 from pipeline.format.images import decode_gray
 from pipeline.format.manifest import Manifest
@@ -23,6 +24,7 @@ from pipeline.format.planes import PLANES, decode_set, decompress_frames
 from pipeline.format.sample import PARTS
 from pipeline.loading.shard_reader import ShardReader
 from pipeline.loading.split import CELL_SPLITS, SPLITS, Membership
+from pipeline.regular_files import open_regular
 
 if TYPE_CHECKING:
     import webdataset
@@ -60,6 +62,8 @@ def as_webdataset(
         raise InputError(f"no split called {split!r} here: expected one of {', '.join((*SPLITS, *CELL_SPLITS))} or all")
     if manifest.codec == PLANES and size != manifest.plane_size:
         raise InputError(f"{shards} holds planes of {manifest.plane_size} pixels, size {size} was asked for")
+    for shard in manifest.shards:
+        ReadFile(shards / shard.name, open_regular)  # webdataset would wait for a pipe
     samples = webdataset.WebDataset(
         [str(shards / shard.name) for shard in manifest.shards],
         shardshuffle=len(manifest.shards) if shuffle else False,

@@ -23,6 +23,7 @@ from pipeline.files import ReadFile
 from pipeline.format.manifest import BACKGROUNDS, INDEX, Manifest, load_index
 from pipeline.format.planes import PLANES
 from pipeline.format.tar import BLOCK
+from pipeline.regular_files import open_regular
 
 MAX_OPEN_FILES = 256
 
@@ -61,7 +62,7 @@ class ShardReader:
         """The reader of a finished shard directory; raise `InputError` if it is none, or does not belong together."""
         manifest = Manifest.load(shards)
         reader = cls(shards, manifest, load_index(shards, manifest), depth=depth)
-        reader._index_file = ReadFile(shards / INDEX)
+        reader._index_file = ReadFile(shards / INDEX, open_regular)
         reader._index_bytes = reader._index_file.size
         return reader
 
@@ -157,7 +158,7 @@ class ShardReader:
         background = self._backgrounds[bg]
         try:
             file = self._file(BACKGROUNDS)
-            content = file.read(background.size, background.offset)
+            content = file.read(min(background.size, file.size), background.offset)
         except OSError as error:
             raise InputError(f"{self.folder / BACKGROUNDS} cannot be read ({error.strerror}): copy it again") from error
         if zlib.crc32(content) != background.crc32:
@@ -179,12 +180,12 @@ class ShardReader:
 
     def _opened(self, name: str) -> ReadFile:
         try:
-            return ReadFile(self.folder / name)
+            return ReadFile(self.folder / name, open_regular)
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
         self._open_files.clear()  # fewer may be open than are kept
-        return ReadFile(self.folder / name)
+        return ReadFile(self.folder / name, open_regular)
 
     def close(self) -> None:
         """Close the files; reading again opens them again."""

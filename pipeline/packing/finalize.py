@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.errors import Problem
+from pipeline.files import read_file
 from pipeline.format.depth import depth_table
 from pipeline.format.images import BadImage, Picture, decode_gray, decode_rgb
 from pipeline.format.manifest import (
@@ -27,6 +28,7 @@ from pipeline.format.planes import PLANES, decode_set, decompress_frames
 from pipeline.format.sample import UNKNOWN
 from pipeline.format.tar import Shard, TarWriter, load_shard
 from pipeline.loading.shard_reader import ShardReader
+from pipeline.regular_files import open_regular
 from pipeline.resume import atomic_file
 from pipeline.words import csv_text, from_csv_text, printable
 
@@ -165,8 +167,8 @@ def write_problems(path: Path, problems: list[Problem]) -> None:
 def read_problems(path: Path) -> list[Problem]:
     """The rows of problems.csv; none if it is missing, or was not written by this project."""
     try:
-        with path.open(newline="", errors="surrogateescape") as file:
-            header, *rows = csv.reader(file)
+        text = read_file(path, open_regular).decode(errors="surrogateescape")
+        header, *rows = csv.reader(io.StringIO(text, newline=""))
     except (OSError, ValueError, csv.Error):
         return []
     if tuple(header) != Problem._fields:

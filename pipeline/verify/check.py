@@ -21,10 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.files import read_file
+from pipeline.files import ReadFile
 from pipeline.format.manifest import BACKGROUNDS, INDEX, MANIFEST, Manifest, ShardInfo, load_index
 from pipeline.format.sample import PARTS, UNKNOWN
 from pipeline.format.tar import BLOCK
+from pipeline.regular_files import open_regular
 from pipeline.verify.scan import WIDE, Rows, Scan, StoredPart, stored_background, stored_parts
 from pipeline.words import plural
 from pipeline.workers import Workers, available_cores
@@ -256,7 +257,7 @@ def _named_faults(scan: Scan, rows: dict[str, np.void], parts: int) -> list[str]
     lines = []
     for fault in scan.faults:
         key = fault.key or owner.get(fault.offset, "")
-        if fault.key or key not in named:  # else the set is said to lack the member
+        if fault.key or not key or key not in named:  # else the set is said to lack the member
             lines.append(f"{key}: {fault.what}" if key else fault.what)
             named.add(key)
     return lines
@@ -281,7 +282,8 @@ def _differences(row: np.void, found: np.void, parts: Sequence[str]) -> Iterator
 def idx_damage(path: Path, expected: bytes) -> str:
     """What is wrong with a .idx; empty if nothing is."""
     try:
-        lines = read_file(path).split(b"\n")
+        file = ReadFile(path, open_regular)
+        lines = file.read(len(expected) + 1, 0).split(b"\n")
     except OSError as error:
         return f"it cannot be read ({error.strerror})"
     expected_lines = expected.split(b"\n")

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError, Problem
-from pipeline.files import open_file, read_file
+from pipeline.files import ReadFile, open_file, read_file
 from pipeline.format.depth import NO_DEPTH
 from pipeline.format.images import Picture
 from pipeline.format.index_rows import row_type
@@ -33,6 +33,7 @@ from pipeline.packing.finalize import (
     tally,
     write_backgrounds,
 )
+from pipeline.regular_files import open_regular
 from pipeline.resume import atomic_file, resumable
 from pipeline.verify.check import rows_of_shards
 from pipeline.verify.scan import Rows, stored_background
@@ -77,6 +78,7 @@ def merge(sources: Sequence[Path], shards: Path, sets_merged: Callable[[int, int
         for number, (source, info, rows, sizes) in enumerate(_shards(stores)):
             target = shard_path(shards, number)
             if number not in done:
+                _require_idx(source.with_suffix(".idx"), info.sets)
                 for suffix in (".tar", ".idx"):
                     _link_or_copy(source.with_suffix(suffix), target.with_suffix(suffix))
                 moved = msgspec.structs.replace(info, name=target.name)
@@ -159,9 +161,16 @@ def _shards(stores: Sequence[ShardReader]) -> Iterator[tuple[Path, ShardInfo, Ro
         rows = rows_of_shards(store.index, len(manifest.shards))
         for info, of_shard in zip(manifest.shards, rows, strict=True):
             path = store.folder / info.name
-            if (found := path.stat().st_size) != info.bytes:
+            if (found := ReadFile(path, open_regular).size) != info.bytes:
                 raise InputError(f"{path} has {found:,} bytes, not {info.bytes:,}: copy it again")
             yield path, info, of_shard.astype(key_type), sizes
+
+
+def _require_idx(path: Path, sets: int) -> None:
+    """Raise `InputError` unless a file begins as the .idx of so many sets: no checksum tells what else it is."""
+    start = f"v1.2 {sets}\n".encode()
+    if ReadFile(path, open_regular).read(len(start), 0) != start:
+        raise InputError(f"{path} is not the index of {plural(sets, 'set')}: rebuild it (fgbg-check --repair-index)")
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
@@ -172,15 +181,15 @@ def _link_or_copy(source: Path, target: Path) -> None:
     except FileNotFoundError:
         raise
     except OSError:
-        with open_file(source) as file, atomic_file(target) as copy:
+        with open_file(source, open_regular) as file, atomic_file(target) as copy:
             shutil.copyfileobj(file, copy, 1 << 20)
 
 
 def _join_tables(sources: Sequence[Path], target: Path) -> None:
     """Write the lines of all tables, each once, if all are there and have the same columns."""
-    if not all(source.is_file() for source in sources):
+    if not all(source.exists() for source in sources):
         return
-    tables = [read_file(source).splitlines(keepends=True) for source in sources]
+    tables = [read_file(source, open_regular).splitlines(keepends=True) for source in sources]
     if all(one[:1] == other[:1] for one, other in pairwise(tables)):
         with atomic_file(target) as file:
             file.writelines(dict.fromkeys(line for table in tables for line in table))

@@ -4,6 +4,7 @@ Of undamaged tars that gives the same bytes again. A shard with damaged sets is 
 damaged tar stays beside it, as sets-000002.tar.damaged. A repair that is stopped is continued by the same call.
 """
 
+import hashlib
 import json
 import re
 import time
@@ -13,13 +14,23 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from pipeline.errors import InputError, Problem
-from pipeline.files import ReadFile
+from pipeline.files import ReadFile, read_file
 from pipeline.format.depth import ENCODINGS, NEAR, NO_DEPTH
 from pipeline.format.index_rows import row_type
-from pipeline.format.manifest import BACKGROUNDS, MANIFEST, Background, Manifest, ShardInfo, load_index
+from pipeline.format.manifest import (
+    BACKGROUNDS,
+    MANIFEST,
+    TAR_NAME,
+    Background,
+    Manifest,
+    ShardInfo,
+    load_index,
+    read_manifest,
+)
 from pipeline.format.planes import PLANES
 from pipeline.format.sample import PARTS, UNKNOWN, set_key
 from pipeline.format.tar import Shard, TarWriter, load_shard
@@ -32,7 +43,8 @@ from pipeline.packing.finalize import (
     record_path,
     tally,
 )
-from pipeline.resume import ARGUMENTS, UNFINISHED, atomic_file, require_finished, resumable
+from pipeline.regular_files import open_regular
+from pipeline.resume import UNFINISHED, atomic_file, require_finished, resumable, unfinished_run
 from pipeline.verify.check import idx_damage, rows_of_backgrounds, rows_of_shards
 from pipeline.verify.scan import WIDE, Entry, Rows, Scan, StoredPart, stored_background, stored_parts
 from pipeline.workers import Workers
@@ -96,9 +108,8 @@ def repair(
     """
     start = time.monotonic()
     arguments = {"command": COMMAND, "depth": [depth_encoding, depth_near]}
-    with suppress(OSError):
-        if json.loads((shards / UNFINISHED / ARGUMENTS).read_text())["command"] != COMMAND:
-            require_finished(shards)  # a run of another command must be finished by that command
+    if (begun := unfinished_run(shards)) and begun["command"] != COMMAND:
+        require_finished(shards)  # a run of another command must be finished by that command
     if not any(shards.glob("sets-*.tar")) and not (shards / UNFINISHED).exists():
         raise InputError(f"there are no sets-*.tar in {shards}: nothing can be rebuilt; copy them, or pack again")
     with resumable(shards, arguments, fresh=False) as records, Workers(workers) as pool:
@@ -138,7 +149,12 @@ def _names(shards: Path, record: Path) -> list[str]:
     if not record.exists():
         with atomic_file(record) as file:
             file.write(json.dumps(sorted(path.name for path in shards.glob("sets-*.tar"))).encode())
-    names: list[str] = json.loads(record.read_bytes())
+    try:
+        names = msgspec.json.decode(read_file(record, open_regular), type=list[str])
+    except ValueError as error:
+        raise InputError(f"{record} is damaged ({error}): remove {record.parent}, then repair again") from None
+    if wrong := next((name for name in names if not re.search(TAR_NAME, name)), None):
+        raise InputError(f"no shard can be called {wrong!r}: rename it, as sets-000001.tar, or take it away")
     return names
 
 
@@ -163,7 +179,9 @@ class _OldManifest:
 
     def __init__(self, shards: Path) -> None:
         path = shards / MANIFEST
-        self.text = path.read_bytes().decode(errors="replace") if path.exists() else ""
+        self.text = ""
+        with suppress(OSError, InputError):
+            self.text = read_manifest(path).decode(errors="replace")
         self.checksums = dict[str, Checksums]()  # of each tar
         self.optional = dict[str, Any]()  # fields that came after version 1
         self.key_length = 0
@@ -230,6 +248,8 @@ def _repair_backgrounds(
         raise InputError(f"no background in {path} is whole, and nothing replaces them: copy it again")
     places = np.stack([shard.rows[name][:, 0] for name in ("offset", "size", "crc32")], axis=1).tolist()
     ids = [int(key.removeprefix(b"bg_")) for key in shard.rows["key"].tolist()]
+    if twice := [bg for bg, count in Counter(ids).items() if count > 1]:
+        raise InputError(f"background {twice[0]} is in {path} twice, and nothing tells which is right: copy it again")
     backgrounds = [Background(bg, *place) for bg, place in zip(ids, places, strict=True)]
     return BackgroundsTar(backgrounds, shard.info.sha256, shard.sizes[:, 0]), shard.problems
 
@@ -251,7 +271,8 @@ def run_job(job: RepairJob) -> bool:
         info = ShardInfo(job.path.name, len(scan.entries), scan.total_bytes, scan.sha256)
         shard = Shard(info, scan.rows(WIDE), scan.size_ranges(), Counter(), problems)
     else:
-        shard = Shard(ShardInfo(job.path.name, 0, 0, ""), np.array([], WIDE), np.array([]), Counter(), problems)
+        none = ShardInfo(job.path.name, 0, 0, hashlib.sha256().hexdigest())
+        shard = Shard(none, np.array([], WIDE), np.array([]), Counter(), problems)
     shard.save(job.record)
     return verified
 
@@ -325,7 +346,7 @@ def _damaged(scan: Scan, rows: Rows, parts: Sequence[StoredPart]) -> dict[str, s
 
 
 def _copy(source: Path, target: Path, entries: Sequence[Entry], *, index: bool) -> None:
-    file = ReadFile(source)
+    file = ReadFile(source, open_regular)
     with TarWriter(target, index=index) as writer:
         for entry in entries:
             contents = [(name, file.read(size, offset)) for name, offset, size in entry.members]

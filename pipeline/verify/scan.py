@@ -7,6 +7,7 @@ is wrong with them. `check` compares that with the index and the manifest; `repa
 import hashlib
 import io
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -25,8 +26,12 @@ from pipeline.format.index_rows import row_type
 from pipeline.format.planes import PLANES
 from pipeline.format.sample import PARTS, UNKNOWN, set_key
 from pipeline.format.tar import BLOCK, ZEROS, Member, tar_header
+from pipeline.regular_files import open_regular
 
 READ_BYTES = 1 << 20
+MAX_MEMBER_BYTES = 1 << 30  # of a picture: more is none
+MAX_LOST_BYTES = 1 << 26  # without a header, after which none is looked for: a sparse file can be of any length
+INT32, INT64 = range(-(1 << 31), 1 << 31), range(-(1 << 63), 1 << 63)
 Rows = NDArray[np.void]  # of the index: `manifest.row_type`
 WIDE = row_type(100)  # of rows that any tar may hold: no name in a tar is longer
 
@@ -112,9 +117,10 @@ class _HashedFile(io.RawIOBase):
     """A file that is read from its beginning to its end, and hashed on the way."""
 
     def __init__(self, path: Path) -> None:
-        self._file = ReadFile(path)
+        self._file = ReadFile(path, open_regular)
         self.hash = hashlib.sha256()
         self.bytes = 0
+        self.size = self._file.size
 
     def readable(self) -> bool:
         return True
@@ -149,7 +155,7 @@ class Scan:
         lines = list[str]()
         hashed = _HashedFile(path)
         with io.BufferedReader(hashed, READ_BYTES) as file:
-            members = self._members(file, path.stat().st_size)
+            members = self._members(file, hashed.size)
             for key, group in groupby(members, lambda member: member.key):
                 entry = list(group)
                 lines.append(" ".join(f"{m.extension} {m.offset} {len(m.content)} {key}.{m.extension}" for m in entry))
@@ -159,16 +165,20 @@ class Scan:
 
     def _members(self, file: IO[bytes], total: int) -> Iterator[ScannedMember]:
         """Every member whose header is whole; a damaged header is skipped, block by block, up to the next whole one."""
-        header, position, lost = file.read(BLOCK), 0, False
+        header, position, lost_bytes = file.read(BLOCK), 0, 0
         while header and position + len(ZEROS) < total:
             name, size = parse_header(header)
-            if not name:
-                if not lost:
+            if not name or size > MAX_MEMBER_BYTES:
+                if not lost_bytes:
                     self.faults.append(Fault(position, "", f"the tar header at byte {position:,} is damaged"))
                     self.whole = False
-                header, position, lost = file.read(BLOCK), position + BLOCK, True
+                header, position, lost_bytes = file.read(BLOCK), position + BLOCK, lost_bytes + BLOCK
+                if lost_bytes > MAX_LOST_BYTES:
+                    unread = f"of its {total:,} bytes those from {position:,} on are not read"
+                    self.faults.append(Fault(position, "", unread))
+                    return
                 continue
-            padding, lost = -size % BLOCK, False
+            padding, lost_bytes = -size % BLOCK, 0
             content, rest = file.read(size), file.read(padding + BLOCK)
             key, _, extension = name.partition(".")
             if rest[:padding] != ZEROS[:padding]:
@@ -202,8 +212,10 @@ class Scan:
         if self._has_json:
             try:
                 numbers = _numbers(key, members[-1].content)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 faults.append(Fault(start, key, f"json is damaged ({error})"))
+        elif background_id(key) is None:
+            faults.append(Fault(start, key, "no background is called that"))
         if faults:
             self.faults += faults
         else:
@@ -231,6 +243,13 @@ def parse_header(header: bytes) -> tuple[str, int]:
         return "", 0
 
 
+def background_id(key: str) -> int | None:
+    """The id of a background by its name in backgrounds.tar; None if it is none."""
+    number = key.removeprefix("bg_")
+    found = int(number) if re.fullmatch("-?[0-9]{1,10}", number) else None
+    return found if found in INT32 and f"bg_{found:03}" == key else None
+
+
 def _part(extension: str) -> str:
     """The part that a member is, by its extension: "mask" for "mask.jpg"."""
     return extension.rpartition(".")[0] or extension
@@ -243,7 +262,7 @@ def _numbers(key: str, text: bytes) -> tuple[int, int, int]:
         raise ValueError(f"found a {type(metadata).__name__}")
     bg, fg, number = (metadata.get(name) for name in ("bg", "fg", "id"))
     fg = UNKNOWN if fg is None else fg
-    if not (isinstance(bg, int) and isinstance(fg, int) and isinstance(number, int)):
+    if not (type(bg) is type(fg) is type(number) is int and bg in INT32 and fg in INT32 and number in INT64):
         raise ValueError(f"bg, fg and id are {bg!r}, {fg!r} and {number!r}")
     if set_key(fg, bg, number) != key:
         raise ValueError(f"it is that of {set_key(fg, bg, number)}")
