@@ -10,7 +10,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
 demo: shards/demo/manifest.json  ## synthetic sets -> shards -> a trained network, with pictures
 	$(BIN)/fgbg-train --shards shards/demo --out runs/demo --epochs 6 --model unet-16 --batch-size 32 --lr 3e-3 \
-		$(if $(wildcard runs/demo/last.pt),--resume)
+		--resume auto
 
 data/demo: | $(ENV)
 	$(BIN)/fgbg-compose $@ --synthetic --sets 4000 --seed 0

@@ -15,6 +15,7 @@ from tools.cli import Command, echo, options_of, progress_bar
 from train.config import BUDGETS, Config
 
 if TYPE_CHECKING:
+    from train.run_folder import Resume
     from train.trainer import Trainer
 
 BAR, TICKS = 8, 10_000  # characters; steps of the bar, whatever the run's length is counted in
@@ -24,12 +25,14 @@ SETTINGS = [entry.name for entry in fields(Config) if entry.name not in PLACES]
 
 @click.command(cls=Command, context_settings={"show_default": True})
 @options_of(Config, PLACES)
-@click.option("--resume", is_flag=True, help="Continue the run in --out from its last checkpoint, with its settings.")
+@click.option("--resume", type=click.Choice(("yes", "auto")), is_flag=False, flag_value="yes", metavar="[auto]",
+              help="Continue the run in --out from its last checkpoint, with its settings; "
+              "auto: if there is one, else start it.")  # fmt: skip
 @click.option("--override", is_flag=True, help="With --resume: the settings given here count, not those of the run.")
 @options_of(Config, SETTINGS)
 @click.option("--report/--no-report", default=True, help="At the end, score validation sets and write OUT/report.html.")
 @click.pass_context
-def main(ctx: click.Context, /, resume: bool, override: bool, report: bool, **settings: object) -> None:
+def main(ctx: click.Context, /, resume: str | None, override: bool, report: bool, **settings: object) -> None:
     """Train a network that tells mask and depth from a background and an overlay.
 
     The losses, the validation scores and the loader's stalls go to OUT/metrics.jsonl and OUT/tensorboard,
@@ -38,7 +41,7 @@ def main(ctx: click.Context, /, resume: bool, override: bool, report: bool, **se
     options.
     """
     from train.distributed import Distributed
-    from train.report import write_report
+    from train.report import REPORT, write_report
     from train.signals import Interrupted
     from train.trainer import Trainer
 
@@ -48,9 +51,12 @@ def main(ctx: click.Context, /, resume: bool, override: bool, report: bool, **se
         given |= set(BUDGETS)
     config = Config(**settings)  # type: ignore[arg-type]
     with Distributed.from_environment(config.device) as ranks:
-        trainer = Trainer(config, resume=resume, given=given, override=override, ranks=ranks, say=echo)
+        going_on: Resume = "auto" if resume == "auto" else resume is not None
+        trainer = Trainer(config, resume=going_on, given=given, override=override, ranks=ranks, say=echo)
+        complete = trainer.complete_before and trainer.over and going_on is not True
         try:
-            fit(trainer)
+            if not complete:
+                fit(trainer)
         except Interrupted as stop:
             if ranks.first:
                 echo(str(stop), err=True)
@@ -58,8 +64,9 @@ def main(ctx: click.Context, /, resume: bool, override: bool, report: bool, **se
         finally:
             trainer.close()
         if ranks.first:
-            echo(*trainer.summary())
-            if report:
+            first, *others = trainer.summary()
+            echo(f"already complete: {first}" if complete else first, *others)
+            if report and not (complete and (trainer.out / REPORT).exists()):
                 echo(f"report: {write_report(trainer.out, config.shards, trainer.device)}")
 
 

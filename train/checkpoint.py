@@ -93,7 +93,8 @@ def load_last(folder: Path) -> ResumePoint:
                 with suppress(InputError):
                     checkpoint = load(path)
                     found = "damaged" if last.is_file() else "missing"
-                    why = f"{last}: {found}; going on from another, {path.name}, of step {checkpoint.state['step']:,}"
+                    step = checkpoint.state["step"]
+                    why = f"{last}: {found}; going on from the one before, {path.name}, of step {step:,}"
                     return ResumePoint(path, checkpoint, why)
         raise error
 

@@ -303,11 +303,11 @@ class Config:
         where an explicit setting differs from the saved one: the run would not be the same. With `override` the
         explicit ones count, except for those that are FIXED.
         """
-        ours, saved = self.settings(), {**SETTINGS_OF_OLD_RUNS, "model": network_name(saved), **saved}
-        changed = [name for name in ours if name in given and name in saved and ours[name] != saved[name]]
+        ours, saved = self.settings(), whole_settings(saved)
+        changed = self._changed(saved, given)
         fixed = [name for name in changed if name in FIXED]
         if refused := fixed if override else changed:
-            asked, has = (" ".join(flag(name, of[name]) for name in refused) for of in (ours, saved))
+            asked, has = self._told_apart(saved, refused)
             how = "leave out what differs to continue that run"
             if fixed:
                 how = f"{FIXED[fixed[0]]} would be another; {how}"
@@ -316,6 +316,32 @@ class Config:
             raise InputError(f"{asked}: the run in {self.out} has {has}; {how}, or start another with another --out")
         saved = {name: value for name, value in saved.items() if name in ours and name not in changed}
         return replace(self, **saved)  # type: ignore[arg-type]
+
+    def require_same(self, saved: Mapping[str, int | float | str | None]) -> None:
+        """Raise `InputError` where settings that decide the result differ from those of a complete run."""
+        saved = whole_settings(saved)
+        if changed := self._changed(saved, self.settings()):
+            asked, has = self._told_apart(saved, changed)
+            raise InputError(
+                f"{asked}: the complete run in {self.out} has {has}; give --resume --override to go on otherwise, or "
+                "start another with another --out"
+            )
+
+    def _changed(self, saved: Mapping[str, object], names: Collection[str]) -> list[str]:
+        """Which of the settings `names` differ from those of a checkpoint."""
+        ours = self.settings()
+        return [name for name in ours if name in names and name in saved and ours[name] != saved[name]]
+
+    def _told_apart(self, saved: Mapping[str, object], names: Collection[str]) -> tuple[str, str]:
+        """The flags that would set these settings as they are here, and as they were saved."""
+        ours = self.settings()
+        asked, has = (" ".join(flag(name, of[name]) for name in names) for of in (ours, saved))
+        return asked, has
+
+
+def whole_settings(saved: Mapping[str, int | float | str | None]) -> Settings:
+    """The settings in a checkpoint, with those that did not exist yet when it was written."""
+    return {**SETTINGS_OF_OLD_RUNS, "model": network_name(saved), **saved}
 
 
 def flag(name: str, value: object) -> str:

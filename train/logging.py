@@ -1,21 +1,28 @@
 """Where a run's numbers go: `metrics.jsonl`, one JSON object a line, and TensorBoard beside it."""
 
 import json
+import math
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
+import msgspec
 import torch
 from PIL import Image
-from torch.utils.tensorboard import SummaryWriter
 
+from pipeline.errors import InputError
+from pipeline.files import written_file
+from pipeline.limits import MOST_COUNT
 from pipeline.resume import atomic_file
-from pipeline.words import printable
+from pipeline.words import plural, printable
+from train.config import shortened
 from train.distributed import Distributed
+from train.event_file import event_file
 from train.train_step import StepResult
 
+METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"  # in the folder of a run
 Line = dict[str, Any]
 
 
@@ -23,45 +30,102 @@ class Log:
     """Numbers and pictures of one run, by step. A resumed run forgets first what lies after its checkpoint."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        """Continue at `step` (0: a new run)."""
-        self.path = folder / "metrics.jsonl"
-        kept = [line for line in read_lines(self.path) if line["step"] <= step]
+        """Continue at `step` (0: a new run). Raises `OSError`, which names the file, as all that follow."""
+        self.path = folder / METRICS
+        kept, self.damage = read_metrics(self.path, step)
         with atomic_file(self.path) as file:
             file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
-        self._file = self.path.open("a")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+        with ExitStack() as opened:
+            self._file = opened.enter_context(written_file(self.path, append=True))
+            self._board = opened.enter_context(event_file(folder / TENSORBOARD, step + 1 if step else None))
+            self._opened = opened.pop_all()
 
     def write(self, kind: str, step: int, epoch: int, values: Mapping[str, float]) -> None:
-        """One line, and one TensorBoard scalar a value; `kind` is train or val, `epoch` counts from 1."""
-        line = {"kind": kind, "step": step, "epoch": epoch, **values}
-        self._file.write(json.dumps(line) + "\n")
+        """One line, and one TensorBoard scalar a value; `kind` is train or val, `epoch` counts from 1.
+
+        A value that is no number is left out: JSON has none, and nothing could be made of it.
+        """
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        line = {"kind": kind, "step": step, "epoch": epoch, **finite}
+        self._file.write(f"{json.dumps(line)}\n".encode())
         self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(f"{name}/{kind}", value, step)
+        for name, value in finite.items():
+            self._board.scalar(f"{name}/{kind}", value, step)
 
     def picture(self, name: str, step: int, picture: Image.Image) -> None:
         """A picture for TensorBoard."""
-        self._board.add_image(name, np.asarray(picture), step, dataformats="HWC")
+        self._board.picture(name, step, picture)
 
     def result(self, settings: Mapping[str, Any], scores: Mapping[str, float]) -> None:
         """The run's settings and final scores, for TensorBoard's table of hyperparameters."""
         plain = {
             name: value if isinstance(value, int | float) else printable(str(value)) for name, value in settings.items()
         }
-        self._board.add_hparams(plain, {f"final/{name}": value for name, value in scores.items()}, run_name=".")
+        self._board.hyperparameters(plain, {f"final/{name}": value for name, value in scores.items()})
 
     def close(self) -> None:
-        """Write out what is still held back."""
-        self._file.close()
-        self._board.close()
+        """Close the files. May be called again."""
+        self._opened.close()
+
+
+class Metrics(NamedTuple):
+    """What a metrics.jsonl holds."""
+
+    lines: list[Line]
+    damage: str
+    """What is wrong with it, one line for the user; empty if nothing is."""
 
 
 def read_lines(path: Path) -> list[Line]:
-    """The lines of a metrics.jsonl, none where there is no file; a last line that was cut short is left out."""
+    """The good lines of a metrics.jsonl, none where there is no file; a last line that was cut short is left out."""
+    return read_metrics(path).lines
+
+
+def read_metrics(path: Path, last_step: int | None = None) -> Metrics:
+    """The lines of a metrics.jsonl, to `last_step`, and what is wrong with others, which are left out.
+
+    A last line that was cut short, as when a run is killed, is no damage. Raises `InputError` for what is no file.
+    """
     if not path.exists():
-        return []
-    whole, _, _ = path.read_text().rpartition("\n")
-    return [json.loads(line) for line in whole.splitlines()]
+        return Metrics([], "")
+    if not path.is_file():
+        raise InputError(f"{path} is no file: remove it")
+    lines, wrong, steps = list[Line](), list[str](), dict[str, int]()
+    whole, _, _ = path.read_bytes().rpartition(b"\n")
+    for number, text in enumerate(whole.split(b"\n") if whole else [], 1):
+        try:
+            line = _parsed(text)
+        except (ValueError, RecursionError) as error:
+            wrong.append(f"line {number}: {error}")
+            continue
+        kind, step = line["kind"], line["step"]
+        if last_step is not None and step > last_step:
+            continue
+        if step <= steps.get(kind, -1):
+            wrong.append(f"line {number}: step {step} after step {steps[kind]}")
+            continue
+        steps[kind] = step
+        lines.append(line)
+    count = f"{path}: left out {plural(len(wrong), 'damaged line')}, the first {wrong[0]}" if wrong else ""
+    return Metrics(lines, count)
+
+
+def _parsed(text: bytes) -> Line:
+    """A line; raise ValueError, which says why, if no run has written it."""
+    line: Line = msgspec.json.decode(text, type=dict[str, Any])
+    if not isinstance(line.get("kind"), str):
+        raise ValueError("no kind")
+    for name, least in (("step", 0), ("epoch", 1), *((("sets_seen", 0),) if line["kind"] == "train" else ())):
+        value = line.get(name)
+        if type(value) is not int or not least <= value <= MOST_COUNT:
+            raise ValueError(f"no {name}")
+    numbers = {name: value for name, value in line.items() if name != "kind"}
+    needed = ("sets_per_sec", "stall_share") if line["kind"] == "train" else ()
+    for name in (*needed, *numbers):
+        value = numbers.get(name, math.nan)
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise ValueError(f"{shortened(name)} is no number")
+    return line
 
 
 class Meter:

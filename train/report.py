@@ -30,13 +30,13 @@ from train.config import Config, StrPath
 from train.curves import COLOURS, LOSSES, OPTIMIZATION, SCORES, SPEED, Chart, draw_svg
 from train.evaluate import Cell, Evaluation, evaluate, open_split
 from train.evaluation_table import DEPTH, MASK
-from train.logging import Line, read_lines
+from train.logging import METRICS, Line, read_metrics
 from train.metrics import METRICS as DEPTH_METRICS
 from train.metrics import Score
 from train.pictures import columns
 from train.scoring import RESAMPLES, Summary, predict
 
-REPORT, METRICS = "report.html", "metrics.jsonl"  # in the folder of a run
+REPORT = "report.html"  # in the folder of a run
 TEMPLATE = "report.html.j2"  # beside this file
 SETS_PER_CELL = 256  # that are scored: the report of a long run shall not take long
 BEST_SETS, WORST_SETS = 4, 8  # whose pictures are shown
@@ -166,10 +166,11 @@ def _load_run(folder: Path, shards: StrPath, device: torch.device, warnings: lis
 
 def _read_lines(folder: Path, warnings: list[str]) -> list[Line]:
     try:
-        return [line for line in read_lines(folder / METRICS) if {"kind", "step", "epoch"} <= line.keys()]
-    except (ValueError, AttributeError) as error:
-        warnings.append(f"{METRICS} is damaged ({error}): no curves.")
-        return []
+        lines, damage = read_metrics(folder / METRICS)
+    except (InputError, OSError) as error:
+        lines, damage = [], f"{METRICS} cannot be read ({error}): no curves."
+    warnings += [damage] if damage else []
+    return lines
 
 
 def training_state(run: Run, lines: Sequence[Line]) -> str:

@@ -6,7 +6,7 @@ import shlex
 import signal
 import time
 from collections.abc import Callable, Collection
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import torch
@@ -17,12 +17,23 @@ from pipeline.loading.batch import Batch
 from pipeline.loading.memory import brief, ran_out
 from pipeline.words import plural
 from pipeline.workers import timed
-from train.checkpoint import BEST, LAST, Checkpoint, load_last, refuse_other, save, save_last
+from train.checkpoint import (
+    BEST,
+    LAST,
+    Checkpoint,
+    ResumePoint,
+    has_checkpoint,
+    load,
+    refuse_other,
+    save,
+    save_last,
+)
 from train.config import Config
 from train.curves import draw_curves
 from train.distributed import SINGLE, Distributed
-from train.logging import Log, Meter, read_lines
+from train.logging import METRICS, Log, Meter, read_lines
 from train.pictures import grid, save_picture
+from train.run_folder import CURVES, PICTURES, Resume, begin, held
 from train.runtime import describe_device, deterministic, open_loader
 from train.scoring import MeanScores, Validator, describe, predict
 from train.signals import Interrupted, Interruption
@@ -42,7 +53,7 @@ class Trainer:
         self,
         config: Config,
         *,
-        resume: bool = False,
+        resume: Resume = False,
         given: Collection[str] = (),
         override: bool = False,
         ranks: Distributed = SINGLE,
@@ -50,18 +61,34 @@ class Trainer:
     ) -> None:
         """`given` names the settings that may not be taken from the checkpoint, `override` lets them be others.
 
-        `say` prints a line for the user. Of several `ranks` the first alone says and writes anything.
+        `resume`: go on with the run in the folder (True), if there is one ("auto"), or not (False); one that is
+        complete with the same settings is opened in any case, see `complete_before`. `say` prints a line for the user.
+        Of several `ranks` the first alone says and writes anything; until `close`, no other process works in the
+        folder.
         """
         self.ranks, self.say = ranks, say
         self.out = Path(config.out)
         self.last, self.best = self.out / LAST, self.out / BEST
-        if ranks.first and not resume and self.out.exists() and any(self.out.iterdir()):
-            raise InputError(f"{self.out}: not empty; --resume continues the run in it, another --out starts a new one")
-        ranks.barrier()  # only now may the folder fill
+        self.log: Log | None = None
+        with ExitStack() as opened:
+            self._open(config, resume, given, override, opened)
+            self._opened = opened.pop_all()
+
+    def _open(self, config: Config, resume: Resume, given: Collection[str], override: bool, opened: ExitStack) -> None:
+        ranks = self.ranks
         self.device = torch_device(config.device)
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)  # for what asks for the current device: DALI, formats, memory
-        found = load_last(self.out) if resume else None
+        if ranks.first:
+            opened.enter_context(held(self.out))
+        # The first decides for all, and only then may the folder fill.
+        beginning = begin(config, resume) if ranks.first else None
+        found, told = beginning.found if beginning else None, beginning.told if beginning else ""
+        complete, path = ranks.broadcast((bool(beginning and beginning.complete), found.path if found else None))
+        if path and not found:
+            found = ResumePoint(path, load(path), "")
+        self.complete_before = complete
+        """Whether the run was complete when it was opened."""
         if found:
             config = config.resumed(found.checkpoint.state["settings"], given, override=override)
         self.config = config
@@ -69,7 +96,7 @@ class Trainer:
         if found:
             refuse_other(found.path, "the data set", found.checkpoint.state["manifest"], self.loader.manifest.sha256)
         self._tell(describe_device(config, self.device, ranks.world))
-        self._tell(found.fallback if found else "")
+        self._tell(told)
         self.learner = Learner(config, self.device, ranks)
         self.meter = Meter(self.device, ranks)
         self.sets_seen, self.best_iou = 0, -1.0
@@ -81,9 +108,9 @@ class Trainer:
             self.learner.restore(found.checkpoint, found.path)
         self._last_is_good = not (found and found.fallback)
         self.validator = Validator(self.loader, config.training_split, config.validation_split, ranks, self._tell)
-        if ranks.first:
-            self.out.mkdir(parents=True, exist_ok=True)
-            self.log = Log(self.out, self.step)
+        if ranks.first and not self.over:
+            self.log = opened.enter_context(closing(Log(self.out, self.step)))
+            self._tell(self.log.damage)
 
     def fit(self, show: Callable[[str], None] = lambda status: None) -> None:
         """Train to the end, then `close`; `show` is called after each step with what to show of it.
@@ -91,6 +118,15 @@ class Trainer:
         Raises `Interrupted` after Ctrl-C and SIGTERM, `InputError` where the loss is no longer a number, or where fp16
         overflows however small the loss is scaled.
         """
+        try:
+            self._fit(show)
+        except OSError as error:
+            kept = f"the run is kept up to its last checkpoint; {self._how_to_continue()}"
+            lost = "there is no checkpoint yet: the same command starts the run again"
+            error.add_note(kept if has_checkpoint(self.out) else lost)
+            raise
+
+    def _fit(self, show: Callable[[str], None]) -> None:
         self._began_sec = time.perf_counter() - self.elapsed_sec
         patient = self.ranks.world > 1
         with (
@@ -166,29 +202,29 @@ class Trainer:
             if self._epochs_here == 1:
                 self._tell(f"{self.loader.residency}: later epochs gather them")
         self.scores = self.validator.scores(self.learner.averaged, self.learner.criterion, self.config.precision)
-        if self.ranks.first:
-            self._write(epoch)
+        if self.log:
+            self._write(epoch, self.log)
         if self.scores and self.scores["mask_iou"] > self.best_iou:
             self.best_iou = self.scores["mask_iou"]
             self._save(BEST)
         self._save(LAST)  # after the other: a run killed between the two does this epoch's end again
 
-    def _write(self, epoch: int) -> None:
+    def _write(self, epoch: int, log: Log) -> None:
         """Scores, pictures and curves of an epoch."""
         examples = self.validator.examples
         prediction = predict(self.learner.averaged, examples.bg, examples.fg_bg, self.config.precision)
         picture = grid(examples, prediction)
-        save_picture(picture, self.out / "pictures" / f"epoch_{epoch:04}.png")
-        self.log.picture("predictions", self.step, picture)
+        save_picture(picture, self.out / PICTURES / f"epoch_{epoch:04}.png")
+        log.picture("predictions", self.step, picture)
         if self.scores:
-            self.log.write("val", self.step, epoch, self.scores)
+            log.write("val", self.step, epoch, self.scores)
             length = f"/{self.config.epochs}" if self.config.epochs else ""
             self._tell(f"epoch {epoch}{length}: {describe(self.scores)}; {self._baseline(self.scores)}")
         if damaged := self.loader.quarantined:
             self._tell(f"sets left out as damaged: {len(damaged)}, such as {damaged[0]}")
-        draw_curves(read_lines(self.log.path), self.out / "curves.png")
+        draw_curves(read_lines(log.path), self.out / CURVES)
         if self.over:
-            self.log.result(self.config.settings(), self.scores or {})
+            log.result(self.config.settings(), self.scores or {})
 
     def _read_meter(self, epoch: int) -> None:
         """Log the means since the last time, and show them. Waits for the device."""
@@ -201,7 +237,7 @@ class Trainer:
         if (scale := self.learner.loss_scale) < LEAST_SCALE:
             found = f"fp16 overflows in the gradient, though the loss is scaled by {scale:.1g}"
             raise InputError(f"{found}, at step {self.step}; {kept}; try --precision float32, or a smaller --lr")
-        if self.ranks.first:
+        if self.log:
             rate = self.learner.rate(self.progress)
             counts = {"sets_seen": self.sets_seen, "sets_damaged": len(self.loader.quarantined)}
             self.log.write("train", self.step, epoch, {**values, "lr": rate, **counts})
@@ -248,15 +284,11 @@ class Trainer:
             "scores": self.scores,
         }
         checkpoint = self.learner.checkpoint(state)
-        try:
-            if name == LAST:
-                save_last(self.out, checkpoint, keep_former=self._last_is_good)
-                self._last_is_good = True
-            else:
-                save(self.out / name, checkpoint)
-        except OSError as error:
-            error.add_note(f"the run is kept up to its last checkpoint; {self._how_to_continue()}")
-            raise
+        if name == LAST:
+            save_last(self.out, checkpoint, keep_former=self._last_is_good)
+            self._last_is_good = True
+        else:
+            save(self.out / name, checkpoint)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.state
@@ -266,7 +298,8 @@ class Trainer:
 
     def _tell(self, line: str) -> None:
         if line and self.ranks.first:
-            self.say(line)
+            with suppress(OSError):  # a terminal that has closed
+                self.say(line)
 
     def _baseline(self, scores: MeanScores) -> str:
         return f"baseline |fg_bg - bg| > {self.validator.threshold}: mask IoU {scores['baseline_iou']:.3f}"
@@ -283,8 +316,7 @@ class Trainer:
         """End the loaders' threads and write out what is still held back. May be called again."""
         self.loader.close()
         self.validator.close()
-        if self.ranks.first:
-            self.log.close()
+        self._opened.close()
 
     def summary(self) -> list[str]:
         """Where the run stands and where its results are, a few lines."""
@@ -297,6 +329,6 @@ class Trainer:
             unseen = "LEAKING: a random split" if self.config.peer_protocol else "backgrounds and foregrounds unseen"
             lines.append(f"validation, {plural(int(sets), 'set')}, {unseen}: {scores}")
             lines.append(f"  {self._baseline(self.scores)}")
-        lines.append(f"pictures: {out / 'pictures'}, curves: {out / 'curves.png'}, numbers: {self.log.path}")
+        lines.append(f"pictures: {out / 'pictures'}, curves: {out / 'curves.png'}, numbers: {out / METRICS}")
         best = f" (best mask IoU, {self.best_iou:.3f}: {self.best})" if self.best.exists() else ""
         return [*lines, f"checkpoint: {self.last}{best}"]

@@ -5,6 +5,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from pipeline.locks import locked
 from tests.samples import without_depth
 from tools.train import main
 from train.logging import read_lines
@@ -70,8 +71,95 @@ def test_a_finished_run_resumes_to_its_summary(packed: Path, finished: tuple[Pat
     assert (out / "last.pt").read_bytes() == before
 
 
-def test_a_second_run_in_the_same_folder_is_refused(packed: Path, finished: tuple[Path, str]) -> None:
-    assert "not empty; --resume continues" in one_line_error(run(packed, finished[0], *SMALL))
+def files(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("more", [(), ("--resume", "auto"), ("--log-every", "7")])
+def test_the_same_command_again_says_that_the_run_is_complete(
+    packed: Path, finished: tuple[Path, str], more: tuple[str, ...]
+) -> None:
+    out, before = finished[0], files(finished[0])
+    told = printed(run(packed, out, *SMALL, *more))
+    assert "already complete: trained 1 epoch, 4 steps, 64 sets" in told
+    assert files(out) == before
+
+
+def test_a_report_that_a_kill_prevented_is_written_by_the_same_command(packed: Path, tmp_path: Path) -> None:
+    out = trained_on(packed, tmp_path / "run", "--no-report")
+    assert "report: " in printed(run(packed, out, *SMALL))
+    assert (out / "report.html").exists()
+
+
+def test_another_run_in_the_folder_of_a_complete_one_is_refused_by_name(
+    packed: Path, finished: tuple[Path, str]
+) -> None:
+    out, before = finished[0], files(finished[0])
+    message = one_line_error(run(packed, out, *SMALL, "--seed", "3", "--lr", "0.1"))
+    assert f"--lr 0.1 --seed 3: the complete run in {out} has --lr 0.002 --seed 0; give --resume --override" in message
+    message = one_line_error(run(packed, out, "--device", "cpu"))
+    assert "--epochs 10 --batch-size 64 --size 128 --model unet-s: the complete run in" in message
+    assert files(out) == before
+
+
+def begun(out: Path) -> Path:
+    """The folder of a run that was killed before its first checkpoint."""
+    for name, content in (("metrics.jsonl", b'{"kind": "train", "st'), ("tensorboard/events.out.tfevents.1", b"x")):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes(content)
+    (out / "new-last.pt").write_bytes(b"half")
+    (out / ".curves.png.partial").write_bytes(b"half")
+    (out / "pictures").mkdir()
+    return out
+
+
+@pytest.mark.parametrize("flags", [(), ("--resume",), ("--resume", "auto")])
+def test_a_run_killed_before_its_first_checkpoint_starts_again(
+    packed: Path, finished: tuple[Path, str], tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    out = begun(tmp_path / "run")
+    told = printed(run(packed, out, *SMALL, "--no-report", *flags))
+    assert f"{out}: its run was stopped before the first checkpoint, and starts again" in told
+    assert "trained 1 epoch, 4 steps, 64 sets" in told
+    assert len(list((out / "tensorboard").iterdir())) == 1
+    assert not (out / "new-last.pt").exists()
+    losses = [[line["loss"] for line in read_lines(of / "metrics.jsonl")] for of in (out, finished[0])]
+    assert losses[0] == losses[1]
+
+
+def test_pictures_of_the_user_are_no_run(packed: Path, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for flags in ((), ("--resume", "auto")):
+        message = one_line_error(run(packed, tmp_path, *SMALL, *flags))
+        assert "not empty (it holds pictures), and no run: another --out starts a new one" in message
+    begun(tmp_path / "run")
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    assert "not empty" in one_line_error(run(packed, tmp_path / "run", *SMALL))
+
+
+def test_a_run_that_has_a_checkpoint_goes_on_with_resume_auto(packed: Path, tmp_path: Path) -> None:
+    out = trained_on(packed, tmp_path / "run", "--no-report", "--resume", "auto")
+    told = printed(run(packed, out, "--resume", "auto", "--override", "--epochs", "2", "--no-report"))
+    assert "trained 2 epochs, 8 steps, 128 sets" in told
+    message = one_line_error(run(packed, out, *SMALL))
+    assert "--epochs 1: the complete run in" in message
+
+
+def test_at_the_end_of_the_first_epoch_best_may_be_all_that_there_is(packed: Path, tmp_path: Path) -> None:
+    out = trained_on(packed, tmp_path / "run", "--no-report")
+    (out / "last.pt").unlink()
+    told = printed(run(packed, out, *SMALL, "--no-report"))
+    assert f"{out / 'last.pt'}: missing; going on from the one before, best.pt, of step 4" in told
+
+
+def test_a_second_trainer_in_the_folder_is_refused(packed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    with locked(out):
+        for flags in ((), ("--resume",), ("--resume", "auto")):
+            message = one_line_error(run(packed, out, *SMALL, *flags))
+            assert f"another process is at work in {out}: wait for it, or stop it" in message
+    printed(run(packed, out, *SMALL, "--no-report"))
 
 
 def test_another_width_is_refused_with_both(packed: Path, finished: tuple[Path, str]) -> None:

@@ -32,9 +32,9 @@ from tools.train import main
 from train.checkpoint import Run, load, load_run, save
 from train.config import Config
 from train.evaluate import Evaluation, evaluate, open_split
-from train.logging import read_lines
+from train.logging import METRICS, read_lines
 from train.metrics import iou
-from train.report import MAX_EPOCHS, METRICS, NOT_KNOWN, decimals, interval, split_cells, write_report
+from train.report import MAX_EPOCHS, NOT_KNOWN, decimals, interval, split_cells, write_report
 from train.scoring import NETWORK, TRIVIAL, Summary
 
 NAME = "<b>&\"'run"
@@ -357,7 +357,7 @@ def test_damaged_numbers_and_a_damaged_best_checkpoint(run: Path, packed: Path, 
     (tmp_path / METRICS).write_bytes(broken)
     (tmp_path / "best.pt").write_bytes(b"PK")
     found = report_of(tmp_path, packed)
-    assert "metrics.jsonl is damaged" in found.texts["p"]
+    assert "metrics.jsonl: left out 1 damaged line, the first line 1: " in found.texts["p"]
     assert "for want of the best: " in found.texts["p"]
     assert "not a whole checkpoint" in found.texts["p"]
 

@@ -179,10 +179,12 @@ def test_of_the_last_three_the_first_that_is_whole_is_gone_on_from(path: Path, t
         (tmp_path / damaged).write_bytes(whole[:-1] + b"x")
         found = load_last(tmp_path)
         assert found.path == tmp_path / taken
-        assert found.fallback == f"{tmp_path / LAST}: damaged; going on from another, {taken}, of step 1"
+        assert found.fallback == f"{tmp_path / LAST}: damaged; going on from the one before, {taken}, of step 1"
     (tmp_path / BEST).unlink()
     with pytest.raises(InputError, match=r"last\.pt: not a whole"):
         load_last(tmp_path)
     (tmp_path / LAST).unlink()
     (tmp_path / PREVIOUS).write_bytes(whole)
-    assert load_last(tmp_path).fallback.startswith(f"{tmp_path / LAST}: missing; going on from another, previous.pt")
+    assert load_last(tmp_path).fallback.startswith(
+        f"{tmp_path / LAST}: missing; going on from the one before, previous.pt"
+    )

@@ -168,7 +168,8 @@ def test_after_a_damaged_checkpoint_the_one_before_is_gone_on_from(packed: Path,
     assert load(run / "previous.pt").state["step"] == 6  # not the damaged one
     damaged(run / "last.pt", "cut short")
     damaged(run / "previous.pt", "cut short")
-    with pytest.raises(InputError, match=r"previous\.pt: not a whole checkpoint"):
+    damaged(run / "best.pt", "cut short")
+    with pytest.raises(InputError, match=r"last\.pt: not a whole checkpoint"):
         Trainer(configuration(packed, run, sets=112), resume=True)
 
 
