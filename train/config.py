@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, get_args, get_origin
 
 from pipeline.errors import InputError
 from pipeline.limits import MOST_BATCH, MOST_COUNT, MOST_EDGE, MOST_SEED
+from pipeline.words import printable
 
 StrPath = str | os.PathLike[str]
 Settings = dict[str, int | float | str | None]
@@ -356,8 +357,7 @@ def flag(name: str, value: object) -> str:
 
 def shortened(value: object) -> str:
     """A value as a message shows it: its beginning, without control characters."""
-    text = str(value)
-    text = text if text.isprintable() else ascii(text)[1:-1]
+    text = printable(str(value))
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 

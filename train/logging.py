@@ -115,14 +115,13 @@ def _parsed(text: bytes) -> Line:
     line: Line = msgspec.json.decode(text, type=dict[str, Any])
     if not isinstance(line.get("kind"), str):
         raise ValueError("no kind")
-    for name, least in (("step", 0), ("epoch", 1), *((("sets_seen", 0),) if line["kind"] == "train" else ())):
+    for name, least in (("step", 0), ("epoch", 1)):
         value = line.get(name)
         if type(value) is not int or not least <= value <= MOST_COUNT:
             raise ValueError(f"no {name}")
-    numbers = {name: value for name, value in line.items() if name != "kind"}
-    needed = ("sets_per_sec", "stall_share") if line["kind"] == "train" else ()
-    for name in (*needed, *numbers):
-        value = numbers.get(name, math.nan)
+    for name, value in line.items():
+        if name == "kind":
+            continue
         if type(value) not in (int, float) or not math.isfinite(value):
             raise ValueError(f"{shortened(name)} is no number")
     return line

@@ -36,6 +36,7 @@ from train.metrics import Score
 from train.pictures import columns
 from train.scoring import RESAMPLES, Summary, predict
 
+OF_A_STEP = {"sets_seen", "sets_per_sec", "stall_share"}  # what every line of training has
 REPORT = "report.html"  # in the folder of a run
 TEMPLATE = "report.html.j2"  # beside this file
 SETS_PER_CELL = 256  # that are scored: the report of a long run shall not take long
@@ -170,7 +171,7 @@ def _read_lines(folder: Path, warnings: list[str]) -> list[Line]:
     except (InputError, OSError) as error:
         lines, damage = [], f"{METRICS} cannot be read ({error}): no curves."
     warnings += [damage] if damage else []
-    return lines
+    return [line for line in lines if line["kind"] != "train" or line.keys() >= OF_A_STEP]
 
 
 def training_state(run: Run, lines: Sequence[Line]) -> str:

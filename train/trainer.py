@@ -162,7 +162,8 @@ class Trainer:
                 self.meter.reset()  # what writing took is no part of the sets a second
             if stop and more:
                 raise self._interrupted(interruption)
-            show(self._status)
+            with suppress(OSError):  # a terminal that has closed must not keep the checkpoint from being written
+                show(self._status)
             if self.over:
                 break
 

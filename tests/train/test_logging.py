@@ -38,7 +38,6 @@ DAMAGES = {
     "loss NaN": text({**TRAIN, "loss": math.nan}),
     "loss infinite": text(TRAIN).replace(b"0.5", b"1e999"),
     "loss text": text({**TRAIN, "loss": "low"}),
-    "no rate": text({name: value for name, value in TRAIN.items() if name != "sets_per_sec"}),
     "duplicate": text({**TRAIN, "step": 2}),
     "going backwards": text({**TRAIN, "step": 1}),
 }

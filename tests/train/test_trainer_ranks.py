@@ -105,7 +105,7 @@ def test_a_run_stopped_on_any_rank_goes_on_with_another_number_of_them(
 def test_a_folder_in_use_is_refused_by_the_first_and_none_hangs(packed: Path, tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
     answers = in_ranks(2, refused, configuration(packed, tmp_path))
-    assert "not empty; --resume" in answers[0]
+    assert "not empty (it holds letter.txt), and no run" in answers[0]
     assert "another rank has ended" in answers[1]
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
