@@ -83,7 +83,7 @@ def test_ranks_learn_what_one_learns_and_one_of_them_writes(
     said = in_ranks(world, train, configuration(packed, tmp_path / "run"))
     assert_alike(tmp_path / "run", alone)
     assert said[0][0] == f"training on {world} processes, on the CPU, float32"
-    assert said[0][1].startswith("64 of 64 decoded sets stay")
+    assert any(line.startswith("64 of 64 decoded sets stay") for line in said[0])
     assert said[1:] == [[]] * (world - 1)
     assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == len(list((alone / "tensorboard").iterdir()))
 
