@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from pipeline.packing.known_layouts import SetCounts
-from tests.samples import jpeg, smooth_picture, soft_disc, write
+from tests.samples import jpeg, overlay, smooth_picture, soft_disc, write
 
 COUNTS = SetCounts(backgrounds=3, foregrounds=2, placements=2, mirrored=2)
 
@@ -37,9 +37,11 @@ SETS = [
 @cache
 def picture(part: str, number: int) -> bytes:
     """The picture of a part of set n, or of background `number`."""
-    seed = 1000 * ("bg", "fg_bg", "mask", "depth").index(part) + number
-    colours = 3 if part in ("bg", "fg_bg") else 1
-    return jpeg(soft_disc(seed) if part == "mask" else smooth_picture(seed, colours))
+    if part == "fg_bg":
+        return jpeg(overlay(SETS[number - 1].bg, number))
+    if part == "mask":
+        return jpeg(soft_disc(2000 + number))
+    return jpeg(smooth_picture(number)) if part == "bg" else jpeg(smooth_picture(3000 + number, 1))
 
 
 class Scheme(NamedTuple):

@@ -35,6 +35,14 @@ def soft_disc(seed: int, size: int = SIZE) -> NDArray[np.uint8]:
     return disc
 
 
+def overlay(bg: int, number: int) -> NDArray[np.uint8]:
+    """The overlay of a set of `write_sets`: a picture of its own, where its mask is, on its background."""
+    alpha = soft_disc(2000 + number) / 255
+    blended = alpha * smooth_picture(1000 + number) + (1 - alpha) * smooth_picture(bg)
+    rounded: NDArray[np.uint8] = np.rint(blended).astype(np.uint8)
+    return rounded
+
+
 def street_depth(size: int = 128) -> NDArray[np.uint8]:
     """Nearness as streets have it: a rising ground, a far wall, boxes with sharp edges; uint8 [size, size]."""
     y, x = np.mgrid[0:size, 0:size] / size
@@ -91,7 +99,7 @@ def write_sets(source: Path, backgrounds: int = 6, foregrounds: int = 5) -> Path
         write(source / f"bg/bg_{bg:03}.jpg", jpeg(smooth_picture(bg)))
         for fg in range(foregrounds):
             number = bg * foregrounds + fg
-            pictures = smooth_picture(1000 + number), soft_disc(2000 + number), smooth_picture(3000 + number, 1)
+            pictures = overlay(bg, number), soft_disc(2000 + number), smooth_picture(3000 + number, 1)
             for path, picture in zip(set_paths(bg, fg, number), pictures, strict=True):
                 write(source / path, jpeg(picture))
     return source

@@ -18,7 +18,10 @@ from pipeline.format.manifest import CODECS
 from pipeline.format.planes import PLANES
 from pipeline.packing.join import Sets
 from pipeline.packing.known_layouts import SetCounts, choose_layout, layout_names
+from pipeline.packing.mask_files import ENCODINGS as MASK_ENCODINGS
+from pipeline.packing.mask_files import MAX_VALUE
 from pipeline.packing.pack import PackOptions, PackSummary, pack, sets_to_pack
+from pipeline.packing.shapes import FITS
 from pipeline.verify.merge import merge
 from pipeline.words import plural
 from pipeline.workers import Progress
@@ -74,6 +77,15 @@ def _counts(_: click.Context, __: click.Parameter, text: str | None) -> SetCount
               help="One scale for all .npy and 16-bit depth maps, in their units.  [default: each .npy by its smallest "
                    "and largest value, 16 bits as they are]")  # fmt: skip
 @click.option("--depth-per-image", is_flag=True, help="Scale 16-bit depth maps as .npy, too: each by itself.")
+@click.option("--mask-encoding", type=click.Choice(["auto", *MASK_ENCODINGS]), default=DEFAULTS.mask_encoding,
+              show_default=True, help="What of a mask is foreground; auto looks at a sample.")  # fmt: skip
+@click.option("--mask-foreground", type=click.IntRange(0, MAX_VALUE), metavar="VALUE",
+              help="The value that means foreground; 0 of inverted masks.  [default: 255, or all but 0]")  # fmt: skip
+@click.option("--fit", type=click.Choice(FITS), default=DEFAULTS.fit, show_default=True,
+              help="Backgrounds and depth of another shape than the overlay: leave such sets out, crop around the "
+                   "middle, or stretch.")  # fmt: skip
+@click.option("--accept-suspicious", is_flag=True,
+              help="Go on where masks or backgrounds look wrong, and put a warning into the manifest.")  # fmt: skip
 @click.option("--verify", type=click.Choice(VERIFY), default=DEFAULTS.verify, show_default=True,
               help="Decode every picture and look at every mask, or trust what follows a good header.")  # fmt: skip
 @click.option("--strict", is_flag=True, help="Let any problem at all end the packing, with nothing written.")
@@ -169,6 +181,10 @@ def describe(summary: PackSummary, shards: Path) -> Iterator[str]:
         yield f"depth: {summary.depth}"
     if summary.refused:
         yield summary.refused
+    if summary.masks:
+        yield f"masks: {summary.masks}"
+    for warning in summary.manifest.warnings:
+        yield f"warning: {warning}"
     manifest = summary.manifest
     megabytes = sum(shard.bytes for shard in manifest.shards) / 1e6
     rate = manifest.sets / summary.seconds

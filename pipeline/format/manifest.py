@@ -92,6 +92,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     version: int = VERSION
     warnings: list[str] = msgspec.field(default_factory=list)
     """What was suspicious at packing, a line each."""
+    conversions: list[str] = msgspec.field(default_factory=list)
+    """What was made of the source's pictures at packing and does not show in the other fields, a line each."""
     sha256: str = ""
     """Hash of manifest.json itself, which names the data set; filled when it is loaded, and not in it."""
 

@@ -7,6 +7,7 @@ the way; what is bad is left out by name. The manifest is written last: without 
 import time
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,8 +27,12 @@ from pipeline.packing.finalize import Tally, done_shards, finalize, record_path,
 from pipeline.packing.folders import describe_refused
 from pipeline.packing.join import Sets, describe_cause, find_sets
 from pipeline.packing.layouts import Layout
+from pipeline.packing.mask_files import ENCODINGS as MASK_ENCODINGS
+from pipeline.packing.mask_files import MAX_VALUE
 from pipeline.packing.metadata import MetadataTables
-from pipeline.packing.set_reader import MASK_REMARKS, REPAIRED
+from pipeline.packing.sample import inspect_sample, read_sample
+from pipeline.packing.set_reader import MASK_REMARKS, REPAIRED, SetRules
+from pipeline.packing.shapes import FITS, FITTED, Size, cropped
 from pipeline.packing.sources import FileReader, FileSource, unpack_compressed
 from pipeline.packing.worker import ShardJob, WorkTime, require_clean, write_shard
 from pipeline.resume import UNFINISHED, require_finished, resumable
@@ -67,6 +72,14 @@ class PackOptions:
     """(low, high): one scale for all .npy and 16-bit depth, in their units; else .npy are scaled each by itself."""
     depth_per_image: bool = False
     """Whether 16-bit depth, too, is scaled each picture by itself, and not over the whole 16 bits."""
+    mask_encoding: str = "auto"
+    """How mask files say what is foreground: "auto" looks at a sample; else one of `mask_files.ENCODINGS`."""
+    mask_foreground: int | None = None
+    """The value of masks that means foreground, 0 to 65535; None: see `mask_files.MaskFiles`."""
+    fit: str = "refuse"
+    """What to do with backgrounds and depth of another shape than their overlays': one of `shapes.FITS`."""
+    accept_suspicious: bool = False
+    """Whether to go on where most of the sampled sets look wrong (see `plausibility`), with a warning."""
     strict: bool = False
     """Whether any problem at all ends the packing."""
     follow_links: bool = False
@@ -83,6 +96,11 @@ class PackOptions:
         if self.depth_encoding not in ("auto", *ENCODINGS, *CONVERTED) or self.depth_near not in NEAR:
             expected = f"{', '.join((*ENCODINGS, *CONVERTED))} and {', '.join(NEAR)}"
             raise InputError(f"depth {self.depth_encoding}, near {self.depth_near}: expected one each of {expected}")
+        if self.mask_encoding not in ("auto", *MASK_ENCODINGS) or self.fit not in FITS:
+            expected = f"one each of auto, {', '.join(MASK_ENCODINGS)} and {', '.join(FITS)}"
+            raise InputError(f"mask encoding {self.mask_encoding}, fit {self.fit}: expected {expected}")
+        if not 0 <= (self.mask_foreground or 0) <= MAX_VALUE:
+            raise InputError(f"mask foreground {self.mask_foreground}: expected a value of pixels, 0 to {MAX_VALUE}")
         low, high = self.depth_range or (0.0, 1.0)
         if not -np.inf < low < high < np.inf:
             got = f"depth range {low:g} {high:g}"
@@ -102,6 +120,8 @@ class PackSummary(NamedTuple):
     """Which it is, and why."""
     depth: str
     """How its files are read, and why; empty without depth."""
+    masks: str
+    """How mask files are converted, and why; empty where they are stored as they came."""
     remarks: Counter[str]
     """Kept sets whose masks look wrong, by kind; they are rows of problems.csv, too."""
     decode_share: float
@@ -140,11 +160,18 @@ def pack(
                 from pipeline.packing.encode_planes import BackgroundEncoder, PlanesJob
 
                 encoder = BackgroundEncoder(options.size)
-            backgrounds = write_backgrounds(shards, _backgrounds(reader, sets, encoder))
+            sizes = dict[int, Size]()
+            backgrounds = write_backgrounds(shards, _backgrounds(reader, sets, encoder, options.fit, sizes))
             _require_sets(len(sets), sets, sets)
             if options.strict:
                 require_clean(sets.problems)
             depth, why_depth = _depth_files(reader, sets, options) if options.depth else (None, "")
+            sample, stated = (
+                read_sample(reader, sets, depth, options.fit),
+                (options.mask_encoding, options.mask_foreground),
+            )
+            inspection = inspect_sample(sample, *stated, accept=options.accept_suspicious)
+            rules = SetRules(inspection.masks, options.fit, sizes)
             progress.sets_found(len(sets))
             count = -(-len(sets) // options.sets_per_shard)
             done = done_shards(shards, records, count)
@@ -156,7 +183,7 @@ def pack(
                 planes = PlanesJob(options.size, stored, shards / BACKGROUNDS, places)
                 if depth:
                     stored = ("gray", "bright")  # planes hold nearness
-            jobs = _jobs(sources, shards, records, sets, tables, options, done, depth, planes)
+            jobs = _jobs(sources, shards, records, sets, tables, options, done, depth, rules, planes)
             for dealt_with, time_taken in workers.map(write_shard, jobs):
                 progress.sets_done(dealt_with)
                 work_time = work_time.plus(time_taken)
@@ -164,14 +191,17 @@ def pack(
             total.left_out.update(sets.left_out)
             total.problems.extend(sets.problems)
             _require_sets(total.sets, sets, total)
-            manifest = finalize(shards, records, count, total, backgrounds, stored, options.codec)
+            conversions = [f"masks: {inspection.why_masks}"] if inspection.why_masks else []
+            if options.fit != "refuse":
+                conversions.append(f"fit: {FITTED[options.fit]}")
+            optional = {"warnings": inspection.warnings, "conversions": conversions}
+            manifest = finalize(shards, records, count, total, backgrounds, stored, options.codec, **optional)
     remarks = Counter(problem.kind for problem in total.problems if problem.kind in MASK_REMARKS)
     repaired = sum(problem.kind == REPAIRED for problem in total.problems)
     share = work_time.decode_sec / work_time.worker_sec if work_time.worker_sec and options.verify == "decode" else 0.0
     seconds, problems = time.monotonic() - start, len(total.problems)
-    refused = describe_refused(sets.listing.refused)
-    why = sets.layout.why, why_depth
-    return PackSummary(manifest, total.left_out, problems, seconds, *why, remarks, share, refused, repaired)
+    refused, whys = describe_refused(sets.listing.refused), (sets.layout.why, why_depth, inspection.why_masks)
+    return PackSummary(manifest, total.left_out, problems, seconds, *whys, remarks, share, refused, repaired)
 
 
 def sets_to_pack(
@@ -226,17 +256,35 @@ def _require_sets(count: int, sets: Sets, result: Sets | Tally) -> None:
         raise InputError(f"no usable set in {where}: {kinds}{cause}")
 
 
-def _backgrounds(reader: FileReader, sets: Sets, encoder: "BackgroundEncoder | None") -> Iterator[tuple[int, Picture]]:
-    """The backgrounds by id; one that is no picture is dropped from `sets`, with every set on it."""
+def _backgrounds(
+    reader: FileReader, sets: Sets, encoder: "BackgroundEncoder | None", fit: str, sizes: dict[int, Size]
+) -> Iterator[tuple[int, Picture]]:
+    """The backgrounds by id, whose sizes before any encoding are noted in `sizes`.
+
+    One that is no picture is dropped from `sets`, with every set on it. With `fit` "crop" each gets the shape of the
+    first overlay on it.
+    """
     for bg, path in list(sets.backgrounds.items()):
         try:
             content, repair = as_stored(reader.read(path, sets.background_place(bg)))
             if repair:
                 sets.problems.append(Problem(path, REPAIRED, repair))
             picture = check_picture(content)
+            if fit == "crop" and (shape := _shape_of_overlays(reader, sets, bg)):
+                picture = cropped(picture, shape)
+            sizes[bg] = picture.size
             yield bg, encoder.encode(picture) if encoder else picture
         except BadImage as error:
             sets.drop_background(bg, "undecodable", str(error))
+
+
+def _shape_of_overlays(reader: FileReader, sets: Sets, bg: int) -> Size | None:
+    """The size of the first overlay on a background that has one."""
+    for position in np.flatnonzero(sets.ids[:, 0] == bg):
+        files = sets[int(position)]
+        with suppress(BadImage):
+            return check_picture(reader.read(files.paths[0], files.places[0]), "header").size
+    return None
 
 
 def _depth_files(reader: FileReader, sets: Sets, options: PackOptions) -> tuple[DepthFiles, str]:
@@ -267,6 +315,7 @@ def _jobs(
     options: PackOptions,
     done: Container[int],
     depth: DepthFiles | None,
+    rules: SetRules,
     planes: "PlanesJob | None",
 ) -> Iterator[ShardJob]:
     """Deal the sets out to shards in shuffled order."""
@@ -279,7 +328,7 @@ def _jobs(
             record = record_path(records, shard)
             metadata = tables.find([files.key for files in chosen])
             path, strict = shard_path(shards, shard), options.strict
-            shard_planes = planes.limited_to({files.bg for files in chosen}) if planes else None
-            yield ShardJob(
-                sources, path, record, key_length, options.verify, chosen, metadata, depth, strict, shard_planes
-            )
+            used = {files.bg for files in chosen}
+            shard_planes = planes.limited_to(used) if planes else None
+            how = depth, rules.limited_to(used), strict, shard_planes
+            yield ShardJob(sources, path, record, key_length, options.verify, chosen, metadata, *how)

@@ -5,7 +5,8 @@ worth a remark, but no error: the set is kept, and a person is told.
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -25,9 +26,12 @@ from pipeline.format.images import (
 from pipeline.format.sample import PARTS
 from pipeline.packing.depth_files import DepthFiles
 from pipeline.packing.join import SetFiles
+from pipeline.packing.mask_files import MaskFiles
 from pipeline.packing.metadata import Metadata
+from pipeline.packing.shapes import Size, cropped, same_shape, shape_problem
 from pipeline.packing.sources import FileReader
 
+DEPTH = PARTS.index("depth")
 BLANK, NOT_BINARY = "blank", "not binary"
 MASK_REMARKS = (BLANK, NOT_BINARY)
 REPAIRED = "repaired"
@@ -52,12 +56,29 @@ class ReadSet(NamedTuple):
     """With which it is kept: of the kinds MASK_REMARKS, or REPAIRED."""
 
 
+class SetRules(NamedTuple):
+    """What holds for the sets of a data set, beside their depth."""
+
+    masks: MaskFiles = MaskFiles()
+    """How mask files are read."""
+    fit: str = "refuse"
+    """What to do with parts of another shape: one of `shapes.FITS`."""
+    backgrounds: Mapping[int, Size] = MappingProxyType({})
+    """Height and width of backgrounds by id, pixels, as far as they are to be compared with their overlays."""
+
+    def limited_to(self, ids: Collection[int]) -> "SetRules":
+        """The same with some of the backgrounds alone, which is less to hand to a worker."""
+        return self._replace(backgrounds={bg: self.backgrounds[bg] for bg in ids})
+
+
 class SetReader:
     """Reads and checks sets, each of its files once."""
 
-    def __init__(self, reader: FileReader, verify: str, depth: DepthFiles | None) -> None:
+    def __init__(
+        self, reader: FileReader, verify: str, depth: DepthFiles | None, rules: SetRules | None = None
+    ) -> None:
         """`verify` as in `images.check_image`; masks are looked at if it is "decode". `depth` if the sets have any."""
-        self._reader, self._verify = reader, verify
+        self._reader, self._verify, self._rules = reader, verify, rules or SetRules()
         self._depth = depth if depth and depth.converts else None  # what is stored as it came is a picture like others
         self.decode_sec = 0.0
         """Seconds spent so far on checking and converting, without reading."""
@@ -76,7 +97,11 @@ class SetReader:
                 content, repair = as_stored(content, self._verify)
                 if repair:
                     remarks.append(Problem(path, REPAIRED, repair))
-                if part == "mask" and self._verify == "decode":
+                if part == "mask" and self._rules.masks.converts:
+                    picture, levels = self._rules.masks.read(content, self._verify)
+                    if self._verify == "decode" and (remark := inspect_mask(levels)):
+                        remarks.append(Problem(path, *remark))
+                elif part == "mask" and self._verify == "decode":
                     picture, remark = check_mask(content)
                     if remark:
                         remarks.append(Problem(path, *remark))
@@ -85,6 +110,8 @@ class SetReader:
                     metadata.update(scale)
                 else:
                     picture = check_picture(content, self._verify)
+                if part == "depth" and self._rules.fit == "crop":
+                    picture = cropped(picture, pictures[0].size)
                 pictures.append(picture)
                 self.decode_sec += time.perf_counter() - start
             except BadImage as error:
@@ -92,7 +119,20 @@ class SetReader:
         if not problems and pictures[0].size != pictures[1].size:
             overlay, mask = (f"{width} x {height}" for height, width in (pictures[0].size, pictures[1].size))
             problems.append(Problem(files.paths[1], "mismatch", f"mask is {mask}, its overlay {overlay} pixels"))
+        elif not problems and self._rules.fit != "stretch":
+            problems += self._of_other_shape(files, pictures)
         return read
+
+    def _of_other_shape(self, files: SetFiles, pictures: list[Picture]) -> list[Problem]:
+        """The problem of a set whose background or depth is of another shape than its overlay, if it is."""
+        overlay, background = pictures[0].size, self._rules.backgrounds.get(files.bg)
+        if background and not same_shape(background, overlay):
+            why = shape_problem(f"background {files.bg}", background, overlay)
+            return [Problem(files.paths[0], "mismatch", why)]
+        if len(pictures) > DEPTH and not same_shape(pictures[DEPTH].size, overlay):
+            why = shape_problem("depth", pictures[DEPTH].size, overlay, pictures[DEPTH].content)
+            return [Problem(files.paths[DEPTH], "mismatch", why)]
+        return []
 
 
 class MaskRemark(NamedTuple):

@@ -13,7 +13,7 @@ from pipeline.format.tar import ShardWriter
 from pipeline.packing.depth_files import DepthFiles
 from pipeline.packing.join import SetFiles
 from pipeline.packing.metadata import Metadata
-from pipeline.packing.set_reader import SetReader
+from pipeline.packing.set_reader import SetReader, SetRules
 from pipeline.packing.sources import FileReader, FileSource
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class ShardJob(NamedTuple):
     sets: list[SetFiles]
     metadata: list[Metadata]  # of each set
     depth: DepthFiles | None
+    rules: SetRules
     strict: bool
     planes: "PlanesJob | None"  # how to encode the sets as planes; None: pictures are stored as they came
 
@@ -69,7 +70,7 @@ def write_shard(job: ShardJob) -> tuple[int, WorkTime]:
     is strict.
     """
     start, left_out, problems = time.perf_counter(), Counter[str](), list[Problem]()
-    pictures_reader = SetReader(FileReader(job.sources), job.verify, job.depth)
+    pictures_reader = SetReader(FileReader(job.sources), job.verify, job.depth, job.rules)
     reader = job.planes.reader(pictures_reader) if job.planes else pictures_reader
     with ShardWriter(job.path, job.key_length, (PLANES,) if job.planes else PARTS) as writer:
         for files, metadata, read in zip(job.sets, job.metadata, reader.read_all(job.sets), strict=True):

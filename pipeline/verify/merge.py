@@ -50,6 +50,7 @@ MAY_DIFFER = {
     "index_sha256",
     "sha256",
     "warnings",
+    "conversions",
 }
 METADATA_TABLES = ("labels.csv", "sources.csv")  # of fgbg-compose
 
@@ -94,7 +95,8 @@ def merge(sources: Sequence[Path], shards: Path, sets_merged: Callable[[int, int
         for table in METADATA_TABLES:
             _join_tables([store.folder / table for store in stores], shards / table)
         optional = first.optional | {
-            "warnings": list(dict.fromkeys(line for s in stores for line in s.manifest.warnings))
+            name: list(dict.fromkeys(line for store in stores for line in getattr(store.manifest, name)))
+            for name in ("warnings", "conversions")
         }
         depth = first.depth_encoding, first.depth_near
         return finalize(shards, records, count, result, backgrounds_tar, depth, first.codec, **optional)

@@ -16,7 +16,7 @@ from pipeline.format.images import decode_gray, decode_rgb
 from pipeline.resume import UNFINISHED
 from pipeline.workers import Progress
 from tests.networks import WEIGHTS, weighted_sum
-from tests.samples import files_below, jpeg, set_paths, smooth_picture, write, write_sets
+from tests.samples import files_below, jpeg, overlay, set_paths, write, write_sets
 
 BACKGROUNDS, FOREGROUNDS = 3, 5
 SETS = [(bg, fg, bg * FOREGROUNDS + fg) for bg in range(BACKGROUNDS) for fg in range(FOREGROUNDS)]
@@ -241,19 +241,19 @@ def test_a_bad_overlay_is_left_without_depth(
     depth_model: DepthModel, finished: dict[str, bytes], tmp_path: Path
 ) -> None:
     source = without_depth(tmp_path)
-    overlay, _, depth = set_paths(*SETS[6])
-    write(source / overlay, (source / overlay).read_bytes()[:-300])
-    with pytest.raises(EstimateError, match=rf"^{overlay}: JPEG does not decode.*--skip-bad"):
+    path, _, depth = set_paths(*SETS[6])
+    write(source / path, (source / path).read_bytes()[:-300])
+    with pytest.raises(EstimateError, match=rf"^{path}: JPEG does not decode.*--skip-bad"):
         add_depth(source, depth_model, OPTIONS)
     skipping = EstimateOptions(skip_bad=True)
     report = add_depth(source, depth_model, skipping)
     assert report.sets + report.sets_before == 14
-    assert [problem.path for problem in report.problems] == [overlay]
+    assert [problem.path for problem in report.problems] == [path]
     after = files_below(source)
     assert set(finished) - set(after) == {depth}
     assert after[TABLE].count(b"\n") == 15
     # Mended, it gets its depth map.
-    write(source / overlay, jpeg(smooth_picture(1000 + SETS[6][2])))
+    write(source / path, jpeg(overlay(SETS[6][0], SETS[6][2])))
     report = add_depth(source, depth_model, OPTIONS)
     assert not report.problems
     assert files_below(source) == finished

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.packing.pack import PackOptions, pack
 from tests.miniatures import write_zip
-from tests.samples import files_below, jpeg, set_paths, smooth_picture, soft_disc
+from tests.samples import files_below, jpeg, overlay, set_paths, smooth_picture, soft_disc
 
 KILLS = 30
 
@@ -65,9 +65,9 @@ def killed_at(source: Path, targets: Path, *moments: int) -> str:
 
 def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     names = [set_paths(bg, fg, bg * 50 + fg) for bg in range(4) for fg in range(50)]
-    parts = jpeg(smooth_picture(1)), jpeg(soft_disc(2)), jpeg(smooth_picture(3, channels=1))
+    parts = jpeg(overlay(0, 2)), jpeg(soft_disc(2002)), jpeg(smooth_picture(3, channels=1))
     files = {path: content for paths in names for path, content in zip(paths, parts, strict=True)}
-    files |= {f"bg/{bg}.jpg": jpeg(smooth_picture(bg)) for bg in range(4)}
+    files |= {f"bg/{bg}.jpg": jpeg(smooth_picture(0)) for bg in range(4)}
     del files[names[7][1]]
     files[names[9][0]] = b""
     source = write_zip(files, tmp_path / "source.zip")

@@ -232,7 +232,7 @@ def test_masks_that_are_all_blank_have_no_foreground_to_score(trained: Path, tmp
             for path, content in zip(set_paths(bg, fg, number), parts, strict=True):
                 write(tmp_path / "source" / path, content)
             number += 1
-    pack(tmp_path / "source", tmp_path / "shards", PackOptions(workers=1))
+    pack(tmp_path / "source", tmp_path / "shards", PackOptions(workers=1, accept_suspicious=True))
     numbers = scored(trained, tmp_path / "shards", tmp_path / "out")
     cell = numbers["cells"]["new_new"]["scores"]["network"]
     assert cell["depth_rmse_foreground"]["mean"] is None
@@ -247,7 +247,7 @@ def test_without_training_sets_the_baseline_is_the_best_possible_on_these(traine
     for number in range(3):
         for part, path in enumerate(set_paths(bg, fg, number)):
             write(tmp_path / "source" / path, jpeg(smooth_picture(10 * number + part, channels=1 if part else 3)))
-    pack(tmp_path / "source", tmp_path / "shards", PackOptions(workers=1))
+    pack(tmp_path / "source", tmp_path / "shards", PackOptions(workers=1, accept_suspicious=True))
     numbers = scored(trained, tmp_path / "shards", tmp_path / "out")
     table = (tmp_path / "out" / "evaluation.txt").read_text()
     assert f"threshold {numbers['threshold']}: chosen on these sets themselves: the best possible on them" in table
@@ -307,7 +307,7 @@ def test_an_empty_split_is_one_line_and_writes_nothing(trained: Path, tmp_path: 
     write(tmp_path / f"source/bg/bg_{bg:03}.jpg", jpeg(smooth_picture(bg)))
     for part, path in enumerate(set_paths(bg, fg, 0)):
         write(tmp_path / "source" / path, jpeg(smooth_picture(part, channels=1 if part else 3)))
-    pack(tmp_path / "source", tmp_path / "shards", PackOptions(workers=1))
+    pack(tmp_path / "source", tmp_path / "shards", PackOptions(workers=1, accept_suspicious=True))
     result = evaluate(trained, tmp_path / "shards", "--out", str(tmp_path / "out"))
     assert "is in the split test-cells (1 set on 1 background)" in one_line_error(result)
     assert not (tmp_path / "out").exists()

@@ -86,13 +86,16 @@ def test_templates_flags_and_files_state_a_layout(tmp_path: Path) -> None:
     for bg in range(2):
         write(tmp_path / "source" / f"bg/{bg}.jpg", jpeg(smooth_picture(bg)))
     source = tmp_path / "source"
-    stated = ["--overlay", "over/{n}.jpg", "--mask", "m/x{n}y", "--field", "bg=n//4", "--field", "id=n", "--no-depth"]
+    stated = ["--overlay", "over/{n}.jpg", "--mask", "m/x{n}y", "--field", "bg=n//4", "--field", "id=n", "--no-depth",
+              "--accept-suspicious"]  # fmt: skip
     result = run(source, "--shards", tmp_path / "flags", *stated)
     assert result.exit_code == 0, result.output
     assert "packed 8 sets on 2 backgrounds" in result.output
     toml = 'overlay = "over/{n}"\nmask = "m/x{n}y"\n[fields]\nbg = "n // each"\nid = "n"\n[constants]\neach = 4\n'
     write(tmp_path / "mine.toml", toml.encode())
-    result = run(source, "--shards", tmp_path / "file", "--layout", tmp_path / "mine.toml", "--no-depth")
+    result = run(
+        source, "--shards", tmp_path / "file", "--layout", tmp_path / "mine.toml", "--no-depth", "--accept-suspicious"
+    )
     assert result.exit_code == 0, result.output
     assert files_below(tmp_path / "flags") == files_below(tmp_path / "file")
 

@@ -15,7 +15,7 @@ from pipeline.format.manifest import Manifest, load_index, save_index
 from pipeline.loading.split import BACKGROUND_SALT, FOREGROUND_SALT, PEER_SALT, SPLITS, group
 from pipeline.packing.pack import PackOptions, pack
 from tests.loading.test_shard_reader import flip_bit
-from tests.samples import jpeg, set_paths, smooth_picture, soft_disc, split_rows, write
+from tests.samples import jpeg, overlay, set_paths, smooth_picture, soft_disc, split_rows, write
 from tests.tools.test_evaluate_command import evaluate, scored
 from tests.tools.test_train_command import one_line_error, trained_on
 from train.checkpoint import load_run, write_archive
@@ -43,7 +43,7 @@ def shards_of(folder: Path, *cells: tuple[str, str]) -> Path:
         bg, fg = IDS[BACKGROUND_SALT, of_bg], IDS[FOREGROUND_SALT, of_fg]
         write(folder / f"source/bg/bg_{bg:03}.jpg", jpeg(smooth_picture(bg)))
         for _ in range(2):
-            pictures = smooth_picture(1000 + number), soft_disc(2000 + number), smooth_picture(3000 + number, 1)
+            pictures = overlay(bg, number), soft_disc(2000 + number), smooth_picture(3000 + number, 1)
             for path, picture in zip(set_paths(bg, fg, number), pictures, strict=True):
                 write(folder / "source" / path, jpeg(picture))
             number += 1

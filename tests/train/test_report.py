@@ -425,7 +425,7 @@ def test_no_set_that_can_be_scored(run: Path, tmp_path: Path) -> None:
     write(tmp_path / f"source/bg/bg_{bg:03}.jpg", jpeg(smooth_picture(bg)))
     for part, path in enumerate(set_paths(bg, fg, 0)):
         write(tmp_path / "source" / path, jpeg(smooth_picture(part, channels=1 if part else 3)))
-    pack(tmp_path / "source", tmp_path / "shards", PackOptions(workers=1))
+    pack(tmp_path / "source", tmp_path / "shards", PackOptions(workers=1, accept_suspicious=True))
     found = report_of(shutil.copytree(run, tmp_path / "run"), tmp_path / "shards")
     assert "Nothing was scored: no set of " in found.texts["header"]
     assert found.table("Sets by the split")["test"] == ["0", "0", "1"]
