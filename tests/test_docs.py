@@ -26,6 +26,7 @@ WORDLESS = {  # messages without fixed text of their own: what they pass on has 
     "f'{count}{first.path}: {first.why} ({first.kind}); {remedy}'",
     "missing_peer(name) or f'{error}: {INSTALL}'",
     "self._too_large(before + 1, error)",
+    "problem",
     "str(error)",
 }
 CHECKED_BEFORE = {  # what no user meets, since `LoaderConfig` refuses it first

@@ -14,6 +14,7 @@ import click
 
 from pipeline.errors import InputError, explain
 from pipeline.words import printable
+from tools.limits import require_usable
 from train.config import Option, kinds_of
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ class Command(click.Command):
     def make_context(self, *args: Any, **settings: Any) -> click.Context:
         """Read the arguments; what is wrong with them is told in printable letters."""
         with _printable_errors():
-            return super().make_context(*args, **settings)
+            ctx = super().make_context(*args, **settings)
+            require_usable(ctx)
+            return ctx
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; raise `click.ClickException` for `InputError` and `OSError`."""
