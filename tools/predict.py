@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import click
 
 from pipeline.errors import InputError
+from pipeline.packing.shapes import FITS
 from tools.cli import Command, echo, progress_bar
 from tools.outputs import require_writable
 from train.config import CHECKPOINTS, DEVICES, MOST_PAIRS_AT_ONCE, PAIRS_AT_ONCE
@@ -25,6 +26,8 @@ from train.config import CHECKPOINTS, DEVICES, MOST_PAIRS_AT_ONCE, PAIRS_AT_ONCE
               help="best: of the epoch with the highest mask IoU in validation.")  # fmt: skip
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True,
               help="auto: the GPU if there is one.")  # fmt: skip
+@click.option("--fit", type=click.Choice(FITS), default=FITS[0], show_default=True,
+              help="Backgrounds of another shape than the overlay: refuse, crop around the middle, or stretch.")  # fmt: skip
 @click.option("--follow-links", is_flag=True, help="Read what links in a folder lead to outside of it, and folders.")
 @click.option("--batch-size", type=click.IntRange(1, MOST_PAIRS_AT_ONCE), default=PAIRS_AT_ONCE, show_default=True,
               help="Pairs that the network sees at a time.")  # fmt: skip
@@ -35,6 +38,7 @@ def main(
     out: Path,
     checkpoint: str,
     device: str,
+    fit: str,
     follow_links: bool,
     batch_size: int,
 ) -> None:
@@ -65,7 +69,7 @@ def main(
     on = torch_device(device)
     trained = load_run(run, checkpoint, on)
     with progress_bar("predicting", len(pairs)) as bar:
-        predict(trained, pairs, out, on, batch_size, bar.update)
+        predict(trained, pairs, out, on, batch_size, fit, bar.update)
     echo(f"predicted {len(pairs):,} pairs with {trained.checkpoint} (step {trained.step:,}) into {out}")
 
 

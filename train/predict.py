@@ -25,6 +25,7 @@ from pipeline.errors import InputError
 from pipeline.format.images import BadImage, Picture, TooManyPixels, decode_rgb, read_picture
 from pipeline.packing.encode_planes import NoPlanes, PlaneRasterizer, batches_of
 from pipeline.packing.folders import find_files, no_one
+from pipeline.packing.shapes import cropped, same_shape
 from pipeline.packing.templates import PICTURE, Template
 from pipeline.resume import atomic_file, resumable
 from pipeline.workers import available_cores
@@ -100,25 +101,26 @@ def predict(
     out: Path,
     device: torch.device,
     batch_size: int = PAIRS_AT_ONCE,
+    fit: str = "refuse",
     done: Callable[[int], None] = lambda more: None,
 ) -> None:
     """Write into `out`, new or empty, for each pair NAME.mask.png, NAME.side-by-side.png and, of a run with depth,
     NAME.depth.png (gray, 16 bits) and NAME.depth-colour.png.
 
     A stopped call is continued by the same again. `done` is told how many pairs more there are. Raises `InputError`,
-    with `out` as it was, for pictures that are none, are damaged, or differ in shape within a pair, and where DALI is
-    missing.
+    with `out` as it was, for pictures that are none, are damaged, or differ in shape within a pair (but see
+    `fit`, one of `shapes.FITS`: backgrounds are then cropped as at packing, or stretched), and where DALI is missing.
     """
-    arguments = _arguments(run, pairs)
+    arguments = _arguments(run, pairs, fit)
     predictor = Predictor(run, device)
     with resumable(out, arguments) as records, ThreadPoolExecutor(available_cores()) as pool:
-        pixels = require_pictures(pairs)
+        pixels = require_pictures(pairs, fit)
         record = records / DONE
         first = int(record.read_text()) if record.exists() else 0
         done(first)
         for batch in batches_of(range(first, len(pairs)), pixels[first:], batch_size):
             chosen = [pairs[place] for place in batch]
-            pictures = [(_read(pair.background), _read(pair.overlay)) for pair in chosen]
+            pictures = [_read_pair(pair, fit) for pair in chosen]
             planes = [_whole(found, pair) for found, pair in zip(predictor(pictures), chosen, strict=True)]
             list(pool.map(write_files, repeat(out), chosen, pictures, planes))
             with atomic_file(record) as file:
@@ -126,19 +128,22 @@ def predict(
             done(len(batch))
 
 
-def _arguments(run: Run, pairs: Sequence[Pair]) -> dict[str, object]:
+def _arguments(run: Run, pairs: Sequence[Pair], fit: str) -> dict[str, object]:
     files = [(str(path), path.stat()) for pair in pairs for path in (pair.background, pair.overlay)]
     stamps = [[path, about.st_size, about.st_mtime_ns] for path, about in files]
     return {
         "command": "fgbg-predict",
         "checkpoint": str(run.checkpoint),
         "step": run.step,
+        **({"fit": fit} if fit != "refuse" else {}),
         "pictures": hashlib.sha256(json.dumps(stamps).encode()).hexdigest(),
     }
 
 
-def require_pictures(pairs: Sequence[Pair]) -> list[int]:
-    """Raise `InputError` unless all files are pictures by their headers, none too large, sides of a pair in one ratio.
+def require_pictures(pairs: Sequence[Pair], fit: str = "refuse") -> list[int]:
+    """Raise `InputError` unless all files are pictures by their headers, none too large, and of one shape in a pair.
+
+    Another shape is let pass if `fit` is not "refuse".
 
     Returns how many pixels each pair has.
 
@@ -148,10 +153,10 @@ def require_pictures(pairs: Sequence[Pair]) -> list[int]:
     pixels = list[int]()
     for pair in pairs:
         background, overlay = sizes(pair.background), sizes(pair.overlay)
-        if background[0] * overlay[1] != background[1] * overlay[0]:
+        if fit == "refuse" and not same_shape(background, overlay):
             raise InputError(
                 f"{pair.background} is {_pixels(background)}, {pair.overlay} is {_pixels(overlay)}: expected two "
-                "pictures of one view and size, or of sides in the same ratio"
+                "pictures of one view and size, or of sides in the same ratio; or give --fit crop or --fit stretch"
             )
         pixels.append(background[0] * background[1] + overlay[0] * overlay[1])
     return pixels
@@ -168,6 +173,11 @@ def _read(path: Path, verify: str = "decode") -> Picture:
         raise InputError(f"{path}: {error}") from error
     except BadImage as error:
         raise InputError(f"{path}: {error}: expected a whole JPEG or PNG") from error
+
+
+def _read_pair(pair: Pair, fit: str) -> tuple[Picture, Picture]:
+    background, overlay = _read(pair.background), _read(pair.overlay)
+    return cropped(background, overlay.size) if fit == "crop" else background, overlay
 
 
 def _whole(found: PredictedPlanes | NoPlanes, pair: Pair) -> PredictedPlanes:

@@ -104,6 +104,8 @@ def write_report(
         evaluation = evaluate(run, "val", scored, watch)
     except InputError as error:
         warnings.append(f"Nothing was scored: {error}")
+    packed = data(Path(shards))
+    warnings += [f"Warning of the packing: {line}." for line in packed.pop("packing_warnings")]
     page = render({
         "name": folder.resolve().name,
         "state": training_state(run, lines),
@@ -112,7 +114,7 @@ def write_report(
         "shown_sets": shown_sets(evaluation) if evaluation else {},
         "size": run.config.size,
         **progress(lines),
-        **data(Path(shards)),
+        **packed,
         "settings": settings(run.config),
         "versions": versions(device),
     })  # fmt: skip
@@ -277,7 +279,7 @@ def data(shards: Path) -> dict[str, Any]:
         manifest = Manifest.load(shards)
         index = load_index(shards, manifest)
     except InputError as error:
-        return {"packed": {}, "data_error": str(error)}
+        return {"packed": {}, "data_error": str(error), "packing_warnings": []}
     stored_bytes = sum(shard.bytes for shard in manifest.shards)
     packed = {
         "shards": str(shards),
@@ -291,9 +293,17 @@ def data(shards: Path) -> dict[str, Any]:
         f"{stored_bytes // max(1, manifest.sets):,} a set",
         "manifest": manifest.sha256[:12],
     }
+    if manifest.conversions:
+        packed["converted at packing"] = "; ".join(manifest.conversions)
     counts = split_cells(index)
     unknown = [NOT_KNOWN] if any((bg, NOT_KNOWN) in counts for bg in SPLITS) else []
-    return {"packed": packed, "split_cells": counts, "bg_splits": SPLITS, "fg_splits": [*SPLITS, *unknown]}
+    return {
+        "packed": packed,
+        "packing_warnings": manifest.warnings,
+        "split_cells": counts,
+        "bg_splits": SPLITS,
+        "fg_splits": [*SPLITS, *unknown],
+    }
 
 
 def pixels(sizes: dict[str, list[int]]) -> str:

@@ -97,6 +97,7 @@ class Trainer:
             refuse_other(found.path, "the data set", found.checkpoint.state["manifest"], self.loader.manifest.sha256)
         self._tell(describe_device(config, self.device, ranks.world))
         self._tell(told)
+        self._tell("; ".join(f"warning of the packing: {line}" for line in self.loader.manifest.warnings))
         self.learner = Learner(config, self.device, ranks)
         self.meter = Meter(self.device, ranks)
         self.sets_seen, self.best_iou = 0, -1.0

@@ -199,6 +199,28 @@ def test_other_sizes_are_refused_with_both(trained: Path, pair: tuple[Path, Path
     assert f"{pair[0]} is 32 x 32 pixels, {tmp_path / 'wide.jpg'} is 32 x 20 pixels" in line
 
 
+def test_a_background_of_another_shape_is_cropped_or_stretched_as_stated(trained: Path, tmp_path: Path) -> None:
+    middle = smooth_picture(3)[:SIZE, :SIZE]
+    wide = np.concatenate([middle[:, ::-1], middle, middle[:, ::-1]], axis=1)
+    stretched = np.asarray(Image.fromarray(wide).resize((SIZE, SIZE), Image.Resampling.BOX))
+    overlay = smooth_picture(4)[:SIZE, :SIZE]
+    for name, content in {"wide": wide, "middle": middle, "stretched": stretched, "o": overlay}.items():
+        write(tmp_path / f"{name}.png", png(np.ascontiguousarray(content)))
+
+    def mask(background: str, *flags: str) -> NDArray[np.int64]:
+        out = tmp_path / f"{background}{''.join(flags)}"
+        printed(predict(trained, tmp_path / f"{background}.png", tmp_path / "o.png", out, *flags))
+        return opened(out / "o.mask.png").astype(int)
+
+    plain = mask("middle")
+    assert (mask("wide", "--fit", "crop") == plain).all()
+    assert (mask("middle", "--fit", "crop") == plain).all()
+    assert np.abs(mask("wide", "--fit", "stretch") - mask("stretched")).mean() < 3
+    assert "or give --fit crop or --fit stretch" in one_line_error(
+        predict(trained, tmp_path / "wide.png", tmp_path / "o.png", tmp_path / "out")
+    )
+
+
 def test_other_bad_input_is_one_line(trained: Path, pair: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert "no such file" in one_line_error(predict(trained, pair[0], tmp_path / "none.png", out))

@@ -428,6 +428,7 @@ def test_no_set_that_can_be_scored(run: Path, tmp_path: Path) -> None:
     pack(tmp_path / "source", tmp_path / "shards", PackOptions(workers=1, accept_suspicious=True))
     found = report_of(shutil.copytree(run, tmp_path / "run"), tmp_path / "shards")
     assert "Nothing was scored: no set of " in found.texts["header"]
+    assert "Warning of the packing: the masks cannot be told" in found.texts["header"]
     assert found.table("Sets by the split")["test"] == ["0", "0", "1"]
 
 

@@ -1,10 +1,12 @@
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pipeline.devices import torch_device
 from pipeline.errors import InputError
+from pipeline.format.manifest import Manifest
 from pipeline.loading.loader import Loader
 from pipeline.packing.pack import PackOptions, pack
 from train.checkpoint import load, save
@@ -58,6 +61,16 @@ def crash_at(step: int) -> Callable[[int], None]:
 def lines(out: Path) -> list[dict[str, Any]]:
     read = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name not in TIMES} for line in read]
+
+
+def test_warnings_of_the_packing_are_repeated_in_a_line(packed: Path, tmp_path: Path) -> None:
+    shards, said = shutil.copytree(packed, tmp_path / "shards"), list[str]()
+    doubts = ["9 of 16 sampled sets look wrong", "masks are of two kinds"]
+    msgspec.structs.replace(Manifest.load(shards), sha256="", warnings=doubts).save(shards)
+    Trainer(configuration(shards, tmp_path / "run"), say=said.append).close()
+    assert "; ".join(f"warning of the packing: {doubt}" for doubt in doubts) in said
+    Trainer(configuration(packed, tmp_path / "other"), say=said.append).close()
+    assert sum("warning" in line for line in said) == 1
 
 
 def assert_equal_runs(out: Path, expected: Path) -> None:
