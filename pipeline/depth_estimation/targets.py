@@ -70,8 +70,9 @@ def add_depth(
     parts = ("fg_bg", "mask")
     sets = find_sets(source, known_layout(), progress.files_found, parts, follow_links=follow_links)
     if not len(sets):
-        cause = describe_cause(sets.problems, sets.left_out, sets.listing) or "; there are backgrounds only"
-        raise InputError(f"no set in {source} has an overlay, a mask and a background{cause}")
+        first, more = describe_cause(sets.problems, sets.left_out, sets.listing)
+        why = first or "there are backgrounds only"
+        raise InputError(f"no set in {source} has an overlay, a mask and a background: {why}{more}")
     if refused := describe_refused(sets.listing.refused):
         tell(f"{source}: {refused}")
     arguments = {"command": "fgbg-depth", **model.arguments(), "quality": options.quality}
@@ -137,7 +138,8 @@ def _done(source: Path, sets: Sets, scales: dict[str, DepthScale], overwrite: bo
             paths = [depth_path(files, ending) for ending in ENDINGS]
             others += [path for path in paths if (source / path).exists()]
     if others and not overwrite:
-        found = f"{source} has {plural(len(others), 'depth map')} not made by this run (such as {others[0]})"
+        count = plural(len(others), "depth map that was", "depth maps that were")
+        found = f"{source} has {count} not made by this run (such as {others[0]})"
         raise InputError(f"{found}: remove them, or give --overwrite to replace them")
     return done
 

@@ -89,16 +89,20 @@ class Sets:
         return self.listing.locate(self._background_rows[bg])[1]
 
     def metadata_places(self) -> list[Path | tuple[str, bytes]]:
-        """Where `metadata.MetadataTables` is to look: folders, and what files of archives hold."""
+        """Where `metadata.MetadataTables` is to look: folders, and what files of archives hold.
+
+        That is at the top of a source, where fgbg-depth writes, and then where the sets begin.
+        """
         places, reader = list[Path | tuple[str, bytes]](), FileReader(self.listing.sources)
         for number, (source, root) in enumerate(zip(self.listing.sources, self.layout.roots, strict=True)):
-            if source.kind == FOLDER:
-                places.append(source.path / root)
-                continue
-            for name in TABLES:
-                row = self.listing.row_of(number, root + name)
-                if row is not None:
-                    places.append((name, reader.read(*self.listing.locate(row))))
+            for folder in dict.fromkeys(("", root)):
+                if source.kind == FOLDER:
+                    places.append(source.path / folder)
+                    continue
+                for name in TABLES:
+                    row = self.listing.row_of(number, folder + name)
+                    if row is not None:
+                        places.append((name, reader.read(*self.listing.locate(row))))
         return places
 
     def fingerprint(self) -> str:
@@ -119,10 +123,10 @@ class Sets:
         self.ids, self._rows = self.ids[~affected], self._rows[~affected]
 
 
-def describe_cause(problems: Sequence[Problem], left_out: Counter[str], listing: Listing) -> str:
-    """What to add to a message that there are no sets: the first problem of the kind that most are left out for.
+def describe_cause(problems: Sequence[Problem], left_out: Counter[str], listing: Listing) -> tuple[str, str]:
+    """Why there are no sets: the first problem of the kind that most are left out for, "" if there is none.
 
-    Then what was refused, and files in a format that is not read. "" if there is no problem at all.
+    And what else is to be told, "" or beginning with "; ": files in a format that is not read, and what was refused.
     """
     order = [*(kind for kind, _ in left_out.most_common()), *CAUSES]
     rank = {kind: place for place, kind in reversed(list(enumerate(order)))}
@@ -130,8 +134,8 @@ def describe_cause(problems: Sequence[Problem], left_out: Counter[str], listing:
     unread = [problem for problem in problems if problem.kind == UNREAD and problem is not first]
     told = [f"{len(unread):,} files, as {unread[0].path}: {unread[0].why}"] if unread else []
     told += filter(None, [describe_refused(listing.refused)])
-    told += [f"the first problem is {first.path}: {first.why}"] if first and first.kind != REFUSED else []
-    return "".join(f"; {phrase}" for phrase in told)
+    cause = f"{first.path}: {first.why}" if first and first.kind != REFUSED else ""
+    return cause, "".join(f"; {phrase}" for phrase in told)
 
 
 def find_sets(

@@ -249,11 +249,12 @@ def _arguments(options: PackOptions, sets: Sets, tables: MetadataTables) -> dict
 def _require_sets(count: int, sets: Sets, result: Sets | Tally) -> None:
     if not count:
         kinds = ", ".join(f"{number:,} {kind}" for kind, number in (+result.left_out).items()) or "no overlay at all"
-        cause = describe_cause(result.problems, result.left_out, sets.listing)
-        if cause.endswith("has no depth"):
-            cause += "; add it with fgbg-depth, or pack without: --no-depth"
+        first, more = describe_cause(result.problems, result.left_out, sets.listing)
+        more += f"; the first problem is {first}" if first else ""
+        if first.endswith("has no depth"):
+            more += "; add it with fgbg-depth, or pack without: --no-depth"
         where = ", ".join(str(source.path) for source in sets.listing.sources)
-        raise InputError(f"no usable set in {where}: {kinds}{cause}")
+        raise InputError(f"no usable set in {where}: {kinds}{more}")
 
 
 def _backgrounds(

@@ -85,6 +85,8 @@ def _open_source(path: Path, label: str, follow_links: bool, output: Path | None
         raise InputError(
             f"no such folder: {path}: give the folder that holds bg/, fg_bg/ and fg_bg_mask/, or an archive"
         )
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise InputError(f"{path} is a pipe or a device: save it as a file")
     file = ReadFile(path)
     about, start = os.fstat(file.descriptor), file.read(4, 0)
     if zipfile.is_zipfile(path) or start[:2] == b"PK":

@@ -13,6 +13,8 @@ from pipeline.depth_estimation.run import EstimateError, EstimateOptions, Estima
 from pipeline.depth_estimation.targets import JOURNAL, SETTINGS, TABLE, add_depth
 from pipeline.errors import InputError
 from pipeline.format.images import decode_gray, decode_rgb
+from pipeline.packing.join import find_sets
+from pipeline.packing.metadata import MetadataTables
 from pipeline.resume import UNFINISHED
 from pipeline.workers import Progress
 from tests.networks import WEIGHTS, weighted_sum
@@ -319,3 +321,22 @@ def test_the_originals_own_overlays(s15: Path, tmp_path: Path) -> None:
         assert (
             np.corrcoef(sums.ravel(), depth.ravel())[0, 1] > 0.85
         )  # it saw the picture at half its size, and said it at a quarter
+
+
+def test_sets_below_another_folder_and_behind_links(depth_model: DepthModel, tmp_path: Path) -> None:
+    """depth.csv lies at the top, and fgbg-pack finds it there; what links hide is told, or read."""
+    without_depth(tmp_path / "real")
+    source, told = tmp_path / "source", list[str]()
+    write(source / "README.md", b"")
+    write(source / "sets" / ".ipynb_checkpoints" / "x.jpg", b"")
+    for folder in ("bg", "fg_bg", "fg_bg_mask"):
+        (source / "sets" / folder).symlink_to(tmp_path / "real" / folder)
+    with pytest.raises(InputError, match=r"3 not read: a link to a folder, not followed without --follow-links"):
+        add_depth(source, depth_model, OPTIONS)
+    (source / "sets" / "gone.jpg").symlink_to("nothing")
+    report = add_depth(source, depth_model, OPTIONS, follow_links=True, tell=told.append)
+    assert (report.sets, report.problems) == (15, [])
+    assert told == [f"{source}: 1 not read: a link to nothing (1, as sets/gone.jpg)"]
+    sets = find_sets(source, follow_links=True)
+    tables = MetadataTables(*sets.metadata_places())
+    assert [[*one] for one in tables.find([sets[0].key])] == [["depth_range"]]

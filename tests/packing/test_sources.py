@@ -157,7 +157,9 @@ def test_a_tar_cut_between_two_members_is_refused(tmp_path: Path) -> None:
 
 def test_what_is_no_source(tmp_path: Path) -> None:
     write(tmp_path / "notes.txt", b"hello")
+    os.mkfifo(tmp_path / "pipe")
     for paths, message in (
+        ([tmp_path / "pipe"], "pipe is a pipe or a device: save it as a file"),
         ([], "no source: give a folder"),
         ([tmp_path / "gone"], "no such folder: "),
         ([tmp_path / "notes.txt"], "neither a folder nor a zip or a tar: it starts with b'hell'"),
