@@ -5,10 +5,19 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.errors import InputError
+from pipeline.limits import MOST_BATCH, MOST_COUNT, MOST_EDGE, MOST_PREFETCH, MOST_SEED, MOST_WORKERS
 from pipeline.loading.augment import Augmentation
 from pipeline.loading.sample_cache import PLACES
 
 RESIDENT = ("off", "auto", *PLACES)
+LARGEST = {
+    "batch_size": MOST_BATCH,
+    "size": MOST_EDGE,
+    "seed": MOST_SEED,
+    "readers": MOST_WORKERS,
+    "threads": MOST_WORKERS,
+    "prefetch": MOST_PREFETCH,
+}
 OPTIONAL = ("threads", "window")  # settings that may be None
 
 
@@ -58,6 +67,8 @@ class LoaderConfig:
         for name in ("batch_size", "size", "seed", "rank", "world", "readers", "prefetch", "threads", "window"):
             if not isinstance(value := getattr(self, name), int | None) or (value is None and name not in OPTIONAL):
                 raise InputError(f"{name} {value!r}: expected a whole number")
+            if value is not None and value > (most := LARGEST.get(name, MOST_COUNT)):
+                raise InputError(f"{name} {value}: expected at most {most:,}")
         if not (self.batch_size >= self.world > self.rank >= 0):
             got = f"batch size {self.batch_size}, rank {self.rank} of {self.world}"
             raise InputError(f"{got}: expected 0 <= rank < world <= batch size")

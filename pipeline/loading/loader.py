@@ -337,8 +337,8 @@ class Loader:
         for name, value in self._identity().items():
             if state.get(name) != value:
                 raise InputError(f"loader state has {name} {state.get(name)!r}, this loader {value!r}: use the same")
-        epoch, step = int(state.get("epoch", -1)), int(state.get("position", -1))
-        if epoch < 0 or not 0 <= step < len(self):
+        epoch, step = state.get("epoch"), state.get("position")
+        if type(epoch) is not int or type(step) is not int or epoch < 0 or not 0 <= step < len(self):
             raise InputError(f"loader state is damaged: epoch {epoch}, position {step} of {len(self)}")
         self.close()
         self._epoch, self._step, self._place_loaded = epoch, step, True

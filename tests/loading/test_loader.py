@@ -565,3 +565,18 @@ def test_a_copy_is_a_loader_of_its_own_at_the_same_place(packed: Path, copied: C
 def test_a_copy_of_some_rows_has_these_rows(packed: Path) -> None:
     some = load(packed).sibling("all", picked=np.array([2, 3, 50]), shuffle=False)
     assert rows(copying.deepcopy(some)) == [[2, 3, 50]]
+
+
+@pytest.mark.parametrize("name", ["batch_size", "size", "seed", "readers", "threads", "prefetch", "window"])
+def test_a_setting_that_would_overflow_is_refused(packed: Path, name: str) -> None:
+    with pytest.raises(InputError, match=f"^{name} {2**70}: expected at most "):
+        load(packed, **{name: 2**70})
+
+
+@pytest.mark.parametrize(
+    "place", [{"epoch": "x"}, {"epoch": 1.5}, {"epoch": True}, {"position": None}, {"position": [0]}]
+)
+def test_a_state_of_other_kinds_is_one_line(packed: Path, place: dict[str, Any]) -> None:
+    loader = load(packed)
+    with pytest.raises(InputError, match="loader state is damaged: epoch "):
+        loader.load_state_dict({**loader.state_dict(), **place})
