@@ -30,6 +30,7 @@ from benchmarks.harness import Loaded
 from pipeline.devices import torch_device
 from pipeline.errors import InputError
 from pipeline.format.depth import depth_table
+from pipeline.format.images import gray_levels, is_16_bit
 from pipeline.format.manifest import Manifest
 from pipeline.format.sample import PARTS
 from pipeline.loading.shard_reader import Damaged, ShardReader
@@ -63,9 +64,7 @@ class _SeedDataset(Dataset[Planes]):
             self._coloured = manifest.depth_encoding != "gray"
             self._table = depth_table(manifest.depth_encoding, manifest.depth_near).tolist()
         background = self._reader.read_background(int(self._reader.index["bg"][row]))
-        pictures: list[Image.Image] = [
-            Image.open(io.BytesIO(data.tobytes())) for data in (background, *self._reader.read(row))
-        ]
+        pictures = [open_8_bits(data.tobytes()) for data in (background, *self._reader.read(row))]
         if self._coloured:
             pictures[3] = pictures[3].convert("L").point(self._table)
         return self._reader.key(row), [self._transform(picture) for picture in pictures]
@@ -83,10 +82,21 @@ def webdataset_pillow(shards: Path, options: LoadOptions) -> Iterable[Loaded]:
     samples = (
         webdataset.WebDataset(urls, shardshuffle=len(urls), empty_check=False)
         .shuffle(1000)
-        .decode("pil")
+        .decode(sixteen_bits, "pil")
         .map(functools.partial(_sample_planes, gray=GrayPlanes(shards, options.size)))
     )
     return PillowLoader(DataLoader(samples, **worker_settings(options)), options)
+
+
+def open_8_bits(content: bytes) -> Image.Image:
+    """A picture as Pillow opens it, but gray where it has palettes, alpha or 16 bits, which Pillow would cut off."""
+    picture = Image.open(io.BytesIO(content))
+    return picture if picture.mode in ("L", "RGB") else Image.fromarray(gray_levels(picture))
+
+
+def sixteen_bits(name: str, content: bytes) -> Image.Image | None:
+    """What stands for webdataset's decoder where that would cut 16 bits off; None elsewhere."""
+    return open_8_bits(content).convert("RGB") if is_16_bit(content) else None
 
 
 class GrayPlanes:
@@ -103,7 +113,7 @@ class GrayPlanes:
         if not self._backgrounds:
             reader = ShardReader.open(self._shards)
             for background in reader.manifest.backgrounds:
-                picture = Image.open(io.BytesIO(reader.read_background(background.id).tobytes()))
+                picture = open_8_bits(reader.read_background(background.id).tobytes())
                 self._backgrounds[background.id] = self._plane(picture)
         overlay, mask, depth = pictures
         depth = depth.convert("L").point(self._table)
@@ -163,7 +173,7 @@ def sample(reader: ShardReader, row: int) -> dict[str, Any]:
 
 def decoded(found: dict[str, Any], gray: GrayPlanes) -> Planes:
     """Decode what another loader gives back of a `sample`."""
-    return found["key"], gray(found["bg"], [Image.open(io.BytesIO(found[part])) for part in PARTS])
+    return found["key"], gray(found["bg"], [open_8_bits(found[part]) for part in PARTS])
 
 
 def in_format(package: str, shards: Path, cache: Path, write: Callable[[Path, Path, Path], None]) -> Path:

@@ -211,7 +211,7 @@ def decode_rgb(data: bytes) -> NDArray[np.uint8]:
     """Decode a picture to uint8 [H, W, 3]; raise `BadImage` if it does not decode."""
     with open_picture(_plain(data)) as image:
         if image.mode.startswith("I"):
-            return np.repeat(_gray(image)[..., None], 3, axis=2)
+            return np.repeat(gray_levels(image)[..., None], 3, axis=2)
         return np.asarray(image if image.mode == "RGB" else _without_alpha(image).convert("RGB"))
 
 
@@ -219,7 +219,7 @@ def decode_gray(data: bytes) -> NDArray[np.uint8]:
     """Decode a picture to uint8 [H, W], BT.601 luma of what is stored, as DALI does; raise `BadImage` if that fails."""
     with open_picture(_plain(data)) as image:
         image.draft("L", None)  # of a JPEG the luma that it holds, and not that of its colours, cut off at 0 and 255
-        return _gray(image)
+        return gray_levels(image)
 
 
 def is_16_bit(data: bytes) -> bool:
@@ -233,7 +233,7 @@ def decode_16_bit(data: bytes) -> NDArray[np.uint16]:
         return np.asarray(image).astype(np.uint16)
 
 
-def _gray(image: Image.Image) -> NDArray[np.uint8]:
+def gray_levels(image: Image.Image) -> NDArray[np.uint8]:
     """The gray values of an opened picture, uint8 [H, W]; of 16 bits the whole range is scaled to 8, as by DALI."""
     if image.mode.startswith("I"):  # Pillow's own conversion cuts them off at 255
         return ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
