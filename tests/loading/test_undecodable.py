@@ -8,21 +8,20 @@ import pytest
 
 from pipeline import Loader, LoaderConfig
 from pipeline.errors import InputError
+from pipeline.format.images import decode_gray
 from pipeline.packing.pack import PackOptions, pack
 from pipeline.verify.check import CheckOptions, check
 from tests.png_files import with_wrong_checksum
-from tests.samples import png, set_paths, smooth_picture, write, write_sets
+from tests.samples import png, set_paths, write, write_sets
 
 BAD = (7, 8, 33)
 
 
-def replaced(source: Path, path: str, content: bytes) -> None:
-    (source / path).unlink()
-    write((source / path).with_suffix(".png"), content)
-
-
-def broken_png(seed: int) -> bytes:
-    return with_wrong_checksum(png(smooth_picture(seed)[..., 0]), b"IDAT")
+def replaced(path: Path) -> None:
+    """Put a PNG that DALI refuses in the place of a JPEG."""
+    gray = decode_gray(path.read_bytes())
+    path.unlink()
+    write(path.with_suffix(".png"), with_wrong_checksum(png(gray), b"IDAT"))
 
 
 def headers_only(source: Path, shards: Path) -> Path:
@@ -36,7 +35,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undecodable")
     source = write_sets(folder / "source", 1, 40)
     for part, number in enumerate(BAD):
-        replaced(source, set_paths(0, number, number)[part], broken_png(number))
+        replaced(source / set_paths(0, number, number)[part])
     return headers_only(source, folder / "shards")
 
 
@@ -106,7 +105,7 @@ def test_a_run_resumed_at_any_step_sees_the_same_batches(shards: Path) -> None:
 def test_a_batch_of_which_none_is_left_is_empty(tmp_path: Path) -> None:
     source = write_sets(tmp_path / "source", 1, 12)
     for number in range(12):
-        replaced(source, set_paths(0, number, number)[1], broken_png(number))
+        replaced(source / set_paths(0, number, number)[1])
     loader = load(headers_only(source, tmp_path / "shards"), max_bad_share=1)
     assert [len(batch.index) for batch in loader] == [0, 0, 0]
     assert len(loader.quarantined) == 12
@@ -129,7 +128,7 @@ def test_one_that_is_asked_for_by_its_row_is_named(shards: Path) -> None:
 
 def test_a_background_is_named_since_every_set_on_it_needs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write_sets(tmp_path / "source", 3, 2)
-    replaced(source, "bg/bg_001.jpg", broken_png(1))
+    replaced(source / "bg/bg_001.jpg")
     monkeypatch.setattr("pipeline.packing.pack.as_stored", lambda content: (content, ""))
     monkeypatch.setattr("pipeline.format.images.Png.fault", "")
     monkeypatch.setattr("pipeline.packing.pack.check_picture", unchecked)

@@ -148,8 +148,9 @@ def test_a_jpeg_or_png_is_taken_before_a_copy_in_another_format(tmp_path: Path) 
 def test_a_repaired_picture_is_told_of_and_kept(tmp_path: Path) -> None:
     source = write_sets(tmp_path / "source", 2, 2)
     for path in (set_paths(0, 1, 1)[1], "bg/bg_001.jpg"):
+        gray = decode_gray((source / path).read_bytes())
         (source / path).unlink()
-        write((source / path).with_suffix(".png"), with_wrong_checksum(png(smooth_picture(1)[..., 0]), b"IDAT"))
+        write((source / path).with_suffix(".png"), with_wrong_checksum(png(gray), b"IDAT"))
     summary = pack(source, tmp_path / "shards", PackOptions(workers=1))
     assert (summary.manifest.sets, summary.repaired) == (4, 2)
     found = [problem for problem in read_problems(tmp_path / "shards" / "problems.csv") if problem.kind == "repaired"]
