@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.composing.composer import ComposeOptions, Composer, ImageSet
+from pipeline.composing.photos import capped_foregrounds
 from pipeline.composing.recipe import Recipe
 from pipeline.composing.stage import Source, Stage, prepare
 from pipeline.errors import Problem
@@ -57,6 +58,8 @@ class ComposeSummary(NamedTuple):
     recipe: Recipe
     output: Output
     problems: list[Problem]
+    capped: int = 0
+    """Foregrounds that do not fit at the largest height, and are drawn at less."""
 
 
 class Progress(NamedTuple):
@@ -88,7 +91,7 @@ def _composer(stage: Path, source: Source, recipe: Recipe, options: ComposeOptio
 def _label_line(number: int, image_set: ImageSet) -> str:
     """A set's line of labels.csv."""
     bg, fg = image_set.bg, image_set.fg
-    return f"{set_key(fg, bg, number)},{bg},{fg},{','.join(map(str, image_set.label))}\n"
+    return f"{set_key(fg, bg, number)},{bg},{fg},{','.join(map(str, image_set.label.known().values()))}\n"
 
 
 def write_shard(job: ComposeJob) -> Output:
@@ -102,7 +105,7 @@ def write_shard(job: ComposeJob) -> Output:
             contents = [encode_rgb(image_set.overlay, quality), encode_gray(image_set.mask, label_quality)]
             contents += [] if image_set.levels is None else [encode_gray(image_set.levels, label_quality)]
             pictures = [Picture("jpg", content, (size_px, size_px)) for content in contents]
-            writer.add((image_set.bg, image_set.fg, number), pictures, image_set.label._asdict())
+            writer.add((image_set.bg, image_set.fg, number), pictures, image_set.label.known())
             lines.append(_label_line(number, image_set))
     shard = writer.shard(Counter(), [], "".join(lines))
     shard.save(job.record)
@@ -166,7 +169,8 @@ def compose(
             output = _into_shards(template, sets_per_shard, stage, problems, pool, progress)
         else:
             output = _into_files(template, stage, problems, pool, progress)
-    return ComposeSummary(recipe, output, problems)
+        capped = capped_foregrounds(stage)
+    return ComposeSummary(recipe, output, problems, capped)
 
 
 def _into_shards(
@@ -245,7 +249,8 @@ def _work(
 
 def _write_tables(folder: Path, stage: Stage, labels: Iterable[str]) -> None:
     """Write labels.csv from blocks of lines, and sources.csv if the pictures have names."""
-    _write_table(folder / "labels.csv", ",".join(LABELS), labels)
+    columns = (*LABELS, "capped") if capped_foregrounds(stage) else LABELS
+    _write_table(folder / "labels.csv", ",".join(columns), labels)
     names = [(kind, number, csv_text(name)) for kind, number, name in stage.names() if name]
     if names:
         text = io.StringIO()

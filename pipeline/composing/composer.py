@@ -12,6 +12,7 @@ from pipeline.composing.overlay import (
     random_perturbation,
     shift_picture,
 )
+from pipeline.composing.photos import capped_foregrounds
 from pipeline.composing.recipe import Recipe
 from pipeline.composing.stage import Stage
 from pipeline.errors import InputError
@@ -70,6 +71,12 @@ class Label(NamedTuple):
     mirrored: int
     visible: float
     """The share of its alpha that is inside the frame."""
+    capped: int | None = None
+    """Whether a larger height was drawn, at which it does not fit; None where all foregrounds fit at all heights."""
+
+    def known(self) -> dict[str, int | float]:
+        """What is recorded of it."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
 
 
 class ImageSet(NamedTuple):
@@ -88,6 +95,7 @@ class Composer:
 
     def __init__(self, stage: Stage, recipe: Recipe, options: ComposeOptions) -> None:
         self.stage, self.recipe, self._options = stage, recipe, options
+        self._some_capped = capped_foregrounds(stage) > 0
 
     def compose(self, number: int) -> ImageSet:
         """Set `number`. A set and its mirrored twin have the same place."""
@@ -95,7 +103,7 @@ class Composer:
         bg, fg, placement, mirrored = self.recipe.ingredients(number)
         # Python's own generator: a fifth of the cost of numpy's for the few numbers that a set takes.
         rng = random.Random(f"place {options.seed} {bg} {fg} {placement}")
-        left, top, width, height, level, light_rgb = stage.source.place(stage, bg, fg, rng)
+        left, top, width, height, level, light_rgb, capped = stage.source.place(stage, bg, fg, rng)
         sprite = stage.sprite(fg, width, height, mirrored)
         if light_rgb:
             sprite = sprite.relit(light_rgb)
@@ -122,4 +130,5 @@ class Composer:
         if perturbation:
             overlay = perturb_exposure(overlay, perturbation, make_noise(size, options.seed))
         visible = round(sprite.visible_share(left, top, size), 4)
-        return ImageSet(overlay, mask, levels, Label(left, top, width, height, int(mirrored), visible), bg, fg)
+        label = Label(left, top, width, height, int(mirrored), visible, int(capped) if self._some_capped else None)
+        return ImageSet(overlay, mask, levels, label, bg, fg)

@@ -1,6 +1,7 @@
 """Photographs as a source of pictures: backgrounds of any size and foregrounds with alpha."""
 
 import hashlib
+import os
 import random
 import re
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from pipeline.format.images import EXTENSIONS, BadImage, open_picture, unreadabl
 from pipeline.packing.folders import find_files, no_one
 
 MIN_ALPHA = 8  # what is less opaque than this (of 255) is no content: erasers leave such dust
+MAX_FILE_BYTES = 1 << 30  # of a picture: more is a sparse file, or none
 ATTEMPTS = 100  # at a random position where enough of the foreground is visible
 
 
@@ -52,6 +54,9 @@ def hash_pictures(folder: Path, names: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
     for name in names:
         with open_file(folder / name) as file:
+            if (size := os.fstat(file.fileno()).st_size) > MAX_FILE_BYTES:
+                found = f"{folder / name} has {size:,} bytes, at most {MAX_FILE_BYTES:,} expected of a picture"
+                raise InputError(f"{found}: take it away")
             digest.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode(errors="replace"))
     return digest.hexdigest()
 
@@ -151,26 +156,36 @@ class Photographs:
         return Backdrop(rgb, np.ascontiguousarray(levels))
 
     def foreground(self, number: int) -> Cutout:
-        """A foreground; `BadImage` if at the largest scale it does not fit into the frame."""
-        largest = max(2, round(self.scale[1] * self.size))
-        rgba = read_foreground(self.foreground_folder / self.foregrounds[number], 2 * largest)
+        """A foreground; `BadImage` if at no height it fits into the frame."""
+        rgba = read_foreground(self.foreground_folder / self.foregrounds[number], 2 * self.largest)
         height, width = rgba.shape[:2]
-        largest_width = round(largest * width / height)
-        if self.size < largest_width * self.min_visible:
-            fits = height / width / self.min_visible
-            raise BadImage(
-                f"larger than the background: {largest_width} x {largest} of {self.size} x {self.size} pixels at "
-                f"--scale {self.scale[1]:g}; for this one at most {np.floor(fits * 1000) / 1000:g} fits, lower --scale"
-            )
+        if self.most_height(width, height) < 2:
+            raise BadImage(f"{width} x {height} pixels: too wide for a background of {self.size} x {self.size}")
         return Cutout(rgba, f"{width} {height}")
 
+    @property
+    def largest(self) -> int:
+        """The largest height of a foreground that is drawn, pixels, if it fits."""
+        return max(2, round(self.scale[1] * self.size))
+
+    def most_height(self, width: int, height: int) -> int:
+        """The largest height up to `largest` at which a foreground of this shape fits, pixels; less than 2 if none."""
+        most = self.largest
+        if round(most * width / height) * self.min_visible > self.size:
+            most = int(self.size / self.min_visible * height / width)
+            while round(most * width / height) * self.min_visible > self.size:
+                most -= 1
+        return most
+
     def place(self, stage: Stage, bg: int, fg: int, rng: random.Random) -> Place:
-        """Anywhere in the frame, at a height drawn evenly from `scale`."""
+        """Anywhere in the frame, at a height drawn evenly from `scale`, or the largest that fits if that is less."""
         full_width, full_height = map(int, stage.metadata(bg, fg)[1].split())
-        height = max(2, round(rng.uniform(*self.scale) * self.size))
+        drawn = max(2, round(rng.uniform(*self.scale) * self.size))
+        height = min(drawn, self.most_height(full_width, full_height))
         width = max(2, round(height * full_width / full_height))
         left, top = self._position(stage, fg, width, height, rng)
-        return Place(left, top, width, height, self._level(stage, bg, (left, top, width, height)))
+        level = self._level(stage, bg, (left, top, width, height))
+        return Place(left, top, width, height, level, capped=height < drawn)
 
     def _position(self, stage: Stage, fg: int, width: int, height: int, rng: random.Random) -> tuple[int, int]:
         """Random left and top at which enough is visible of the foreground and of its mirrored twin."""
@@ -191,3 +206,12 @@ class Photographs:
         left, top, width, height = box
         foot = min(top + height, self.size) - 1
         return int(np.median(stage.levels(bg)[foot, max(left, 0) : left + width]))
+
+
+def capped_foregrounds(stage: Stage) -> int:
+    """How many foregrounds do not fit into the frame at the largest height, and are drawn at less."""
+    source = stage.source
+    if not isinstance(source, Photographs):
+        return 0
+    shapes = (map(int, stage.metadata(0, fg)[1].split()) for fg in range(stage.foregrounds))
+    return sum(source.most_height(*shape) < source.largest for shape in shapes)

@@ -50,6 +50,7 @@ class Place(NamedTuple):
     height: int
     level: int = 0  # its value in the depth picture, if there is one
     light_rgb: tuple[float, float, float] | None = None  # what its colours are multiplied by
+    capped: bool = False  # whether a larger height was drawn, at which it does not fit
 
 
 class Source(Protocol):

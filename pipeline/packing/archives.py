@@ -70,7 +70,11 @@ def _refusal(path: str, *, is_link: bool, remedy: str = "") -> str:
 def zip_members(path: Path) -> Iterator[ArchiveMember]:
     """The files in a zip, by its central directory (PKWARE APPNOTE 6.3, 4.3); raise `InputError` if it is damaged."""
     try:
-        yield from _zip_members(*_central_directory(ReadFile(path)))
+        file = ReadFile(path)
+        for member in _zip_members(*_central_directory(file)):
+            if member.offset + member.size > file.size:
+                raise InputError(f"{path} is damaged (a member would lie beyond its end): copy it again")
+            yield member
     except struct.error as error:
         raise InputError(f"{path} is damaged (its directory is cut short): copy it again") from error
 
@@ -92,7 +96,7 @@ def _central_directory(file: ReadFile) -> tuple[bytes, int]:
             size, offset = struct.unpack_from("<QQ", record, 40)
             end = record_at
     prefix_bytes = end - size - offset
-    directory = file.read(size, offset + prefix_bytes) if prefix_bytes >= 0 else b""
+    directory = file.read(size, offset + prefix_bytes) if prefix_bytes >= 0 and size <= length else b""
     if prefix_bytes < 0 or len(directory) != size or (size and directory[:4] != ENTRY):
         raise InputError(f"{path} is damaged (its directory is not where it should be): copy it again")
     return directory, prefix_bytes
@@ -162,6 +166,8 @@ def tar_members(path: Path) -> Iterator[ArchiveMember]:
             tarfile.open(fileobj=file, mode="r|" if compressed else "r:") as tar,
         ):
             while (info := tar.next()) is not None:
+                if not 0 <= info.size <= 1 << 62:
+                    raise tarfile.TarError("a member's size is none")
                 tar.members.clear()  # type: ignore[attr-defined] # else it keeps every one of them
                 if info.isdir():
                     continue

@@ -94,7 +94,7 @@ def load_layout(path: Path, counts: SetCounts | None = None) -> Layout:
     """The layout of a TOML file; raise `InputError` if it cannot be read, or says what is not understood."""
     try:
         content = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # huge integers and deep nesting, too
         raise InputError(f"{path} is no TOML ({error})") from error
     if unknown := sorted(set(content) - set(KEYS)):
         raise InputError(f"{path} has {', '.join(unknown)}: expected {', '.join(KEYS)}")

@@ -159,3 +159,10 @@ def test_counts_in_a_layout_file_are_assumed_until_they_are_stated(tmp_path: Pat
         find_sets(source, load_layout(tmp_path / "mine.toml"))
     stated = choose_layout(str(tmp_path / "mine.toml"), {}, {}, COUNTS)
     assert len(find_sets(source, stated)) == len(SETS)
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 100_000, f"a = {'9' * 10_000}", 'a = "\xff'])
+def test_a_toml_of_any_depth_or_size_of_number_is_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text(text)
+    with pytest.raises(InputError, match=r"a\.toml is no TOML"):
+        load_layout(tmp_path / "a.toml")

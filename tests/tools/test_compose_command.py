@@ -122,7 +122,6 @@ def test_wrong_use_is_one_clear_line(
         (["--foreground-level", 9], 2, "--foreground-level needs --background-depth"),
         (["--background-depth", "nowhere"], 1, "no such folder: nowhere: give the one with the backgrounds' depth"),
         (["--sets", 481], 1, "481 sets: 4 backgrounds x 3 foregrounds x 20 placements x 2 (mirrored) make only 480"),
-        (["--scale", 0.5, 1], 1, "foreground 0.png: larger than the background: 87 x 64 of 64 x 64 pixels"),
     ],
 )
 def test_wrong_settings_are_one_clear_line(
@@ -179,3 +178,9 @@ def test_a_source_that_changed_half_way_is_refused(
     result = run("--shards", tmp_path / "out", "--sets-per-shard", 10, *photos(tmp_path / "in"))
     assert result.exit_code == 1
     assert "holds an unfinished fgbg-compose with backgrounds" in result.output
+
+
+def test_wide_foregrounds_are_told_of(folders: Path, tmp_path: Path) -> None:
+    result = run(tmp_path / "out", *photos(folders, "--scale", 0.5, 1, "--sets", 10))
+    assert result.exit_code == 0, result.output
+    assert "too wide for the largest --scale: drawn no higher than fits (capped in labels.csv)" in result.output
