@@ -352,7 +352,7 @@ def test_bad_pictures_stop_it_by_name_or_are_skipped(folders: Path, tmp_path: Pa
     write(tmp_path / "in" / "fg" / "car_2.png", png(smooth_picture(1)))
     source = photographs(tmp_path / "in")
     with pytest.raises(
-        InputError, match=r"background street 1\.png: .*does not decode .*; repair or remove it, or pass --skip-bad"
+        InputError, match=r"background street 1\.png: .*does not decode.*; repair or remove it, or pass --skip-bad"
     ):
         run(tmp_path / "out", source)
     assert not (tmp_path / "out").exists()
