@@ -207,9 +207,7 @@ def test_depth_maps_of_another_making_are_replaced_only_when_told(
     for path in theirs:
         write(path, b"precious")
     before = files_below(source)
-    found = (
-        r"has 3 depth maps that were not made by this run \(such as .*_disp\.jpeg\): remove them, or give --overwrite"
-    )
+    found = r"has 3 depth maps not made by this run \(such as .*_disp\.jpeg\): remove them, or give --overwrite"
     with pytest.raises(InputError, match=found):
         add_depth(source, depth_model, OPTIONS)
     assert files_below(source) == before
@@ -232,7 +230,7 @@ def test_depth_maps_of_another_making_are_replaced_only_when_told(
 
         patch.setattr(os, "fsync", interrupted)
         add_depth(source, depth_model, OPTIONS, overwrite=True)
-    with pytest.raises(InputError, match=r"has \d+ depth maps that were not made by this run"):
+    with pytest.raises(InputError, match=r"has \d+ depth maps not made by this run"):
         add_depth(source, depth_model, OPTIONS)
     report = add_depth(source, depth_model, OPTIONS, overwrite=True)
     assert 0 < report.sets_before < len(SETS)
@@ -300,7 +298,10 @@ def test_what_cannot_be_done_changes_nothing(depth_model: DepthModel, tmp_path: 
     source = without_depth(tmp_path / "source")
     shutil.rmtree(source / "fg_bg_mask")
     before = files_below(source)
-    with pytest.raises(InputError, match=r"no set in .* has an overlay, a mask and a background: fg_bg/.* has no mask"):
+    with pytest.raises(
+        InputError,
+        match=r"no set in .* has an overlay, a mask and a background; the first problem is fg_bg/.* has no mask",
+    ):
         add_depth(source, depth_model, OPTIONS)
     shutil.rmtree(source / "fg_bg")
     with pytest.raises(InputError, match="there are backgrounds only"):

@@ -115,7 +115,9 @@ def test_a_gpu_that_cannot_be_used_is_told_in_the_first_line(machine: Any, monke
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     line = describe_device(Config(Path(), Path()), CPU, 1)
     assert line.startswith("GPU with driver 535.104.05 (CUDA 12.2), but torch ")
-    assert line.endswith("install a torch built for CUDA 12 and fgbg[cuda12]; training on the CPU, float32")
+    assert line.endswith(
+        "install a torch built for CUDA 12, then pip install '.[cuda12]'; training on the CPU, float32"
+    )
     assert "\n" not in line
     assert (
         describe_device(Config(Path(), Path(), device="cpu"), CPU, 2) == "training on 2 processes, on the CPU, float32"
