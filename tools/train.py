@@ -85,7 +85,13 @@ def fit(trainer: "Trainer") -> None:
 
         trainer.say = say
         bar.update(int(trainer.progress * TICKS))
-        trainer.fit(lambda status: bar.update(int(trainer.progress * TICKS) - bar.pos, status))
+
+        def show(status: str) -> None:
+            bar.current_item = status
+            bar.update(int(trainer.progress * TICKS) - bar.pos, status)
+            bar.render_progress()  # which `update` leaves out until a tick has passed: hours, of a large network
+
+        trainer.fit(show)
 
 
 if __name__ == "__main__":

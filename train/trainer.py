@@ -32,6 +32,7 @@ from train.config import Config
 from train.curves import draw_curves
 from train.distributed import SINGLE, Distributed
 from train.logging import METRICS, Log, Meter, read_lines
+from train.pace import FirstSteps, advice
 from train.pictures import grid, save_picture
 from train.run_folder import CURVES, PICTURES, Resume, begin, held
 from train.runtime import describe_device, deterministic, open_loader
@@ -40,6 +41,7 @@ from train.signals import Interrupted, Interruption
 from train.train_step import Learner, StepResult
 
 LEAST_SCALE = 2.0**-10  # of the loss in fp16: gradients that overflow even so are not numbers
+SHORT_SEC = 60.0  # of a run, of which no more is said than its bar shows
 SYNCED_EPOCHS = 2  # epochs after which ranks exchange what they keep: a resumed run's first may have been half of one
 
 
@@ -128,12 +130,14 @@ class Trainer:
             raise
 
     def _fit(self, show: Callable[[str], None]) -> None:
+        self._say_what_fits()
+        self._first_steps = FirstSteps(self.device)
         self._began_sec = time.perf_counter() - self.elapsed_sec
         patient = self.ranks.world > 1
         with (
             closing(self),
             deterministic(self.config.deterministic),
-            Interruption(patient=patient) as interruption,
+            Interruption(patient=patient, quiet=not self.ranks.first) as interruption,
         ):
             while not self.over:
                 epoch = self.loader.epoch + 1
@@ -164,9 +168,23 @@ class Trainer:
             if stop and more:
                 raise self._interrupted(interruption)
             with suppress(OSError):  # a terminal that has closed must not keep the checkpoint from being written
-                show(self._status)
+                show(self._status or self._pace(sets))
             if self.over:
                 break
+
+    def _say_what_fits(self) -> None:
+        """On a CPU, what other networks would take, where this one takes long."""
+        if self.device.type == "cpu" and self.ranks.world == 1 and not self.over:
+            of_run = self.config.sets or (self.config.epochs or 0) * self.loader.sets
+            self._tell(advice(self.config, self.learner.network, round((1 - self.progress) * of_run)))
+
+    def _pace(self, sets: int) -> str:
+        """Rate and time left, until the meter is first read; said in a line, too, where that takes a while."""
+        told_before = self._first_steps.left_sec
+        status = self._first_steps.describe(sets, self.progress)
+        if not told_before and self._first_steps.left_sec > SHORT_SEC:
+            self._tell(f"first steps: {status}")
+        return status
 
     def _learn(self, batch: Batch, sets: int) -> StepResult:
         """One step. If it runs out of memory, the cache of decoded sets is released and the step repeated.

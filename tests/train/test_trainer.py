@@ -358,6 +358,7 @@ def test_without_a_gpu_auto_says_so_and_gpu_is_refused(packed: Path, tmp_path: P
     said: list[str] = []
     Trainer(configuration(packed, tmp_path / "run", device="auto"), say=said.append).close()
     assert said[:1] == ["no GPU found: training on the CPU, float32"]
+    assert said[1].startswith("validation: 1 set on 1 background")
     with pytest.raises(InputError, match=r"no usable GPU.* use --device cpu"):
         torch_device("gpu")
 
@@ -380,3 +381,17 @@ def test_without_a_gpu_auto_says_so_and_gpu_is_refused(packed: Path, tmp_path: P
 def test_settings_out_of_range_are_named_by_their_flag(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         configuration(Path("shards"), Path("run"), **changes)
+
+
+@pytest.mark.parametrize(("patient", "quiet"), [(False, False), (True, False), (False, True)])
+def test_a_signal_is_acknowledged_at_once_and_once(
+    patient: bool, quiet: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with Interruption(patient=patient, quiet=quiet) as interruption:
+        os.kill(os.getpid(), signal.SIGTERM)
+        if patient:
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert interruption.by == signal.SIGTERM
+    again = "" if patient else "; once more: stop at once, without it"
+    said = f"stopping: finishing the step, then writing the checkpoint{again}\n"
+    assert capfd.readouterr().err == ("" if quiet else said)
