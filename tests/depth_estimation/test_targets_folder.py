@@ -207,7 +207,9 @@ def test_depth_maps_of_another_making_are_replaced_only_when_told(
     for path in theirs:
         write(path, b"precious")
     before = files_below(source)
-    found = r"has 3 depth maps not made by this run \(such as .*_disp\.jpeg\): remove them, or give --overwrite"
+    found = (
+        r"has 3 depth maps that were not made by this run \(such as .*_disp\.jpeg\): remove them, or give --overwrite"
+    )
     with pytest.raises(InputError, match=found):
         add_depth(source, depth_model, OPTIONS)
     assert files_below(source) == before
@@ -230,7 +232,7 @@ def test_depth_maps_of_another_making_are_replaced_only_when_told(
 
         patch.setattr(os, "fsync", interrupted)
         add_depth(source, depth_model, OPTIONS, overwrite=True)
-    with pytest.raises(InputError, match=r"has \d+ depth maps not made by this run"):
+    with pytest.raises(InputError, match=r"has \d+ depth maps that were not made by this run"):
         add_depth(source, depth_model, OPTIONS)
     report = add_depth(source, depth_model, OPTIONS, overwrite=True)
     assert 0 < report.sets_before < len(SETS)
