@@ -27,7 +27,7 @@ from train.config import CHECKPOINTS, DEVICES, MOST_PAIRS_AT_ONCE, PAIRS_AT_ONCE
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True,
               help="auto: the GPU if there is one.")  # fmt: skip
 @click.option("--fit", type=click.Choice(FITS), default=FITS[0], show_default=True,
-              help="Backgrounds of another shape than the overlay: refuse, crop around the middle, or stretch.")  # fmt: skip
+              help="Backgrounds of another shape than the overlay: refuse, crop the middle, or stretch.")  # fmt: skip
 @click.option("--follow-links", is_flag=True, help="Read what links in a folder lead to outside of it, and folders.")
 @click.option("--batch-size", type=click.IntRange(1, MOST_PAIRS_AT_ONCE), default=PAIRS_AT_ONCE, show_default=True,
               help="Pairs that the network sees at a time.")  # fmt: skip

@@ -302,7 +302,7 @@ def test_what_cannot_be_done_changes_nothing(depth_model: DepthModel, tmp_path: 
     before = files_below(source)
     with pytest.raises(
         InputError,
-        match=r"no set in .* has an overlay, a mask and a background; the first problem is fg_bg/.* has no mask",
+        match=r"no set in .* has an overlay, a mask and a background: fg_bg/.* has no mask",
     ):
         add_depth(source, depth_model, OPTIONS)
     shutil.rmtree(source / "fg_bg")
