@@ -18,6 +18,10 @@ class InputError(Exception):
         return printable(super().__str__())
 
 
+class AlreadyComplete(Exception):  # noqa: N818 - nothing is wrong
+    """The same work was completed before, and nothing is left to do. Commands print the one line and exit with 0."""
+
+
 class Problem(NamedTuple):
     """A file or set that was left out of the data: a row of problems.csv."""
 

@@ -1,18 +1,22 @@
 """Files that appear under their name only when they are complete, and long runs that can be resumed when stopped."""
 
+import errno
 import json
+import os
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from pipeline.errors import InputError
-from pipeline.files import read_file, sync_folder, written_file
+from pipeline.errors import AlreadyComplete, InputError
+from pipeline.files import UNABLE, read_file, sync_folder, written_file
 from pipeline.locks import LOCK, locked
 from pipeline.regular_files import NotRegular, open_regular
 
-UNFINISHED, ARGUMENTS = ".unfinished", "arguments.json"
+UNFINISHED, ARGUMENTS, COMPLETE = ".unfinished", "arguments.json", ".complete.json"
+Arguments = dict[str, Any]
 
 
 @contextmanager
@@ -65,8 +69,21 @@ def unfinished_run(folder: Path) -> dict[str, Any] | None:
     return begun
 
 
+def require_files(folder: Path, names: Iterable[str]) -> None:
+    """Raise `InputError` unless what a complete run has written is there."""
+    if gone := next((name for name in names if not (folder / name).is_file()), None):
+        raise InputError(f"{folder} was complete, and {gone} is gone: copy it again, or remove {folder}")
+
+
 @contextmanager
-def resumable(folder: Path, arguments: Mapping[str, object], *, fresh: bool = True) -> Iterator[Path]:
+def resumable(
+    folder: Path,
+    arguments: Mapping[str, object],
+    *,
+    fresh: bool = True,
+    result: Callable[[], str] | None = None,
+    newest_ns: int = 0,
+) -> Iterator[Path]:
     """Do a long run in `folder`, which a later call with the same arguments continues where this one was stopped.
 
     Yields a hidden folder for progress records, a file for each piece that is done; it is removed when the run is
@@ -75,23 +92,33 @@ def resumable(folder: Path, arguments: Mapping[str, object], *, fresh: bool = Tr
     `fresh`: the folder has to be new or empty but for hidden files. It is left so by an `InputError`, after which the
     input must change, and by a stop before the first record. Raises `InputError` where the folder is in use, where
     another run is unfinished in it, and while another process works in it.
+
+    `result`, of a fresh run, says in a phrase what a complete one has made, and raises `InputError` if some of it is
+    gone. With it the same call on a complete run raises `AlreadyComplete`, and one with other arguments `InputError`.
+    The arguments are kept for that in a hidden file; they should be the same on any machine. Times are not: when the
+    input was changed last is `newest_ns`, since the epoch, and kept as the time of that file, as make does it.
     """
     records = folder / UNFINISHED
     wanted = json.loads(json.dumps(arguments))
+    if fresh and result:
+        _require_incomplete(folder, wanted, result, newest_ns)
     existed = folder.exists()
     begun = unfinished_run(folder)
     if begun is None and fresh:
         require_unused(folder)
-    for name, value in wanted.items():
-        if begun is not None and begun.get(name) != value:
-            was = f"{folder} holds an unfinished {begun['command']} with {name} {_short(begun.get(name))}"
-            raise InputError(
-                f"{was}, now it is {_short(value)}: continue with the same, or remove {folder if fresh else records}"
-            )
+    if begun is not None and (differs := _difference(begun, wanted)):
+        raise InputError(
+            f"{folder} holds an unfinished {begun['command']} {differs}: continue with the same, "
+            f"or remove {folder if fresh else records}"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with locked(folder):
+            if unfinished_run(folder) != begun:
+                raise InputError(f"another process was at work in {folder} just now: give the same command again")
             records.mkdir(exist_ok=True)
+            if fresh:
+                (folder / COMPLETE).unlink(missing_ok=True)  # of results that were removed
             if begun is None:
                 with atomic_file(records / ARGUMENTS) as file:
                     file.write(json.dumps(wanted, indent=1).encode())
@@ -108,18 +135,82 @@ def resumable(folder: Path, arguments: Mapping[str, object], *, fresh: bool = Tr
                     if fresh:
                         _empty(folder, existed)
                 raise
-            # Under another name first: a kill during the removal must not leave some of the records.
-            rubbish = folder / f"{UNFINISHED}-no-more"
-            shutil.rmtree(rubbish, ignore_errors=True)
-            shutil.rmtree(records.rename(rubbish))
+            if fresh and result:
+                _save_complete(folder / COMPLETE, wanted, newest_ns)
+            _remove(records)
     finally:
         if not existed:
             with suppress(OSError):  # it is not empty
                 folder.rmdir()
 
 
+def _require_incomplete(folder: Path, wanted: Arguments, result: Callable[[], str], newest_ns: int) -> None:
+    """Raise `AlreadyComplete` if the run is complete in `folder`, `InputError` if another one is."""
+    made = _complete_run(folder)
+    if made is None or all(entry.name.startswith(".") for entry in folder.iterdir()):
+        return
+    if made.get("command") != wanted.get("command"):
+        require_unused(folder)
+    if differs := _difference(made, wanted):
+        raise InputError(
+            f"{folder} holds a complete {made.get('command')} {differs}: give the same, another folder, or remove it"
+        )
+    if newest_ns > (folder / COMPLETE).stat().st_mtime_ns:
+        raise InputError(
+            f"{folder} is complete, but a file of its source was changed since: give another folder, or remove it"
+        )
+    there = result()
+    if (folder / UNFINISHED).exists():  # it was killed just before its end
+        with locked(folder):
+            _remove(folder / UNFINISHED)
+    raise AlreadyComplete(f"{folder}: already complete: {there}")
+
+
+def _save_complete(path: Path, arguments: Arguments, newest_ns: int) -> None:
+    with atomic_file(path) as file:
+        file.write(json.dumps(arguments, indent=1).encode())
+    with suppress(OSError):  # a mount that sets no times leaves that of now
+        for time_ns in (newest_ns, newest_ns + 2 * 10**9):  # some keep times in steps of two seconds
+            if newest_ns and (time_ns == newest_ns or path.stat().st_mtime_ns < newest_ns):
+                os.utime(path, ns=(time_ns, time_ns))
+
+
+def _remove(records: Path) -> None:
+    # Under another name first: a kill during the removal must not leave some of the records.
+    rubbish = records.with_name(f"{UNFINISHED}-no-more")
+    shutil.rmtree(rubbish, ignore_errors=True)
+    try:
+        records = records.rename(rubbish)
+    except OSError as error:
+        if error.errno not in UNABLE | {errno.EXDEV, errno.EPERM}:  # of some FUSE and overlay mounts, for folders
+            raise
+    for entry in sorted(records.iterdir(), key=lambda entry: entry.name == ARGUMENTS):  # the next best order
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    records.rmdir()
+
+
+def _complete_run(folder: Path) -> Arguments | None:
+    """The arguments of the run that is complete in `folder`, as far as that is known."""
+    try:
+        made = json.loads(read_file(folder / COMPLETE, open_regular))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return made if isinstance(made, dict) else None
+
+
+def _difference(was: Arguments, now: Arguments) -> str:
+    """The first argument that is another, in a phrase; "" if none is."""
+    for name in {**now, **was}:
+        before, after = was.get(name), now.get(name)
+        if before != after:
+            return f"with {name} {_short(before)}, now it is {_short(after)}"
+    return ""
+
+
 def _short(value: object) -> str:
     text = json.dumps(value)
+    if re.fullmatch('"[0-9a-f]{64}"', text):
+        return f'"{text[1:9]}..." (a hash)'
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -13,6 +13,7 @@ from pipeline.format.index_rows import row_type
 from pipeline.loading.sampler import Sampler
 from pipeline.loading.split import Split
 from pipeline.packing.pack import PackOptions, pack
+from pipeline.resume import COMPLETE
 
 S15 = Path(__file__).parent.parent.parent / "shared" / "data" / "s15"
 SIZE = 48  # pixels
@@ -106,8 +107,9 @@ def write_sets(source: Path, backgrounds: int = 6, foregrounds: int = 5) -> Path
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
-    """The bytes of every file below a folder, by relative path."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """The bytes of every file below a folder, by relative path, but for what is kept of a complete command."""
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != COMPLETE)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def without_depth(source: Path, shards: Path) -> Path:

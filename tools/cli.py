@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.errors import InputError, explain
+from pipeline.errors import AlreadyComplete, InputError, explain
 from pipeline.words import printable
 from tools.limits import require_usable
 from train.config import Option, kinds_of
@@ -40,6 +40,8 @@ class Command(click.Command):
         try:
             with _printable_errors(), _printable_warnings():
                 return super().invoke(ctx)
+        except AlreadyComplete as done:
+            click.echo(printable(str(done)))
         except InputError as error:
             raise click.ClickException(_with_notes(str(error), error)) from error
         except OSError as error:

@@ -114,7 +114,10 @@ def main(
             )
     for problem in report.problems:
         echo(f"left out: {problem.path}: {problem.why}", err=True)
-    echo(describe(report, depth_model))
+    if report.sets_before and not report.sets and not report.problems:
+        echo(f"{source}: already complete: {plural(report.sets_before, 'depth map')} of {model.name}")
+    else:
+        echo(describe(report, depth_model))
 
 
 def describe(report: EstimateReport, depth_model: DepthModel) -> str:

@@ -22,12 +22,14 @@ from PIL import Image
 from torch.nn import functional as F
 
 from pipeline.errors import InputError
+from pipeline.files import open_file
 from pipeline.format.images import BadImage, Picture, TooManyPixels, decode_rgb, read_picture
 from pipeline.packing.encode_planes import NoPlanes, PlaneRasterizer, batches_of
 from pipeline.packing.folders import find_files, no_one
 from pipeline.packing.shapes import cropped, same_shape
 from pipeline.packing.templates import PICTURE, Template
-from pipeline.resume import atomic_file, resumable
+from pipeline.resume import atomic_file, require_files, resumable
+from pipeline.words import plural
 from pipeline.workers import available_cores
 from train.checkpoint import Run
 from train.config import PAIRS_AT_ONCE
@@ -112,8 +114,14 @@ def predict(
     `fit`, one of `shapes.FITS`: backgrounds are then cropped as at packing, or stretched), and where DALI is missing.
     """
     arguments = _arguments(run, pairs, fit)
-    predictor = Predictor(run, device)
-    with resumable(out, arguments) as records, ThreadPoolExecutor(available_cores()) as pool:
+    names = [f"{pair.name}.{kind}" for pair in pairs for kind in _kinds(depth=run.config.depth)]
+
+    def complete() -> str:
+        require_files(out, names)
+        return plural(len(pairs), "pair")
+
+    with resumable(out, arguments, result=complete) as records, ThreadPoolExecutor(available_cores()) as pool:
+        predictor = Predictor(run, device)
         pixels = require_pictures(pairs, fit)
         record = records / DONE
         first = int(record.read_text()) if record.exists() else 0
@@ -129,15 +137,23 @@ def predict(
 
 
 def _arguments(run: Run, pairs: Sequence[Pair], fit: str) -> dict[str, object]:
-    files = [(str(path), path.stat()) for pair in pairs for path in (pair.background, pair.overlay)]
+    files = [(str(path.resolve()), path.stat()) for pair in pairs for path in (pair.background, pair.overlay)]
     stamps = [[path, about.st_size, about.st_mtime_ns] for path, about in files]
+    with open_file(run.checkpoint) as checkpoint:
+        weights = hashlib.file_digest(checkpoint, "sha256").hexdigest()
     return {
         "command": "fgbg-predict",
-        "checkpoint": str(run.checkpoint),
+        "checkpoint": run.checkpoint.name,
         "step": run.step,
         **({"fit": fit} if fit != "refuse" else {}),
+        "weights": weights,
         "pictures": hashlib.sha256(json.dumps(stamps).encode()).hexdigest(),
     }
+
+
+def _kinds(*, depth: bool) -> tuple[str, ...]:
+    """The ends of the names of what is written for a pair."""
+    return ("mask.png", *(("depth.png", "depth-colour.png") if depth else ()), "side-by-side.png")
 
 
 def require_pictures(pairs: Sequence[Pair], fit: str = "refuse") -> list[int]:

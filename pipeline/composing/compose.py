@@ -20,13 +20,14 @@ from pipeline.composing.photos import capped_foregrounds
 from pipeline.composing.recipe import Recipe
 from pipeline.composing.stage import Source, Stage, prepare
 from pipeline.errors import Problem
-from pipeline.files import write_file, written_file
+from pipeline.files import read_file, write_file, written_file
 from pipeline.format.depth import NO_DEPTH
 from pipeline.format.images import Picture, encode_gray, encode_rgb
 from pipeline.format.sample import set_key
 from pipeline.format.tar import ShardWriter
 from pipeline.loading.sampler import Permutation
 from pipeline.packing.finalize import (
+    describe_complete,
     done_shards,
     finalize,
     finished_shards,
@@ -36,8 +37,8 @@ from pipeline.packing.finalize import (
     write_backgrounds,
     write_problems,
 )
-from pipeline.resume import atomic_file, resumable
-from pipeline.words import csv_text
+from pipeline.resume import atomic_file, require_files, resumable
+from pipeline.words import csv_text, plural
 from pipeline.workers import Workers, available_cores
 
 STAGE = ".stage"  # folder of the stage, beside the progress records; hidden: it is none of them
@@ -147,12 +148,15 @@ def compose(
 
     Loose files by default, shards if `sets_per_shard` is given. `arguments` identify the source; the same call goes on
     with a run that was stopped. Raises `InputError` for pictures that cannot be used (unless they are to be
-    skipped), too few of them, a target in use, or one with an unfinished run of something else.
+    skipped), too few of them, a target in use, or one with an unfinished run of something else, and `AlreadyComplete`
+    for the same call again.
     """
     progress = progress or Progress()
     identity = {"command": "fgbg-compose", **arguments, **asdict(options)}
     identity |= {"sets_per_shard": sets_per_shard, "skip_bad": skip_bad}
-    with resumable(target, identity) as records, Workers(workers or available_cores()) as pool:
+    describe = describe_complete if sets_per_shard else functools.partial(_describe_files, depth=source.has_depth)
+    complete = functools.partial(describe, target)
+    with resumable(target, identity, result=complete) as records, Workers(workers or available_cores()) as pool:
         pictures = len(source.backgrounds) + len(source.foregrounds)
         problems = prepare(
             records / STAGE,
@@ -171,6 +175,19 @@ def compose(
             output = _into_files(template, stage, problems, pool, progress)
         capped = capped_foregrounds(stage)
     return ComposeSummary(recipe, output, problems, capped)
+
+
+def _describe_files(folder: Path, *, depth: bool) -> str:
+    """What complete loose files are, in a phrase; raise `InputError` if some are gone."""
+    require_files(folder, ("labels.csv",))
+    lines = read_file(folder / "labels.csv").decode().splitlines()[1:]
+    for line in lines:
+        key, bg, fg = line.split(",")[:3]
+        overlay, number = f"fg_bg/bg_{int(bg):03}/{key}", key.rpartition("_")[2]
+        mask = f"fg_bg_mask/bg_{int(bg):03}/fg_{int(fg):03}_bg_{int(bg):03}_mask_{number}.jpg"
+        pictures = f"bg/bg_{int(bg):03}.jpg", f"fg/fg_{int(fg):03}.png", f"{overlay}.jpg", mask
+        require_files(folder, (*pictures, f"{overlay}_disp.jpeg") if depth else pictures)
+    return plural(len(lines), "set")
 
 
 def _into_shards(

@@ -6,6 +6,7 @@ file as done if it is as it was recorded. A shard directory is rewritten shard b
 """
 
 import csv
+import functools
 import json
 import os
 import zlib
@@ -26,7 +27,15 @@ from pipeline.format.images import BadImage, Picture, check_image, read_picture
 from pipeline.format.planes import PLANES
 from pipeline.format.tar import ShardWriter
 from pipeline.loading.shard_reader import Damaged, ShardReader
-from pipeline.packing.finalize import done_shards, finalize, record_path, shard_path, tally, write_backgrounds
+from pipeline.packing.finalize import (
+    describe_complete,
+    done_shards,
+    finalize,
+    record_path,
+    shard_path,
+    tally,
+    write_backgrounds,
+)
 from pipeline.packing.folders import describe_refused, no_one
 from pipeline.packing.join import SetFiles, Sets, describe_cause, find_sets
 from pipeline.packing.known_layouts import known_layout
@@ -225,7 +234,7 @@ def rewrite_with_depth(
     if manifest.codec == PLANES:
         raise InputError(f"{source} holds planes, which lack the pictures' colours: add depth before they are made")
     arguments = {"command": "fgbg-depth", **model.arguments(), "quality": options.quality, "source": manifest.sha256}
-    with resumable(shards, arguments) as records:
+    with resumable(shards, arguments, result=functools.partial(describe_complete, shards)) as records:
         backgrounds = write_backgrounds(shards, _backgrounds(reader))
         count = len(manifest.shards)
         done = done_shards(shards, records, count)

@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.errors import Problem
+from pipeline.errors import InputError, Problem
 from pipeline.files import read_file
 from pipeline.format.depth import depth_table
 from pipeline.format.images import BadImage, Picture, decode_gray, decode_rgb
 from pipeline.format.manifest import (
     BACKGROUNDS,
+    INDEX,
+    MANIFEST,
     Background,
     Manifest,
     ShardInfo,
@@ -29,8 +31,8 @@ from pipeline.format.sample import UNKNOWN
 from pipeline.format.tar import Shard, TarWriter, load_shard
 from pipeline.loading.shard_reader import ShardReader
 from pipeline.regular_files import open_regular
-from pipeline.resume import atomic_file
-from pipeline.words import csv_text, from_csv_text, printable
+from pipeline.resume import atomic_file, require_files
+from pipeline.words import csv_text, from_csv_text, plural, printable
 
 
 class BackgroundsTar(NamedTuple):
@@ -143,6 +145,18 @@ def finalize(
     write_preview(shards, manifest)
     manifest.save(shards)
     return manifest
+
+
+def describe_complete(shards: Path) -> str:
+    """What a shard directory holds, in a phrase; raise `InputError` if files of it are gone, or have other sizes."""
+    require_files(shards, (MANIFEST, INDEX, BACKGROUNDS))
+    manifest = Manifest.load(shards)
+    for info in manifest.shards:
+        require_files(shards, (info.name, info.name.removesuffix(".tar") + ".idx"))
+        if (found := (shards / info.name).stat().st_size) != info.bytes:
+            raise InputError(f"{shards / info.name} has {found:,} bytes, not {info.bytes:,}: copy it again")
+    sets = f"{plural(manifest.sets, 'set')} on {plural(len(manifest.backgrounds), 'background')}"
+    return f"{sets} in {plural(len(manifest.shards), 'shard')}"
 
 
 def _size_ranges(

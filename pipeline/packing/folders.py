@@ -59,6 +59,10 @@ class FolderFiles(NamedTuple):
     """A number for each file that changes with its size and its modification time."""
     refused: list[tuple[str, str]]
     """(path, why) of those that must not be read."""
+    sizes: list[int]
+    """Bytes of each file."""
+    changed_ns: list[int]
+    """When content or place of each file was changed last, in nanoseconds since the epoch."""
 
 
 def folder_files(folder: str, *, follow_links: bool = False, output: Path | None = None) -> Iterator[FolderFiles]:
@@ -73,14 +77,15 @@ def folder_files(folder: str, *, follow_links: bool = False, output: Path | None
     pending = [""]
     while pending:
         parent = pending.pop()
-        files, folders = FolderFiles([], [], []), list[str]()
+        files, folders = FolderFiles([], [], [], [], []), list[str]()
         try:
             with os.scandir(f"{folder}/{parent}") as entries:
                 entries_in_order = sorted(entries, key=attrgetter("name"))
         except PermissionError as error:
             if not parent:
                 raise
-            yield FolderFiles([], [], [(parent, f"a folder that cannot be read ({error.strerror})")])
+            files.refused.append((parent, f"a folder that cannot be read ({error.strerror})"))
+            yield files
             continue
         if parent and _is_output(f"{folder}/{parent}", {entry.name for entry in entries_in_order}):
             continue
@@ -102,6 +107,8 @@ def folder_files(folder: str, *, follow_links: bool = False, output: Path | None
             else:
                 files.paths.append(path)
                 files.stamps.append((about.st_mtime_ns * 1000003 + about.st_size) & 0x7FFFFFFFFFFFFFFF)
+                files.sizes.append(about.st_size)
+                files.changed_ns.append(max(about.st_mtime_ns, about.st_ctime_ns))
         pending += reversed(folders)
         yield files
 

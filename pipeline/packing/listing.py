@@ -5,6 +5,7 @@ else is known of them in columns.
 """
 
 import hashlib
+import json
 import os
 from array import array
 from bisect import bisect_right
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from pipeline.files import written_file
 from pipeline.packing.archives import MemberPlace
 from pipeline.packing.folders import folder_files, is_no_data
-from pipeline.packing.sources import FOLDER, FileSource, archive_members
+from pipeline.packing.sources import FOLDER, ZIP, FileSource, archive_members
 
 CHUNK = 4096
 END = "\0"  # of a path in the buffer: no path can hold it
@@ -38,12 +39,17 @@ class Listing:
         # Paths, each with a zero after it, and where they end: an array, since an ndarray is slow to read one by one.
         self._text, self._ends, self._stamps = bytearray(), array("q"), array("q")
         self._first_rows = list[int]()
+        self._content = hashlib.sha256()  # of sizes, or what else tells contents apart on any machine
+        self.newest_ns = 0
+        """When a file of a source was changed last; 0 where that is told by its CRC."""
         self._places = dict[int, NDArray[np.int64]]()  # of archives: [files, 4], offset, size, method, crc32
         for number, source in enumerate(sources):
             self._first_rows.append(len(self))
             if source.kind == FOLDER:
                 for files in folder_files(str(source.path), follow_links=source.follow_links, output=source.output):
-                    self._add(source, *files, tick)
+                    self._add(source, files.paths, files.stamps, files.refused, tick)
+                    self._content.update(array("q", files.sizes))
+                    self.newest_ns = max(self.newest_ns, *files.changed_ns, 0)
             else:
                 self._add_archive(number, source, tick)
         tick(len(self) + len(self.refused))
@@ -59,7 +65,11 @@ class Listing:
             for member in allowed:
                 places.extend((member.offset, member.size, member.method, member.crc32))
             refused = [(member.path, member.refused) for member in chunk if member.refused]
-            self._add(source, [member.path for member in allowed], [member.stamp for member in allowed], refused, tick)
+            stamps = [member.stamp for member in allowed]
+            self._add(source, [member.path for member in allowed], stamps, refused, tick)
+            self._content.update(array("q", stamps))
+        if source.kind != ZIP:
+            self.newest_ns = max(self.newest_ns, source.time_ns)
         self._places[number] = np.frombuffer(places, np.int64).reshape(-1, 4)
 
     def _add(
@@ -149,18 +159,20 @@ class Listing:
         return self._ends[row - 1] if row else 0
 
     def fingerprint(self) -> str:
-        """A hash of which files there are, with their sizes and times, or CRCs in a zip."""
-        digest = hashlib.sha256(repr([source.stamp() for source in self.sources]).encode(errors="surrogateescape"))
-        digest.update(repr((self._first_rows, self.refused)).encode(errors="surrogateescape"))
+        """A hash of which files there are, with their sizes, or CRCs in a zip; for times, see `newest_ns`."""
+        about = [(source.kind, source.label) for source in self.sources], self._first_rows, self.refused
+        digest = hashlib.sha256(repr(about).encode(errors="surrogateescape"))
         digest.update(self._text)
-        digest.update(self._stamps)
+        digest.update(self._content.digest())
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:
         """Write the paths and stamps to an .npz file, which `difference` compares with a later listing."""
         temporary = path.with_name(f"{path.name}.partial")
         with written_file(temporary) as file:
-            np.savez(file, text=np.frombuffer(self._text, np.uint8), stamps=np.array(self._stamps))
+            archives = [[str(source.path), *source.stamp()] for source in self.sources]
+            text, stamps = np.frombuffer(self._text, np.uint8), np.array(self._stamps)
+            np.savez(file, text=text, stamps=stamps, archives=np.array(json.dumps(archives)))
         temporary.replace(path)
 
     def difference(self, path: Path) -> str:
@@ -168,10 +180,12 @@ class Listing:
         try:
             with np.load(path) as saved:
                 text, stamps = saved["text"].tobytes(), saved["stamps"].tolist()
+                archives = {tuple(stamp): path for path, *stamp in json.loads(str(saved["archives"]))}
         except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             return ""
         if text == self._text and stamps == self._stamps.tolist():
-            return ""
+            changed = [str(source.path) for source in self.sources if tuple(source.stamp()) not in archives]
+            return f"{changed[0]} was changed" if changed else ""
         paths = text[:-1].decode(errors="surrogateescape").split(END)
         saved_files = set(zip(paths, stamps, strict=True))
         files = set(zip(self.paths(range(len(self))), self._stamps, strict=True))

@@ -4,6 +4,8 @@ Shards are independent jobs, so any number of worker processes writes the same b
 the way; what is bad is left out by name. The manifest is written last: without it a directory is not a data set.
 """
 
+import functools
+import hashlib
 import time
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
@@ -23,7 +25,16 @@ from pipeline.format.sample import PARTS, set_key
 from pipeline.loading.sampler import Permutation
 from pipeline.packing.csv_layout import CsvLayout
 from pipeline.packing.depth_files import DepthFiles, recognise_depth_files
-from pipeline.packing.finalize import Tally, done_shards, finalize, record_path, shard_path, tally, write_backgrounds
+from pipeline.packing.finalize import (
+    Tally,
+    describe_complete,
+    done_shards,
+    finalize,
+    record_path,
+    shard_path,
+    tally,
+    write_backgrounds,
+)
 from pipeline.packing.folders import describe_refused
 from pipeline.packing.join import Sets, describe_cause, find_sets
 from pipeline.packing.layouts import Layout
@@ -41,7 +52,7 @@ from pipeline.workers import Progress, Workers, available_cores
 if TYPE_CHECKING:
     from pipeline.packing.encode_planes import BackgroundEncoder, PlanesJob
 
-DEPTH_SAMPLE = 16
+DEPTH_SAMPLE, HASHED_SAMPLE = 16, 16  # sets
 DEPTH = PARTS.index("depth")
 LISTING = ".sources.npz"  # hidden: it is no progress record
 
@@ -143,14 +154,16 @@ def pack(
 
     `layout` as for `find_sets`. A packing that is stopped leaves its finished shards, from which the same call goes on
     to the same bytes. Raises `InputError` for sources without sets, a target in use, and a target with an unfinished
-    packing of something else.
+    packing of something else, and `AlreadyComplete` for the same call again.
     """
     start, progress = time.monotonic(), progress or Progress()
     with Workers(options.workers) as workers:
         sets = sets_to_pack(source, options, progress, layout, shards)
         tables = MetadataTables(*sets.metadata_places())
         _require_unchanged(sets, shards)
-        with resumable(shards, _arguments(options, sets, tables)) as records:
+        arguments, newest_ns = _arguments(options, sets, tables), sets.listing.newest_ns
+        complete = functools.partial(describe_complete, shards)
+        with resumable(shards, arguments, result=complete, newest_ns=newest_ns) as records:
             if not (records / LISTING).exists():
                 sets.listing.save(records / LISTING)
             sources = unpack_compressed(sets.listing.sources, records)
@@ -243,7 +256,19 @@ def _arguments(options: PackOptions, sets: Sets, tables: MetadataTables) -> dict
         "layout": sets.layout.name,
         "source": sets.fingerprint(),
         "tables": tables.fingerprint(),
+        "sample": _sample_hash(sets),
     }
+
+
+def _sample_hash(sets: Sets) -> str:
+    """A hash of a few overlays in folders: others of the same names and sizes are no longer the same source."""
+    digest, reader = hashlib.sha256(), FileReader(sets.listing.sources)
+    for position in np.unique(np.linspace(0, len(sets) - 1, HASHED_SAMPLE).astype(np.int64)):
+        files = sets[position]
+        if isinstance(files.places[0], int):  # members of archives have CRCs or times of their own
+            with suppress(BadImage):
+                digest.update(reader.read(files.paths[0], files.places[0]))
+    return digest.hexdigest()
 
 
 def _require_sets(count: int, sets: Sets, result: Sets | Tally) -> None:

@@ -4,6 +4,7 @@ A tar of the result is the same file under another number (a hard link) where th
 tars are never changed, only replaced.
 """
 
+import functools
 import os
 import shutil
 from collections import Counter
@@ -25,6 +26,7 @@ from pipeline.format.planes import PLANES
 from pipeline.format.tar import Shard
 from pipeline.loading.shard_reader import ShardReader
 from pipeline.packing.finalize import (
+    describe_complete,
     done_shards,
     finalize,
     read_problems,
@@ -72,7 +74,7 @@ def merge(sources: Sequence[Path], shards: Path, sets_merged: Callable[[int, int
     _require_distinct_sets(stores)
     first, total = stores[0].manifest, sum(store.manifest.sets for store in stores)
     arguments = {"command": "fgbg-pack --merge", "sources": [store.manifest.sha256 for store in stores]}
-    with resumable(shards, arguments) as records:
+    with resumable(shards, arguments, result=functools.partial(describe_complete, shards)) as records:
         backgrounds_tar = write_backgrounds(shards, _pictures(backgrounds))
         count = sum(len(store.manifest.shards) for store in stores)
         done = done_shards(shards, records, count)

@@ -44,7 +44,7 @@ from pipeline.packing.finalize import (
     tally,
 )
 from pipeline.regular_files import open_regular
-from pipeline.resume import UNFINISHED, atomic_file, require_finished, resumable, unfinished_run
+from pipeline.resume import COMPLETE, UNFINISHED, atomic_file, require_finished, resumable, unfinished_run
 from pipeline.verify.check import idx_damage, rows_of_backgrounds, rows_of_shards
 from pipeline.verify.scan import WIDE, Entry, Rows, Scan, StoredPart, stored_background, stored_parts
 from pipeline.workers import Workers
@@ -141,6 +141,8 @@ def repair(
         manifest = finalize(shards, records, len(names), total, backgrounds, depth, codec, **old.optional)
         for path in records.glob("*.tar"):
             path.replace(shards / f"{path.name}{DAMAGED_SUFFIX}")
+        if damaged:
+            (shards / COMPLETE).unlink(missing_ok=True)  # what was packed is no longer there in full
     return RepairReport(manifest, damaged, unverified, time.monotonic() - start)
 
 

@@ -11,7 +11,7 @@ import pytest
 from pipeline.depth_estimation.model import DepthModel, DepthModelSettings
 from pipeline.depth_estimation.run import EstimateError, EstimateOptions
 from pipeline.depth_estimation.targets import rewrite_with_depth
-from pipeline.errors import InputError
+from pipeline.errors import AlreadyComplete, InputError
 from pipeline.format.images import decode_gray, decode_rgb
 from pipeline.loading.loader import Loader
 from pipeline.loading.shard_reader import ShardReader
@@ -106,9 +106,12 @@ def test_a_full_disk_leaves_whole_shards_from_which_it_goes_on(
             assert UNFINISHED in path or content == files_below(rewritten)[path]
         other = DepthModel(depth_model.path, DepthModelSettings(near="low"), 4)
         if (shards / UNFINISHED).exists():
-            with pytest.raises(InputError, match=r'holds an unfinished fgbg-depth with near "high", now it is "low"'):
+            with pytest.raises(InputError, match=r'holds an? \w+ fgbg-depth with near "high", now it is "low"'):
                 rewrite_with_depth(bare, shards, other, OPTIONS)
-        report = rewrite_with_depth(bare, shards, depth_model, OPTIONS)
+        try:
+            report = rewrite_with_depth(bare, shards, depth_model, OPTIONS)
+        except AlreadyComplete:
+            break
         before.add(report.sets_before)
         assert report.sets + report.sets_before == 100
         assert files_below(shards) == files_below(rewritten)

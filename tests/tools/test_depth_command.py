@@ -46,7 +46,7 @@ def test_one_summary_line(tmp_path: Path) -> None:
     assert " sets/s, " in line
     assert line.endswith("% of the time inside the model; left out: 0")
     [line] = run(source, "--model", model).output.splitlines()
-    assert line.startswith("made 0 depth maps (6 were done before) with net.onnx")
+    assert line == f"{source}: already complete: 6 depth maps of net.onnx"
 
 
 def test_a_terminal_sees_progress(tmp_path: Path) -> None:

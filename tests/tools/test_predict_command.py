@@ -58,7 +58,7 @@ def test_of_pictures_of_its_size_the_files_hold_what_the_network_says(
 ) -> None:
     out = tmp_path / "out"
     assert "predicted 1 pairs" in printed(predict(trained, *pair, out))
-    assert sorted(path.name for path in out.iterdir()) == sorted(f"o.{kind}" for kind in KINDS)
+    assert sorted(files_below(out)) == sorted(f"o.{kind}" for kind in KINDS)
     run = load_run(trained, "best", torch.device("cpu"))
     with torch.no_grad():
         mask_logits, depth = run.network(*(torch.from_numpy(gray(seed))[None, None] for seed in range(2)))
