@@ -167,7 +167,7 @@ BAD = {
     "empty.png": (b"", "empty file"),
     "cut.png": (png(gray(3))[:-30], "PNG does not decode"),
     "cut.jpg": (jpeg(smooth_picture(3)[:SIZE, :SIZE])[:-30], "JPEG does not decode"),
-    "small.png": (png(gray(3)[:-1]), "is 32 x 31 pixels"),
+    "small.png": (png(gray(3)[:-8]), "is 32 x 24 pixels"),
 }
 
 
