@@ -182,7 +182,12 @@ def load_run(folder: Path, name: str, device: torch.device, shards: StrPath = NO
             raise InputError(f"{folder}: {what}; expected a run of fgbg-train (its --out)")
         why = "the run has had no validation yet; " if name == "best" else ""
         raise InputError(f"{path}: no such checkpoint; {why}there is --checkpoint {' or '.join(found)}")
-    saved = load(path)
+    try:
+        saved = load(path)
+    except InputError as error:
+        if other := next((other for other in CHECKPOINTS if other != name and (folder / f"{other}.pt").is_file()), ""):
+            error.add_note(f"there is --checkpoint {other}")
+        raise
     config = Config(shards, folder).resumed(saved.state["settings"], given=())
     forbid_tf32()
     network = build_network(config.model, config.depth)

@@ -569,8 +569,9 @@ def test_a_copy_of_some_rows_has_these_rows(packed: Path) -> None:
 
 @pytest.mark.parametrize("name", ["batch_size", "size", "seed", "readers", "threads", "prefetch", "window"])
 def test_a_setting_that_would_overflow_is_refused(packed: Path, name: str) -> None:
+    settings: dict[str, Any] = {"size": SIZE, name: 2**70}
     with pytest.raises(InputError, match=f"^{name} {2**70}: expected at most "):
-        load(packed, **{name: 2**70})
+        Loader(packed, **settings)
 
 
 @pytest.mark.parametrize(
