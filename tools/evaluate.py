@@ -62,6 +62,8 @@ def main(
         require_writable(out)
     on = torch_device(device)
     trained = load_run(run, checkpoint, on, shards)
+    for fallback in trained.fallbacks:
+        echo(f"the run went back once: {fallback}", err=True)
     data = open_split(trained, split, on, peer=peer_protocol, most=sets_per_cell)
     with progress_bar("scoring", len(data.loader)) as bar:
 

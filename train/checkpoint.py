@@ -156,6 +156,8 @@ class Run(NamedTuple):
     """The settings that it was trained with; `shards` and `device` are the caller's."""
     network: nn.Module
     """On the device, in evaluation mode."""
+    fallbacks: tuple[str, ...] = ()
+    """Where it went on from an earlier checkpoint, since the last was damaged: a line each."""
 
     @property
     def peer_protocol(self) -> bool:
@@ -193,4 +195,5 @@ def load_run(folder: Path, name: str, device: torch.device, shards: StrPath = NO
     network = build_network(config.model, config.depth)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     load_network(network, weights(saved), path)
-    return Run(path, saved.state["step"], saved.state["manifest"], config, network.eval())
+    fallbacks = tuple(saved.state.get("fallbacks", ()))
+    return Run(path, saved.state["step"], saved.state["manifest"], config, network.eval(), fallbacks)

@@ -95,6 +95,7 @@ def write_report(
     """
     warnings = list[str]()
     run = _load_run(folder, shards, device, warnings)
+    warnings += [f"The run went back once: {fallback}." for fallback in run.fallbacks]
     lines = _read_lines(folder, warnings)
     evaluation: Evaluation | None = None
     try:

@@ -47,6 +47,7 @@ class SavedState(msgspec.Struct):
     scores: dict[Text, float] | None  # NaN of a score that no set has
     elapsed_sec: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
     scaler: Scaler | None = None
+    fallbacks: list[Text] = []
 
 
 def require_sound(folder: Path, content: Any, state: Any) -> None:

@@ -104,11 +104,16 @@ class Trainer:
         self.meter = Meter(self.device, ranks)
         self.sets_seen, self.best_iou = 0, -1.0
         self.scores: MeanScores | None = None
+        self._fallbacks = list[str]()
         self._status = ""
         self.elapsed_sec, self._began_sec, self._epochs_here = 0.0, 0.0, 0
         if found:
             self._restore(found.checkpoint)
             self.learner.restore(found.checkpoint, found.path)
+            if found.fallback:
+                self._fallbacks.append(found.fallback.removeprefix(f"{self.out}/"))
+            if ranks.first and not complete:
+                self._require_best()
         self._last_is_good = not (found and found.fallback)
         self.validator = Validator(self.loader, config.training_split, config.validation_split, ranks, self._tell)
         if ranks.first and not self.over:
@@ -302,6 +307,7 @@ class Trainer:
             "elapsed_sec": self.elapsed_sec,
             "best_iou": self.best_iou,
             "scores": self.scores,
+            "fallbacks": self._fallbacks,
         }
         checkpoint = self.learner.checkpoint(state)
         if name == LAST:
@@ -315,6 +321,16 @@ class Trainer:
         self.loader.load_state_dict(state["loader"])
         self.sets_seen, self.best_iou, self.scores = state["sets_seen"], state["best_iou"], state["scores"]
         self.elapsed_sec = state.get("elapsed_sec", 0.0)
+        self._fallbacks = list(state.get("fallbacks", ()))
+
+    def _require_best(self) -> None:
+        """Let the next validation write BEST anew, however low its score, if it is damaged."""
+        try:
+            if self.best.exists():
+                load(self.best)
+        except InputError:
+            self._tell(f"{self.best}: damaged; written anew after the next validation")
+            self.best_iou = -1.0
 
     def _tell(self, line: str) -> None:
         if line and self.ranks.first:

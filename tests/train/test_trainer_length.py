@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import train.trainer
 from pipeline.errors import InputError
 from tests.train.test_trainer import fit
-from train.checkpoint import load
+from train.checkpoint import load, load_run
 from train.config import Config
 from train.logging import read_lines
 from train.trainer import Trainer
@@ -159,10 +159,16 @@ def test_after_a_damaged_checkpoint_the_one_before_is_gone_on_from(packed: Path,
         fit(Trainer(configuration(packed, out, sets=112)))
     assert [load(run / name).state["step"] for name in ("previous.pt", "last.pt")] == [6, 7]
     damaged(run / "last.pt", how)
+    os.truncate(run / "best.pt", 1000)
     said: list[str] = []
     trainer = Trainer(configuration(packed, run, sets=112), resume=True, say=said.append)
     assert any("last.pt" in line and "going on from the one before, previous.pt, of step 6" in line for line in said)
+    assert f"{run / 'best.pt'}: damaged; written anew after the next validation" in said
     fit(trainer)
+    for name in ("best", "last"):  # whoever uses them is told
+        [fallback] = load_run(run, name, torch.device("cpu")).fallbacks
+        assert fallback.startswith("last.pt: ")
+        assert fallback.endswith("going on from the one before, previous.pt, of step 6")
     last, expected = load(run / "last.pt"), load(whole / "last.pt")
     assert all(torch.equal(last.network[name], weights) for name, weights in expected.network.items())
     assert load(run / "previous.pt").state["step"] == 6  # not the damaged one
