@@ -11,8 +11,11 @@ import webdataset
 from torch.utils.data import DataLoader
 
 from pipeline.errors import InputError
+from pipeline.format.images import decode_gray
 from pipeline.loading.interop import as_webdataset
 from pipeline.loading.loader import Loader
+from pipeline.packing.pack import PackOptions, pack
+from tests.samples import write_sets
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 SIZE = 16  # that of the planes
@@ -97,3 +100,30 @@ def test_what_cannot_be_is_refused_in_one_line(packed: Path, planes: Path, tmp_p
         as_webdataset(planes)
     with pytest.raises(InputError, match=str(tmp_path)):
         as_webdataset(tmp_path)
+
+
+def test_depth_with_holes_says_where_it_was_measured(tmp_path: Path) -> None:
+    source = write_sets(tmp_path / "source", 2, 2)
+    for path in source.rglob("*_disp.jpeg"):
+        levels = decode_gray(path.read_bytes()).astype(np.float32)
+        levels[6:30, 12:36] = np.nan
+        np.save(path.with_suffix(".npy"), levels)
+    for codec in ("jpeg", "planes"):
+        shards = tmp_path / codec
+        pack(source, shards, PackOptions(workers=1, codec=codec, size=SIZE))
+        loader = Loader(shards, "all", batch_size=4, size=SIZE, shuffle=False, resident="host")
+        for _ in range(2):  # the second epoch from what stayed in memory
+            [batch] = loader
+            assert batch.depth is not None
+            assert batch.depth_valid is not None
+            for sample, depth, valid in zip(
+                samples(shards, "all", shuffle=False), batch.depth, batch.depth_valid, strict=True
+            ):
+                assert torch.equal(sample["depth_valid"], valid)
+                assert (sample["depth"].int() - depth.int()).abs().float().mean() < 1
+                assert 0.2 < (~valid).float().mean() < 0.3  # a quarter
+        if codec == "jpeg":
+            expected = batch
+    assert batch.depth is not None
+    assert expected.depth is not None
+    assert torch.equal(batch.depth, expected.depth)  # planes are what the CPU loader makes of pictures

@@ -127,3 +127,34 @@ def test_an_empty_and_a_full_mask_have_no_boundary() -> None:
     assert parts["foreground"].flatten(1).any(1).tolist() == [False, True]
     assert not parts["boundary"].any()
     assert parts["all"].all()
+
+
+def test_of_depth_with_holes_what_was_measured_alone_is_scored() -> None:
+    depth, truth, mask = planes(), planes(), blobs(SETS, HEIGHT, WIDTH)
+    valid = torch.ones_like(truth, dtype=torch.bool)
+    valid[:, :, :3, :4], valid[1, :, 9, 20], valid[-1] = False, False, False  # of the last set nothing was measured
+    scores = depth_scores(depth, truth, mask, valid)
+    changed = torch.where(valid, depth, 1 - depth), torch.where(valid, truth, 0)
+    for name, of_sets in depth_scores(*changed, mask, valid).items():
+        torch.testing.assert_close(of_sets, scores[name], equal_nan=True, msg=name)
+    assert all(of_sets[-1].isnan() for of_sets in scores.values())
+    error = (depth - truth).double().numpy()
+    for place in range(SETS - 1):
+        measured = valid[place].numpy()
+        rmse = math.sqrt(np.square(error[place][measured]).mean())
+        assert scores["depth_rmse"][place].item() == pytest.approx(rmse, rel=1e-5)
+        x, y = (of[place].double().numpy()[measured] for of in (depth, truth))
+        scale, shift = np.polyfit(x, y, 1)
+        fitted = math.sqrt(np.square(scale * x + shift - y).mean())
+        assert scores["fitted_rmse"][place].item() == pytest.approx(fitted, rel=1e-3)
+        similarity = plain_ssim(depth[place, 0].double().numpy(), truth[place, 0].double().numpy())
+        whole = [
+            similarity[y, x]
+            for y in range(5, HEIGHT - 5)
+            for x in range(5, WIDTH - 5)
+            if valid[place, 0, y - 5 : y + 6, x - 5 : x + 6].all()
+        ]
+        assert scores["depth_ssim"][place].item() == pytest.approx(np.mean(whole), rel=1e-4)
+    everywhere = depth_scores(depth, truth, mask, torch.ones_like(valid))
+    for name, of_sets in depth_scores(depth, truth, mask).items():
+        torch.testing.assert_close(everywhere[name], of_sets, equal_nan=True, rtol=1e-4, atol=1e-5, msg=name)

@@ -156,3 +156,24 @@ def test_one_mask_that_is_no_number_spoils_no_mean(network: nn.Module, monkeypat
         wrong = np.zeros(5, bool)
         wrong[[1, 4]] = True
         assert values[name].tolist() == np.where(wrong, 0, expected[name]).tolist()
+
+
+def test_sets_without_any_measurement_are_in_no_mean_of_depth(network: nn.Module) -> None:
+    batch = a_batch(4, 0)
+    valid = torch.ones(4, 1, 32, 32, dtype=torch.bool)
+    valid[1] = False
+    batch = replace(batch, depth_valid=valid)
+    others = replace(batch, **{name: tensor[[0, 2, 3]] for name, tensor in batch.asdict().items()})
+    found, expected = (mean_scores([sums_of(network, [of])]) for of in (batch, others))
+    assert (found["sets"], expected["sets"]) == (4, 3)
+    for name in ("depth_ssim", "depth_rmse"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-5)
+    assert all(np.isfinite(value) for value in found.values())
+    alone = mean_scores([sums_of(network, [replace(batch, depth_valid=valid & False)])])
+    assert "depth_rmse" not in alone
+    assert alone["depth_loss"] == 0
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(float("nan"))
+    broken = mean_scores([sums_of(network, [batch])])
+    assert np.isnan(broken["depth_rmse"])  # of a network without numbers nothing is left out

@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,3 +88,31 @@ def test_the_ceiling_is_below_one_and_rises_with_the_quality() -> None:
         assert (high[name] < 1).all()
     alone = jpeg_ceiling(Batch(pictures, pictures, noisy, None, batch.index), 75)
     assert not [name for name in alone if "depth" in name]
+
+
+def test_the_mean_of_depth_with_holes_is_of_what_was_measured(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = Loader(packed, "train", batch_size=16, size=32)
+    batches = list(training)
+    rng = torch.Generator().manual_seed(0)
+    holed = list[Batch]()
+    for batch in batches:
+        assert batch.depth is not None
+        valid = torch.rand(batch.depth.shape, generator=rng) < 0.7
+        valid[..., :4, :4] = False  # nowhere
+        valid[..., 4:8, :4] = (batch.index % 3 == 0)[:, None, None, None]  # on some backgrounds alone
+        depth = batch.depth.clamp(min=1) * valid
+        holed.append(replace(batch, depth=depth, depth_valid=valid))
+    numbers = column(packed)
+    monkeypatch.setattr(Loader, "__iter__", lambda _: iter(holed))
+    found = MeanDepth(training, numbers)
+    depths, valids = (torch.cat([getattr(of, name) for of in holed]).float() for name in ("depth", "depth_valid"))
+    backgrounds = numbers[torch.cat([of.index for of in holed]).numpy()]
+    mean = found(torch.arange(100))
+    assert mean is not None
+    anywhere = depths.sum() / valids.sum()
+    of_all = torch.where(valids.sum(0) > 0, depths.sum(0) / valids.sum(0), anywhere)
+    for row, number in enumerate(numbers.tolist()):
+        own = torch.from_numpy(backgrounds == number)
+        counts = valids[own].sum(0)
+        expected = torch.where(counts > 0, depths[own].sum(0) / counts, of_all)
+        torch.testing.assert_close(mean[row], expected / 255)
