@@ -21,7 +21,7 @@ class MaskAndDepth(lightning.LightningModule):
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """The loss of a batch, uint8 [N, 1, H, W], on the device."""
-        losses = self.criterion(self.network(batch.bg, batch.fg_bg), batch.mask, batch.depth)
+        losses = self.criterion(self.network(batch.bg, batch.fg_bg), batch.mask, batch.depth, batch.depth_valid)
         self.log_dict({"mask_loss": losses.mask, "depth_loss": losses.depth}, prog_bar=True, batch_size=len(batch))
         return losses.total
 

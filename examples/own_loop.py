@@ -33,7 +33,11 @@ def main(shards: Path, epochs: int, batch_size: int, size: int, device: str) -> 
                 bg, fg_bg, mask, depth = (plane.float() / 255 for plane in planes)
                 output = network(torch.cat([bg, fg_bg], dim=1))  # [N, 2, H, W]
                 mask_loss = F.binary_cross_entropy_with_logits(output[:, :1], mask)
-                depth_loss = F.l1_loss(output[:, 1:].sigmoid(), depth)
+                error = F.l1_loss(output[:, 1:].sigmoid(), depth, reduction="none")
+                if batch.depth_valid is None:
+                    depth_loss = error.mean()
+                else:  # depth with holes: the mean over what was measured
+                    depth_loss = (error * batch.depth_valid).sum() / batch.depth_valid.sum().clamp(min=1)
                 optimizer.zero_grad()
                 (2 * mask_loss + depth_loss).backward()
                 optimizer.step()

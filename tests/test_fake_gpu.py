@@ -129,8 +129,8 @@ def test_a_step_that_waits_or_mixes_devices_fails(fault: str, build: Callable[..
     commit, error = FAULTS[fault]
     with fake_gpu() as gpu:
         learner = build()
-        sound = learner.criterion.parts["mask_bce"]
-        learner.criterion.parts["mask_bce"] = lambda found, mask: (commit(mask), sound(found, mask))[1]
+        sound = learner.criterion.mask_parts["mask_bce"]
+        learner.criterion.mask_parts["mask_bce"] = lambda found, mask: (commit(mask), sound(found, mask))[1]
         with gpu.without_waiting(), pytest.raises(error):
             learner.train_step(a_batch(), 0.5, SETS)
 
@@ -153,7 +153,9 @@ def test_what_does_not_wait_is_let_pass() -> None:
 def test_augmentation_does_not_wait(recipe: Augmentation) -> None:
     with fake_gpu() as gpu, gpu.without_waiting():
         batch = Augmenter(recipe, 5, CUDA)(a_batch(), 3)
-    assert {(part.device, part.dtype) for name, part in vars(batch).items() if name != "index"} == {(CUDA, torch.uint8)}
+    assert {(part.device, part.dtype) for name, part in batch.asdict().items() if name != "index"} == {
+        (CUDA, torch.uint8)
+    }
     assert batch.bg.shape == (SETS, 1, SIZE, SIZE)
 
 
@@ -194,7 +196,7 @@ def test_batches_are_put_together_without_a_wait(codec: str, packed: Path, plane
         with gpu.without_waiting():
             parts = {part: torch.empty(SETS, 1, 16, 16, dtype=torch.uint8, device=CUDA) for part in PARTS}
             batch = collator.collate(rows, records, parts, Gatherer())
-    assert {part.device for part in vars(batch).values()} == {CUDA}
+    assert {part.device for part in batch.asdict().values()} == {CUDA}
     assert batch.bg.shape == batch.fg_bg.shape == (SETS, 1, 16, 16)
 
 

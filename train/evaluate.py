@@ -275,20 +275,22 @@ def evaluate(
         threshold_from = f"{plural(min(THRESHOLD_SETS, training.sets), 'set')} of the split {data.protocol.training}"
         mean_depth = MeanDepth(loader.sibling(data.protocol.training), data.backgrounds)
 
-    scored, ceiling = list[SetScores](), list[SetScores]()
+    scored, ceiling, sound = list[SetScores](), list[SetScores](), list[Tensor]()
     for batch in watch(loader):
         if not len(batch.bg):  # every set of it was damaged
             continue
         prediction = predict(run.network, batch.bg, batch.fg_bg, run.config.precision)
         scores = score_batch(prediction, batch, threshold, mean_depth=mean_depth, detailed=True)
         scored.append(SetScores(batch.index, scores))
+        if prediction.depth is not None:
+            sound.append(prediction.depth.isfinite().all())
         if sum(len(labels.rows) for labels in ceiling) < CEILING_SETS:
             of_labels = {str(quality): jpeg_ceiling(batch, quality) for quality in QUALITIES}
             ceiling.append(SetScores(batch.index, of_labels))
     if not scored:
         raise InputError("every set to be scored is damaged: copy the shards again")
     rows, values = joined(scored)
-    if any(np.isnan(values[NETWORK].get(name, 0)).any() for name in ("mask_iou", "depth_rmse")):
+    if np.isnan(values[NETWORK]["mask_iou"]).any() or not all(torch.stack(sound).tolist() if sound else []):
         raise InputError(f"{run.checkpoint}: the network predicts values that are no numbers; evaluate another")
     mask_iou = values[NETWORK]["mask_iou"]
     cell_of = data.cell_of(rows)
@@ -317,5 +319,6 @@ def jpeg_ceiling(batch: Batch, quality: int) -> dict[str, Tensor]:
     """The scores of the labels of a batch after the round trip, as if they were predictions, float32 [N]."""
     scores = mask_scores(round_trip(batch.mask, quality) >= 128, batch.mask)
     if batch.depth is not None:
-        scores |= depth_scores(to_float(round_trip(batch.depth, quality)), to_float(batch.depth), batch.mask)
+        found, truth = to_float(round_trip(batch.depth, quality)), to_float(batch.depth)
+        scores |= depth_scores(found, truth, batch.mask, batch.depth_valid)
     return scores

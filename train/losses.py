@@ -1,6 +1,9 @@
 """Losses: named parts of a mask loss and a depth loss, SSIM among them, and the weighted sum of the two.
 
 Every part is computed for each set by itself and then averaged: the loss of a set does not depend on its batch.
+
+Of depth with holes, a mean is over what was measured: sum(v e) / max(sum(v), 1), where v is 1 for a pixel, a difference
+of two pixels or a window of SSIM all of whose pixels were measured, and else 0. Nothing else has a gradient.
 """
 
 from collections.abc import Callable, Mapping
@@ -74,42 +77,50 @@ class Criterion(nn.Module):
                 raise InputError(f"weight {weight} of the {what} loss: expected 0 or more")
         self.recipe, self.mask_weight, self.depth_weight = RECIPES[name], mask_weight, depth_weight
         self.ssim = Ssim()
-        self.parts: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        self.mask_parts: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
             "mask_bce": mask_bce,
             "mask_dice": dice_loss,
             "mask_edge": edge_loss,
+        }
+        self.depth_parts: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
             "depth_bce": depth_bce,
-            "depth_ssim": lambda depth, truth: 1 - self.ssim(depth, truth),
+            "depth_ssim": self.ssim.loss,
             "depth_gradient": gradient_loss,
-            "depth_l1": lambda depth, truth: (depth - truth).abs().flatten(1).mean(1),
+            "depth_l1": lambda depth, truth, valid: mean_of((depth - truth).abs(), valid),
         }
 
-    def per_sample(self, prediction: Prediction, mask: Tensor, depth: Tensor | None) -> Losses:
-        """Each set's losses, float32 [N]: predictions against uint8 labels, all [N,1,H,W]; depth where both have it."""
-        mask_parts = self._parts("mask_", prediction.mask_logits, to_float(mask))
+    def per_sample(
+        self, prediction: Prediction, mask: Tensor, depth: Tensor | None, depth_valid: Tensor | None = None
+    ) -> Losses:
+        """Each set's losses, float32 [N]: predictions against uint8 labels, all [N,1,H,W]; depth where both have it.
+
+        `depth_valid`, bool [N,1,H,W], is False in its holes; None: it has none.
+        """
+        logits, truth = prediction.mask_logits.float(), to_float(mask)  # float32 under autocast, too
+        mask_parts = {name: part(logits, truth) for name, part in self.mask_parts.items() if name in self.recipe}
         mask_loss, depth_loss = self._weighted(mask_parts), None
         depth_parts: dict[str, Tensor] = {}
         if prediction.depth is not None and depth is not None:
-            depth_parts = self._parts("depth_", prediction.depth, to_float(depth))
+            found, truth = prediction.depth.float(), to_float(depth)  # SSIM takes differences of squares
+            used = {name: part for name, part in self.depth_parts.items() if name in self.recipe}
+            depth_parts = {name: part(found, truth, depth_valid) for name, part in used.items()}
             depth_loss = self._weighted(depth_parts)
         total = self.mask_weight * mask_loss
         if depth_loss is not None:
             total = total + self.depth_weight * depth_loss
         return Losses(mask_loss, depth_loss, total, mask_parts | depth_parts)
 
-    def forward(self, prediction: Prediction, mask: Tensor, depth: Tensor | None) -> Losses:
+    def forward(
+        self, prediction: Prediction, mask: Tensor, depth: Tensor | None, depth_valid: Tensor | None = None
+    ) -> Losses:
         """The means of `per_sample` over the batch."""
-        mask_loss, depth_loss, total, parts = self.per_sample(prediction, mask, depth)
+        mask_loss, depth_loss, total, parts = self.per_sample(prediction, mask, depth, depth_valid)
         return Losses(
             mask_loss.mean(),
             depth_loss.mean() if depth_loss is not None else None,
             total.mean(),
             {name: part.mean() for name, part in parts.items()},
         )
-
-    def _parts(self, head: str, found: Tensor, truth: Tensor) -> dict[str, Tensor]:
-        found = found.float()  # under autocast, too: SSIM takes differences of squares
-        return {name: self.parts[name](found, truth) for name in self.recipe if name.startswith(head)}
 
     def _weighted(self, parts: dict[str, Tensor]) -> Tensor:
         return torch.stack([self.recipe[name] * part for name, part in parts.items()]).sum(0)
@@ -149,24 +160,42 @@ def max_filter(picture: Tensor) -> Tensor:
     return reduce(torch.maximum, [picture[..., x : x + width] for x in range(EDGE_BAND)])
 
 
-def depth_bce(depth: Tensor, truth: Tensor) -> Tensor:
+def mean_of(values: Tensor, valid: Tensor | None) -> Tensor:
+    """The mean over each of [N,1,H,W] where bool `valid` of that shape is True, 0 without such; None: over all."""
+    if valid is None:
+        return values.flatten(1).mean(1)
+    weights = valid.flatten(1).to(values.dtype)
+    return (values.flatten(1) * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+def depth_bce(depth: Tensor, truth: Tensor, valid: Tensor | None = None) -> Tensor:
     """Mean binary cross-entropy of two depths in 0..1, both [N,1,H,W]: [N]; finite at 0 and 1, the original's first."""
-    return F.binary_cross_entropy(depth, truth, reduction="none").flatten(1).mean(1)
+    return mean_of(F.binary_cross_entropy(depth, truth, reduction="none"), valid)
 
 
-def gradient_loss(depth: Tensor, truth: Tensor) -> Tensor:
+def gradient_loss(depth: Tensor, truth: Tensor, valid: Tensor | None = None) -> Tensor:
     """|d/dx| + |d/dy| of depth - truth, both [N,1,H,W], averaged over pixels and over SCALES halvings: [N].
 
-    The gradient matching term of MegaDepth (Li & Snavely 2018), of depth as it is and of means of 2 x 2 pixels.
+    The gradient matching term of MegaDepth (Li & Snavely 2018), of depth as it is and of means of 2 x 2 pixels. A
+    difference counts where both of its pixels are `valid`, as such a mean is where all four are.
     """
     error = depth - truth
     losses: list[Tensor] = []
     for scale in range(SCALES):
         if scale:
             error = F.avg_pool2d(error, 2)
-        down, right = (error.diff(dim=dim).abs().flatten(1).mean(1) for dim in (2, 3))
+            valid = None if valid is None else F.avg_pool2d(valid.float(), 2) == 1
+        down, right = (
+            mean_of(error.diff(dim=dim).abs(), None if valid is None else _pairs(valid, dim)) for dim in (2, 3)
+        )
         losses.append(down + right)
     return torch.stack(losses).mean(0)
+
+
+def _pairs(valid: Tensor, dim: int) -> Tensor:
+    """Which neighbours along `dim`, of bool [N,1,H,W], are both True."""
+    last = valid.shape[dim] - 1
+    return valid.narrow(dim, 1, last) & valid.narrow(dim, 0, last)
 
 
 def to_float(picture: Tensor) -> Tensor:
@@ -193,6 +222,12 @@ class Ssim(nn.Module):
             return a.flatten(1).sum(1)
         return self.map(a, b).flatten(1).mean(1)
 
+    def loss(self, a: Tensor, b: Tensor, valid: Tensor | None = None) -> Tensor:
+        """1 - SSIM, float32 [N]; of the windows all of whose pixels are `valid`, bool [N,1,H,W], and 0 without any."""
+        if valid is None or not len(a):
+            return 1 - self.forward(a, b)
+        return mean_of(1 - self.map(a, b), whole_windows(valid))
+
     def map(self, a: Tensor, b: Tensor) -> Tensor:
         """The same at every place of the window, float32 [N,1,H-10,W-10]."""
         mean_a, square_a, product = self._blur(a, a * a, a * b)
@@ -211,3 +246,11 @@ class Ssim(nn.Module):
         for shape in ((1, 1, WINDOW, 1), (1, 1, 1, WINDOW)):
             together = F.conv2d(together, self.window.view(shape).expand(channels, -1, -1, -1), groups=channels)
         return together.chunk(len(maps), dim=1)
+
+
+def whole_windows(valid: Tensor) -> Tensor:
+    """Of bool [N,1,H,W], at which places of SSIM's window all of its pixels are True: bool [N,1,H-10,W-10]."""
+    for dim in (2, 3):
+        places = valid.shape[dim] - WINDOW + 1
+        valid = reduce(Tensor.logical_and, [valid.narrow(dim, first, places) for first in range(WINDOW)])
+    return valid

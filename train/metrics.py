@@ -4,6 +4,8 @@ Depth is scored as predicted and after a fit, over all pixels and over parts of 
 0..1, 1 near, of each picture's own scale. NaN stands where a score is not defined: a region without pixels. The fit is
 that of MiDaS (Ranftl et al. 2022, section 5), scale and shift by least squares over all pixels of a picture; what it
 gives is not clamped to 0..1.
+
+Of depth with holes only what was measured counts: those pixels, and of SSIM the windows that touch no hole.
 """
 
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ import torch
 from pytorch_msssim import ssim
 from torch import Tensor
 
-from train.losses import Ssim
+from train.losses import Ssim, mean_of, whole_windows
 
 BOUNDARY_PIXELS = (1, 2)  # how far apart two outlines may be and still agree
 BAND_PIXELS = 2  # on both sides of the mask's edge
@@ -126,21 +128,25 @@ class Score(NamedTuple):
         return f"{'fitted' if self.fitted else 'depth'}_{self.metric}{where}"
 
 
-def depth_scores(depth: Tensor, truth: Tensor, mask: Tensor, *, detailed: bool = True) -> dict[str, Tensor]:
+def depth_scores(
+    depth: Tensor, truth: Tensor, mask: Tensor, valid: Tensor | None = None, *, detailed: bool = True
+) -> dict[str, Tensor]:
     """Scores of float32 `depth` against `truth`, both [N,1,H,W] in 0..1, H and W 11 or more; float32 [N] by name.
 
     SSIM and RMSE over all pixels; if `detailed`, all METRICS over all REGIONS, as predicted and fitted. `mask`, uint8
-    [N,1,H,W], decides the regions.
+    [N,1,H,W], decides the regions; `valid`, bool [N,1,H,W], is False in the holes of `truth`, if it has any.
     """
     named = regions(mask) if detailed else {"all": torch.ones_like(mask, dtype=torch.bool)}
     parts = torch.cat(list(named.values()), dim=1)  # bool [N,regions,H,W], that of all pixels first
+    if valid is not None:
+        parts = parts & valid
     comparable = truth >= RELATIVE_FROM
     divisor = truth.clamp(min=RELATIVE_FROM)
     scores = dict[str, Tensor]()
     for fitted in (False, True) if detailed else (False,):
-        ours = fit(depth, truth) if fitted else depth
+        ours = fit(depth, truth, valid) if fitted else depth
         error = (ours - truth).abs()
-        found = {"ssim": _similarity(ours, truth, parts), "rmse": means(error.square(), parts).sqrt()}
+        found = {"ssim": _similarity(ours, truth, parts, valid), "rmse": means(error.square(), parts).sqrt()}
         if detailed:
             near = (ours * DELTA > divisor) & (ours < divisor * DELTA)
             relative = means(torch.cat([error / divisor, near], dim=1), parts & comparable)
@@ -151,14 +157,17 @@ def depth_scores(depth: Tensor, truth: Tensor, mask: Tensor, *, detailed: bool =
     return scores
 
 
-def _similarity(depth: Tensor, truth: Tensor, parts: Tensor) -> Tensor:
+def _similarity(depth: Tensor, truth: Tensor, parts: Tensor, valid: Tensor | None) -> Tensor:
     """SSIM over all pixels, of which the first part consists, by pytorch_msssim, and over the others: [N,1,parts].
 
     Of a region it is the mean of the SSIM map at its pixels, but for the outer SSIM_MARGIN of the picture, where there
-    is none.
+    is none. So it is of all parts of depth with holes, but for the pixels around which the window touches one.
     """
     with depth.device:  # its window is made there: for a copy of it, the host would wait
         ours = Ssim()
+    if valid is not None:
+        inner = parts[..., SSIM_MARGIN:-SSIM_MARGIN, SSIM_MARGIN:-SSIM_MARGIN]
+        return means(ours.map(depth, truth), inner & whole_windows(valid))
     whole = ssim_per_sample(depth, truth, ours.window)[:, None, None]
     if parts.shape[1] == 1:
         return whole
@@ -181,12 +190,15 @@ def ssim_per_sample(depth: Tensor, truth: Tensor, window: Tensor) -> Tensor:
     return torch.vmap(similarity)(depth, truth, windows)
 
 
-def fit(depth: Tensor, truth: Tensor) -> Tensor:
-    """`depth` times the scale plus the shift, of each set, that bring it nearest to `truth`: float32 [N,1,H,W]."""
+def fit(depth: Tensor, truth: Tensor, valid: Tensor | None = None) -> Tensor:
+    """`depth` times the scale plus the shift, of each set, that bring it nearest to `truth`: float32 [N,1,H,W].
+
+    Where `valid`, bool [N,1,H,W], is True: all over if it is None, and nothing but 0 where it is so nowhere.
+    """
     x, y = depth.flatten(1), truth.flatten(1)
-    x_mean, y_mean = x.mean(1, keepdim=True), y.mean(1, keepdim=True)
-    covariance = ((x - x_mean) * (y - y_mean)).mean(1, keepdim=True)
-    scale = covariance / ((x - x_mean).square().mean(1, keepdim=True) + FIT_EPSILON)
+    x_mean, y_mean = (mean_of(of, valid)[:, None] for of in (x, y))
+    covariance = mean_of((x - x_mean) * (y - y_mean), valid)[:, None]
+    scale = covariance / (mean_of((x - x_mean).square(), valid)[:, None] + FIT_EPSILON)
     return (scale * (x - x_mean) + y_mean).view_as(depth)
 
 

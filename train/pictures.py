@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from pipeline.format.depth import colour_map
+from pipeline.format.depth import colour_holes, colour_map
 from pipeline.loading.batch import Batch
 from pipeline.packing.finalize import contact_sheet
 from pipeline.resume import atomic_file
@@ -21,7 +21,10 @@ DEPTH_COLOURS = "magma"  # which fgbg-pack recognises, and reads back
 
 
 def columns(batch: Batch, prediction: Prediction) -> dict[str, NDArray[np.uint8]]:
-    """The pictures of each set by their title, inputs and truth beside predictions, [N,H,W]. Waits for the device."""
+    """The pictures of each set by their title, inputs and truth beside predictions. Waits for the device.
+
+    uint8 [N,H,W], or [N,H,W,3] of depth with holes, which are `depth.HOLE_COLOUR`.
+    """
     found = {
         "bg": batch.bg,
         "fg_bg": batch.fg_bg,
@@ -30,7 +33,10 @@ def columns(batch: Batch, prediction: Prediction) -> dict[str, NDArray[np.uint8]
         "depth": batch.depth,
         "predicted depth": prediction.depth if prediction.depth is None else eight_bits(prediction.depth),
     }
-    return {title: pictures[:, 0].cpu().numpy() for title, pictures in found.items() if pictures is not None}
+    shown = {title: pictures[:, 0].cpu().numpy() for title, pictures in found.items() if pictures is not None}
+    if batch.depth_valid is not None:
+        shown["depth"] = colour_holes(shown["depth"])
+    return shown
 
 
 def grid(batch: Batch, prediction: Prediction, names: Sequence[str] = ()) -> Image.Image:

@@ -29,6 +29,7 @@ EXAMPLES = 6  # rows of the picture grid
 RESAMPLES = 1000  # of the bootstrap
 LOW, HIGH = 2.5, 97.5  # percent
 COUNTS_IN_MEMORY = 1 << 22
+LACKING = " lacking"  # behind a score's name: the sets that do not have it
 
 ValuesByName = dict[str, dict[str, NDArray[np.float64]]]
 """Scores [sets] by NETWORK or TRIVIAL and the score's name."""
@@ -64,7 +65,7 @@ def score_batch(
     IoU and Dice of the network's mask at 0.5 and of |fg_bg - bg| > `threshold`; SSIM and RMSE of the depth, where both
     the network and the batch have it, and of `mean_depth`; with `criterion`, the network's losses. `detailed`: all that
     `mask_scores` and `depth_scores` have. NaN for the mask of a prediction that is not finite: it would pass for
-    background.
+    background; and for the depth of a set of which nothing was measured.
     """
     sound = prediction.mask_logits.isfinite().flatten(1).all(1)
     found = mask_scores(prediction.mask_logits > 0, batch.mask, boundaries=detailed)
@@ -72,11 +73,11 @@ def score_batch(
     trivial = mask_scores(difference(batch.bg, batch.fg_bg) > threshold, batch.mask, boundaries=detailed)
     if prediction.depth is not None and batch.depth is not None:
         truth = to_float(batch.depth)
-        network |= depth_scores(prediction.depth, truth, batch.mask, detailed=detailed)
+        network |= depth_scores(prediction.depth, truth, batch.mask, batch.depth_valid, detailed=detailed)
         if mean_depth and (mean := mean_depth(batch.index)) is not None:
-            trivial |= depth_scores(mean, truth, batch.mask, detailed=detailed)
+            trivial |= depth_scores(mean, truth, batch.mask, batch.depth_valid, detailed=detailed)
     if criterion:
-        network |= criterion.per_sample(prediction, batch.mask, batch.depth).named()
+        network |= criterion.per_sample(prediction, batch.mask, batch.depth, batch.depth_valid).named()
     return {NETWORK: network, TRIVIAL: trivial}
 
 
@@ -123,17 +124,27 @@ def score_sets(
 
 
 def sum_scores(rows: NDArray[np.int64], values: dict[str, NDArray[np.float64]]) -> MeanScores:
-    """The number of sets and the sum of each score."""
-    return {"sets": len(rows), **{name: float(of_sets.sum()) for name, of_sets in values.items()}}
+    """The number of sets and the sum of each score, and how many sets lack it, under the score's name and LACKING.
+
+    A score lacks where there are no pixels that it could be of, in depth with holes: it is NaN and the loss is not.
+    """
+    sums: MeanScores = {"sets": len(rows)}
+    for name, of_sets in values.items():
+        lacking = np.isnan(of_sets) & ~np.isnan(values.get("depth_loss", of_sets))
+        sums[name] = float(of_sets[~lacking].sum())
+        if lacking.any():
+            sums[name + LACKING] = int(lacking.sum())
+    return sums
 
 
 def mean_scores(sums: Sequence[MeanScores]) -> MeanScores:
-    """The mean of each score over the sets of all `sums`; raises `InputError` if there is none."""
+    """The mean of each score over the sets of all `sums` that have it; raises `InputError` if there is no set."""
     sets = sum(of["sets"] for of in sums)
     if not sets:
         raise InputError("every set to be scored is damaged: copy the shards again")
-    names = next(list(of) for of in sums if of["sets"])
-    means = {name: sum(of.get(name, 0.0) for of in sums) / sets for name in names if name != "sets"}
+    names = dict.fromkeys(name for of in sums if of["sets"] for name in of if not name.endswith(LACKING))
+    counts = {name: sets - sum(of.get(name + LACKING, 0) for of in sums) for name in names if name != "sets"}
+    means = {name: sum(of.get(name, 0.0) for of in sums) / count for name, count in counts.items() if count}
     return {"sets": sets, **means}
 
 

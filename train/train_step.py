@@ -66,7 +66,7 @@ class Learner:
         # A smaller batch, an epoch's last or one with damaged sets, is not worth a compilation of its own. Of the whole
         # batch, a rank's share always has the same size, so that all ranks compile at the same step, and once.
         loss_sums = self._compiled if sets >= self.config.batch_size else self._sums
-        losses = loss_sums(batch.bg, batch.fg_bg, batch.mask, batch.depth)
+        losses = loss_sums(batch.bg, batch.fg_bg, batch.mask, batch.depth, batch.depth_valid)
         loss = losses["loss"] * (1 / sets)
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self._ranks.sum_gradients(self._parameters)
@@ -106,11 +106,13 @@ class Learner:
     def _new_scaler(self) -> torch.amp.GradScaler:
         return torch.amp.GradScaler(self.device.type, enabled=self._format == "fp16")  # else it does nothing
 
-    def _sums(self, bg: Tensor, fg_bg: Tensor, mask: Tensor, depth: Tensor | None) -> dict[str, Tensor]:
+    def _sums(
+        self, bg: Tensor, fg_bg: Tensor, mask: Tensor, depth: Tensor | None, depth_valid: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """The sum of each loss over the batch; that of "loss" alone has a gradient."""
         with autocast(self._format, self.device):
             prediction = self.network(bg, fg_bg)
-        losses = self.criterion.per_sample(prediction, mask, depth)
+        losses = self.criterion.per_sample(prediction, mask, depth, depth_valid)
         sums = {name: per_sample.sum() for name, per_sample in losses.named().items()}
         # Else the compiled backward pass would ask for a gradient of each, which PyTorch makes of zeros in every step.
         return {name: found if name == "loss" else found.detach() for name, found in sums.items()}

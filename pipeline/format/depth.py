@@ -17,7 +17,11 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 
-ENCODINGS = ("gray", "magma", "plasma", "viridis", "inferno")  # what a manifest may say, beside "none"
+ENCODINGS = ("gray", "magma", "plasma", "viridis", "inferno")  # of pictures, any pixel of which was measured
+# Of gray pictures stored without loss: 0 where nothing was measured, else nearness, 1 (far) to 255 (near).
+WITH_HOLES = "gray-holes"
+HOLE_COLOUR = (150, 40, 150)  # purple, in pictures for people
+STORED = (*ENCODINGS, WITH_HOLES)  # what a manifest may say, beside "none"
 CONVERTED = ("turbo", "jet")  # what becomes gray at packing
 NEAR = ("bright", "dark")
 NO_DEPTH = "none"  # what the manifest says of sets without depth
@@ -45,15 +49,20 @@ def colour_map(name: str) -> NDArray[np.float64]:
 def depth_table(encoding: str, near: str) -> NDArray[np.uint8]:
     """Nearness (255 near) for each of the 256 values of a gray decode; uint8 [256].
 
-    `encoding` is one of ENCODINGS; `near` says which end of the *encoded scalar* is near: "bright" (disparity: large is
-    near) or "dark".
+    `encoding` is one of STORED; `near` says which end of the *encoded scalar* is near: "bright" (disparity: large is
+    near) or "dark". Of WITH_HOLES, 0 stays what it is.
     """
-    assert encoding in ENCODINGS, "this map has no table on gray"
+    assert encoding in STORED, "this map has no table on gray"
     scalar = np.arange(256.0)
-    if encoding != "gray":
+    if encoding not in ("gray", WITH_HOLES):
         scalar = np.interp(np.arange(256), colour_map(encoding) @ LUMA, np.arange(256))
     nearness = scalar if near == "bright" else 255.0 - scalar
     return np.rint(nearness).astype(np.uint8)
+
+
+def colour_holes(depth: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Depth with holes of 0, uint8 [..., H, W], as a person is shown it, uint8 [..., H, W, 3]: holes in HOLE_COLOUR."""
+    return np.where(depth[..., None] > 0, depth[..., None], np.array(HOLE_COLOUR, np.uint8))
 
 
 def scalar_of_colours(picture: NDArray[np.uint8], encoding: str) -> NDArray[np.uint8]:

@@ -28,6 +28,7 @@ LIMITS = {
 OFF = {"mirror": 0, "crop": 1, "brightness": 0, "contrast": 0, "noise": 0, "shift": 0}
 DRAWS = 14  # numbers a set: 6 for its geometry, 4 for the levels of bg, 4 for those of fg_bg
 MID_GRAY = 127.5
+AT_MOST = 3  # planes beside bg without that of holes: fg_bg, mask, depth
 NOISE_STARTS = 1 << 19  # places in a field of noise where that of a picture may begin
 CHUNK_PIXELS = 1 << 18  # of one plane, on the CPU: what lies between two operations then stays in its caches
 GAMMA = 0x9E3779B97F4A7C15 - 2**64  # constants of SplitMix64, as int64
@@ -76,6 +77,8 @@ class Augmenter:
         if self._off or not len(batch.index):
             return batch
         planes = [batch.bg, batch.fg_bg, batch.mask] + ([] if batch.depth is None else [batch.depth])
+        if batch.depth_valid is not None:
+            planes.append(batch.depth_valid.to(torch.uint8))
         pixels = batch.bg[0].numel()
         if self._by.noise and self._noise.shape[1] < NOISE_STARTS + pixels:
             self._noise = noise_fields(self._seed, NOISE_STARTS + pixels, self._device)
@@ -83,12 +86,19 @@ class Augmenter:
         chunks = zip(*(torch.split(plane, sets) for plane in planes), strict=True)
         drawn = torch.split(draw(batch.index, self._seed, epoch), sets, dim=1)
         augmented = [self._augment(*numbers_and_planes) for numbers_and_planes in zip(drawn, chunks, strict=True)]
-        bg, fg_bg, mask, *depth = (torch.cat(parts) for parts in zip(*augmented, strict=True))
-        return Batch(bg, fg_bg, mask, depth[0] if depth else None, batch.index)
+        bg, fg_bg, mask, *rest = (torch.cat(parts) for parts in zip(*augmented, strict=True))
+        depth = rest[0] if rest else None
+        depth_valid = None if depth is None or batch.depth_valid is None else depth > 0
+        return Batch(bg, fg_bg, mask, depth, batch.index, depth_valid)
 
     def _augment(self, draws: torch.Tensor, planes: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Augment planes uint8 [N, 1, H, W], the first two of them bg and fg_bg, by draws float32 [DRAWS, N]."""
+        """Augment planes uint8 [N, 1, H, W], the first two of them bg and fg_bg, by draws float32 [DRAWS, N].
+
+        After mask and depth there may be one that is 1 where depth was measured and 0 in its holes; it is not returned.
+        """
         bg, *rest = self._move(draws[:6, :, None], planes)
+        if len(rest) > AT_MOST:
+            rest[-2:] = [_without_holes(*rest[-2:])]
         if self._by.brightness or self._by.contrast or self._by.noise:
             bg = self._expose(draws[6:10, :, None, None, None], bg.float(), self._noise[0])
             rest[0] = self._expose(draws[10:, :, None, None, None], rest[0].float(), self._noise[1])
@@ -193,6 +203,16 @@ def _sample(planes: Sequence[torch.Tensor], x: torch.Tensor, y: torch.Tensor) ->
     levels = torch.cat(list(planes), dim=1).float()
     sampled = F.grid_sample(levels, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return list(torch.split(sampled, 1, dim=1))
+
+
+def _without_holes(depth: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    """Levels [N, 1, H, W] of depth with holes of 0, resampled, from the share of each pixel that was measured.
+
+    As the decoder resizes them: the mean of what was measured, 1 or more, or a hole where that is less than half.
+    """
+    if not depth.is_floating_point():  # mirrored alone
+        return depth
+    return (depth / share.clamp(min=0.5)).clamp_(min=1) * (share >= 0.5)
 
 
 def _to_uint8(levels: torch.Tensor) -> torch.Tensor:

@@ -20,13 +20,15 @@ class Batch:
     """uint8 [N, 1, H, W], 255 near; None where it was not asked for."""
     index: torch.Tensor
     """int64 [N], rows of index.npy."""
+    depth_valid: torch.Tensor | None = None
+    """bool [N, 1, H, W], False where depth is 0 since nothing was measured there; None of data without such holes."""
 
     def __len__(self) -> int:
         """The number of sets, N; it may be 0."""
         return len(self.index)
 
     def asdict(self) -> dict[str, torch.Tensor]:
-        """The tensors by name, without a depth that is None: for loops that unpack a batch."""
+        """The tensors by name, without those that are None: for loops that unpack a batch."""
         return {name: tensor for name, tensor in vars(self).items() if tensor is not None}
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from pipeline.devices import torch_device
 from pipeline.errors import InputError
+from pipeline.format.depth import WITH_HOLES
 from pipeline.format.manifest import BACKGROUNDS
 from pipeline.format.planes import PLANES, BadFrame, decompress_frames
 from pipeline.loading.batch import Batch
@@ -27,6 +28,7 @@ class Collator:
         self.device = torch_device(options.device)
         self.backgrounds = BackgroundCache(shards, options)
         self._planes = shards.manifest.codec == PLANES
+        self._holes = shards.manifest.depth_encoding == WITH_HOLES
         if self.device.type == "cuda":
             torch.cuda.current_stream().synchronize()  # once, so that any stream may read the backgrounds
 
@@ -45,7 +47,9 @@ class Collator:
             bg = self.backgrounds.pictures.index_select(0, background)
         if self._planes:
             parts["fg_bg"] += bg  # they hold what differs from it
-        return Batch(bg, parts["fg_bg"], parts["mask"], parts.get("depth"), index)
+        depth = parts.get("depth")
+        depth_valid = depth > 0 if depth is not None and self._holes else None
+        return Batch(bg, parts["fg_bg"], parts["mask"], depth, index, depth_valid)
 
 
 class BackgroundCache:

@@ -7,7 +7,8 @@ import re
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch.utils.dlpack import from_dlpack
 
 from pipeline.devices import dali_extra, torch_device
 from pipeline.errors import InputError
+from pipeline.format.depth import WITH_HOLES, depth_table
 from pipeline.format.png import without_ancillary
 from pipeline.installation import install_hint
 from pipeline.loading.buffers import BufferPool
@@ -25,8 +27,9 @@ if TYPE_CHECKING:
 
 Encoded = list[list[NDArray[np.uint8]]]
 """A batch of encoded pictures: for each part, uint8 [bytes] for each sample."""
-Table = NDArray[np.uint8] | None
-"""256 values that gray levels are looked up in; None leaves them as they are."""
+Table = NDArray[np.uint8] | Literal["holes"] | None
+"""256 values that gray levels are looked up in; None leaves them as they are, as HOLES does, of which 0 is no level."""
+HOLES: Literal["holes"] = "holes"
 DALI_LOAD = 0.65  # DALI's own default of `hw_decoder_load`
 HOPPER = 9  # compute capability 9.x
 # A decoder's threads take memory in multiples of so many bytes, once on the device and twice on the host. DALI's own 16
@@ -81,6 +84,11 @@ class DecodeOptions:
             )
 
 
+def depth_levels(encoding: str, near: str) -> Table:
+    """How depth pictures of an encoding of `depth.STORED` become nearness."""
+    return HOLES if encoding == WITH_HOLES else depth_table(encoding, near)
+
+
 def decode_part(encoded: Any, table: Table, options: DecodeOptions) -> Any:
     """The nodes of one part, in execution order."""
     from nvidia.dali import fn, types
@@ -98,11 +106,24 @@ def decode_part(encoded: Any, table: Table, options: DecodeOptions) -> Any:
         device_memory_padding=PADDING_BYTES,
         host_memory_padding=PADDING_BYTES,
     )
-    if table is not None and (table != np.arange(256)).any():
+    if isinstance(table, np.ndarray) and (table != np.arange(256)).any():
         # Before any resizing: a mean of codes is not the code of the mean.
         picture = fn.lookup_table(picture, keys=list(range(256)), values=table.tolist(), dtype=types.UINT8)
-    size = [options.size, options.size]
-    return fn.resize(picture, size=size, interp_type=types.INTERP_LINEAR, antialias=True)
+    resize = partial(fn.resize, size=[options.size, options.size], interp_type=types.INTERP_LINEAR, antialias=True)
+    return _resize_measured(picture, resize) if isinstance(table, str) else resize(picture)
+
+
+def _resize_measured(picture: Any, resize: Callable[..., Any]) -> Any:
+    """Resize levels of 1 to 255 among holes of 0, so that no hole mixes into what was measured.
+
+    A pixel is the mean of the measured ones among those that it is made of, weighted as ever; it is a hole where these
+    have less than half of the weight.
+    """
+    from nvidia.dali import fn, math, types
+
+    measured = fn.lookup_table(picture, keys=[0], values=[0], default_value=1, dtype=types.FLOAT)
+    levels, share = resize(picture, dtype=types.FLOAT), resize(measured)  # holes add 0 to both
+    return fn.cast(math.clamp(levels / math.max(share, 0.5), 1, 255) * (share >= 0.5), dtype=types.UINT8)
 
 
 def build_graph(source: Callable[[], Encoded], tables: Mapping[str, Table], options: DecodeOptions) -> "Pipeline":

@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.format.depth import depth_table
 from pipeline.format.images import BadImage, check_image
 from pipeline.format.planes import PLANES
-from pipeline.loading.decode import DecodeOptions, Decoder, Encoded, Table, Undecodable
+from pipeline.loading.decode import DecodeOptions, Decoder, Encoded, Table, Undecodable, depth_levels
 from pipeline.loading.decode_planes import PlaneDecoder
 from pipeline.loading.prefetch import EncodedBatch, Quarantine
 from pipeline.loading.sample_cache import Pictures
@@ -36,7 +35,7 @@ class SampleDecoder:
         self._planes = shards.manifest.codec == PLANES
         self._tables: dict[str, Table] = dict.fromkeys(shards.parts)
         if "depth" in self._tables:
-            self._tables["depth"] = depth_table(shards.manifest.depth_encoding, shards.manifest.depth_near)
+            self._tables["depth"] = depth_levels(shards.manifest.depth_encoding, shards.manifest.depth_near)
         self._stand_in = stand_in
         self.decoder = self._new_decoder(options)
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from pipeline.errors import InputError
 from pipeline.files import ReadFile
-from pipeline.format.depth import depth_table
+from pipeline.format.depth import WITH_HOLES, depth_table
 from pipeline.format.images import decode_gray
 from pipeline.format.manifest import Manifest
 from pipeline.format.planes import PLANES, decode_set, decompress_frames
@@ -47,7 +47,8 @@ def as_webdataset(
 
     A sample is a dict: `__key__` (str), `bg_id` and `fg_id` (int), and `bg`, `fg_bg`, `mask` and, where the sets have
     it, `depth`: uint8 [1, size, size], gray (ITU-R BT.601), near is bright, resized by Pillow's antialiased bilinear
-    filter: the loader's pictures but for rounding. Shards go to nodes and workers as a whole; the order depends on
+    filter: the loader's pictures but for rounding. Of depth with holes also `depth_valid`, bool [1, size, size], False
+    where depth is 0 since nothing was measured there. Shards go to nodes and workers as a whole; the order depends on
     their number, unlike the loader's. It is another in each epoch; with a `seed`, the same in each. `size` in pixels;
     planes have one of their own, which it must be.
 
@@ -108,6 +109,8 @@ class _PillowDecoder:
         bg = self._backgrounds[sample["bg_id"]]
         planes = {"bg": bg, **self._decode(sample, bg, self._manifest)}
         named = {name: torch.from_numpy(np.array(plane)[None]) for name, plane in planes.items()}
+        if self._holes:
+            named["depth_valid"] = named["depth"] > 0
         return {"__key__": sample["__key__"], "bg_id": sample["bg_id"], "fg_id": sample["fg_id"], **named}
 
     def _open(self) -> None:
@@ -124,6 +127,10 @@ class _PillowDecoder:
         reader.close()
 
     @property
+    def _holes(self) -> bool:
+        return self._manifest is not None and self._manifest.depth_encoding == WITH_HOLES
+
+    @property
     def _deep(self) -> bool:
         return self._manifest is not None and "depth" in self._manifest.parts
 
@@ -137,8 +144,14 @@ class _PillowDecoder:
             gray = decode_gray(sample[name])
             if part == "depth" and self._table is not None:
                 gray = self._table[gray]  # before any resizing: a mean of codes is not the code of the mean
-            planes[part] = self._resized(gray)
+            planes[part] = self._resized_measured(gray) if part == "depth" and self._holes else self._resized(gray)
         return planes
 
-    def _resized(self, gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def _resized(self, gray: NDArray[Any]) -> NDArray[Any]:
         return np.asarray(Image.fromarray(gray).resize((self._size, self._size), Image.Resampling.BILINEAR))
+
+    def _resized_measured(self, depth: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """As `decode.decode_part` resizes depth with holes."""
+        levels, share = (self._resized(plane.astype(np.float32)) for plane in (depth, depth > 0))
+        mean = np.rint(np.clip(levels / np.maximum(share, 0.5), 1, 255))
+        return np.where(share >= 0.5, mean, 0).astype(np.uint8)

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from pipeline.errors import Problem
 from pipeline.files import ReadFile
-from pipeline.format.depth import NO_DEPTH, depth_table
+from pipeline.format.depth import NO_DEPTH
 from pipeline.format.images import MAX_PIXELS, BadImage, Picture
 from pipeline.format.manifest import Background
 from pipeline.format.planes import EXTENSION, compress_frame, decompress_frames, encode_set
 from pipeline.format.sample import PARTS
-from pipeline.loading.decode import DecodeOptions, Decoder, Encoded, Table, Undecodable
+from pipeline.loading.decode import DecodeOptions, Decoder, Encoded, Table, Undecodable, depth_levels
 from pipeline.packing.join import SetFiles
 from pipeline.packing.set_reader import ReadSet, SetReader
 
@@ -164,5 +164,5 @@ def _rasterizer(size: int, depth: tuple[str, str]) -> PlaneRasterizer:
     """One rasterizer for all jobs of a process: to build a DALI graph for every shard would take time."""
     tables: dict[str, Table] = dict.fromkeys(PARTS[:2])
     if depth[0] != NO_DEPTH:
-        tables["depth"] = depth_table(*depth)
+        tables["depth"] = depth_levels(*depth)
     return PlaneRasterizer(tables, size)

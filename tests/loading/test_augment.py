@@ -59,7 +59,7 @@ def alike_batch(picture: NDArray[np.uint8], sets: int) -> Batch:
 
 
 def take(batch: Batch, places: list[int]) -> Batch:
-    return Batch(**{name: plane[places] for name, plane in vars(batch).items() if plane is not None})
+    return Batch(**{name: plane[places] for name, plane in batch.asdict().items()})
 
 
 def equal(one: Batch, other: Batch) -> bool:
@@ -356,7 +356,7 @@ def test_limits_themselves_are_allowed_and_work() -> None:
 @each_recipe
 def test_the_gpu_gives_the_same_without_waiting(recipe: Augmentation) -> None:
     batch = random_batch(300)
-    on_gpu = Batch(**{name: plane.cuda() for name, plane in vars(batch).items()})
+    on_gpu = Batch(**{name: plane.cuda() for name, plane in batch.asdict().items()})
     augmenter = Augmenter(recipe, 5, "cuda")
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -91,7 +91,7 @@ def test_parts_are_in_one_piece_and_in_memory_of_their_own(planes: Path) -> None
     batches = list(loader)
     before = [batch.head(len(batch.index)) for batch in batches]
     for batch in batches:
-        for part in vars(batch).values():
+        for part in batch.asdict().values():
             assert part.is_contiguous()
     next(iter(loader))
     assert all(equal(one, other) for one, other in zip(batches, before, strict=True))
@@ -121,7 +121,7 @@ def test_picked_sets_are_those_of_the_batches_in_the_order_asked_for(depth: bool
     everything = next(iter(load(planes, "all", batch_size=100, depth=depth, shuffle=False)))
     asked = [99, 3, 50, 3, *range(20)]
     picked = loader.pick(asked)
-    expected = {n: p[torch.tensor(asked)] for n, p in vars(everything).items() if p is not None}
+    expected: dict[str, Any] = {n: p[torch.tensor(asked)] for n, p in everything.asdict().items()}
     assert equal(picked, Batch(**{"depth": None, **expected}), depth=depth)
 
 
@@ -146,7 +146,7 @@ def test_every_flipped_bit_leaves_the_set_out_by_name(copy: Path, caplog: pytest
         with caplog.at_level(logging.WARNING):
             [batch] = loader
         assert loader.quarantined == [expected]
-        assert all(torch.equal(getattr(batch, name), part[kept]) for name, part in vars(clean).items())
+        assert all(torch.equal(getattr(batch, name), part[kept]) for name, part in clean.asdict().items())
         flip_bit(copy / "sets-000003.tar", offset)
     with pytest.raises(InputError, match="copy it again"):
         flip_bit(copy / "sets-000003.tar", start)
@@ -213,6 +213,6 @@ def test_depth_by_a_teacher_needs_the_pictures(planes: Path, tmp_path: Path) -> 
 @pytest.mark.gpu
 def test_the_gpu_gives_what_the_cpu_gives(planes: Path) -> None:
     for one, other in zip(load(planes, device="gpu"), load(planes), strict=True):
-        for name, part in vars(one).items():
+        for name, part in one.asdict().items():
             assert part.is_cuda
             assert torch.equal(part.cpu(), getattr(other, name))

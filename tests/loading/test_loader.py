@@ -215,7 +215,7 @@ def test_picked_sets_are_those_of_the_batches_in_the_order_asked_for(depth: bool
     everything = next(iter(load(packed, "all", batch_size=100, depth=depth, shuffle=False)))
     asked = [99, 3, 50, 3, *range(20)]  # some more than a batch, of any split, one twice
     picked = loader.pick(asked)
-    expected = {n: p[torch.tensor(asked)] for n, p in vars(everything).items() if p is not None}
+    expected: dict[str, Any] = {n: p[torch.tensor(asked)] for n, p in everything.asdict().items()}
     assert equal(picked, Batch(**{"depth": None, **expected}), depth=depth)
     assert loader.state_dict() == load(packed).state_dict()
     assert [loader.key(row).split("_")[-1] for row in asked] == [f"{number:06}" for number in numbers(packed, asked)]

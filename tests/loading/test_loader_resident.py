@@ -41,7 +41,7 @@ def test_later_epochs_are_those_of_streaming(place: str, shards: Path) -> None:
     streamed, resident = load(shards), load(shards, resident=place)
     for one, other in zip(epochs(streamed, 4), epochs(resident, 4), strict=True):
         assert equal(one, other)
-        assert all(part.is_contiguous() for part in vars(other).values())
+        assert all(part.is_contiguous() for part in other.asdict().values())
     assert streamed.state_dict() == resident.state_dict()
 
 
@@ -114,7 +114,7 @@ def test_each_rank_keeps_what_it_decoded_and_streams_the_rest(shards: Path) -> N
     expected = epochs(load(shards), 3)
     ranks = [epochs(load(shards, rank=rank, world=3, resident="auto"), 3) for rank in range(3)]
     for whole, *parts in zip(expected, *ranks, strict=True):
-        for name, part in vars(whole).items():
+        for name, part in whole.asdict().items():
             assert torch.equal(torch.cat([getattr(share, name) for share in parts]), part)
 
 
@@ -126,7 +126,7 @@ def on_rank(rank: int, rendezvous: str, shards: str, out: str) -> None:
     loader.sync_cache()
     ShardReader.read_records = None  # type: ignore[assignment,method-assign]
     loader._stages.decoder.decoder.decode = None  # type: ignore[assignment,method-assign]
-    torch.save([vars(batch) for batch in batches + epochs(loader, 2)], f"{out}/{rank}.pt")
+    torch.save([batch.asdict() for batch in batches + epochs(loader, 2)], f"{out}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -138,7 +138,7 @@ def test_after_an_exchange_no_rank_reads_or_decodes(
     torch.multiprocessing.spawn(on_rank, arguments, nprocs=2)  # type: ignore[attr-defined,no-untyped-call]
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for whole, *parts in zip(epochs(load(packed), 3), *ranks, strict=True):
-        for name, part in vars(whole).items():
+        for name, part in whole.asdict().items():
             assert torch.equal(torch.cat([share[name] for share in parts]), part)
 
 

@@ -214,7 +214,7 @@ def left_out(loader: Loader) -> set[str]:
 
 def equal_where_there(one: Any, other: Any) -> bool:
     there = [position for position, row in enumerate(other.index.tolist()) if row in one.index.tolist()]
-    return equal(one, type(other)(**{name: part[there] for name, part in vars(other).items()}))
+    return equal(one, type(other)(**{name: part[there] for name, part in other.asdict().items()}))
 
 
 def test_an_index_cut_short_under_a_running_loader_is_an_error_and_no_bus_error(copy: Path) -> None:
