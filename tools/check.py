@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.format.depth import ENCODINGS, NEAR
+from pipeline.format.depth import NEAR, STORED
 from pipeline.verify.check import CheckOptions, CheckReport, check
 from pipeline.verify.repair import DAMAGED_SUFFIX, RepairReport, repair
 from pipeline.words import plural
@@ -24,7 +24,7 @@ DEFAULTS = CheckOptions()
 )
 @click.option("--repair-index", is_flag=True,
               help="Rebuild index, .idx and manifest from the tars; sets that are damaged are left out.")  # fmt: skip
-@click.option("--depth-encoding", type=click.Choice(ENCODINGS),
+@click.option("--depth-encoding", type=click.Choice(STORED),
               help="Of --repair-index: colours of the depth pictures.  [default: the manifest's]")  # fmt: skip
 @click.option("--depth-near", type=click.Choice(NEAR),
               help="Of --repair-index: which end of the depth scale is near.  [default: the manifest's]")  # fmt: skip

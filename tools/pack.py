@@ -16,6 +16,7 @@ from pipeline.format.depth import CONVERTED, ENCODINGS, NEAR
 from pipeline.format.images import VERIFY
 from pipeline.format.manifest import CODECS
 from pipeline.format.planes import PLANES
+from pipeline.packing.depth_holes import WORDS
 from pipeline.packing.join import Sets
 from pipeline.packing.known_layouts import SetCounts, choose_layout, layout_names
 from pipeline.packing.mask_files import ENCODINGS as MASK_ENCODINGS
@@ -77,6 +78,11 @@ def _counts(_: click.Context, __: click.Parameter, text: str | None) -> SetCount
               help="One scale for all .npy and 16-bit depth maps, in their units.  [default: each .npy by its smallest "
                    "and largest value, 16 bits as they are]")  # fmt: skip
 @click.option("--depth-per-image", is_flag=True, help="Scale 16-bit depth maps as .npy, too: each by itself.")
+@click.option("--depth-percentiles", type=click.FloatRange(0, 100), nargs=2, metavar="LOW HIGH",
+              help="Scale each .npy and 16-bit depth map between these percentiles of its values.")  # fmt: skip
+@click.option("--depth-invalid", metavar="|".join((*WORDS, "VALUE")), default=DEFAULTS.depth_invalid,
+              show_default=True, help="What of depth is no measurement, beside nan and infinity; auto looks at a "
+                                      "sample, none takes all for measured.")  # fmt: skip
 @click.option("--mask-encoding", type=click.Choice(["auto", *MASK_ENCODINGS]), default=DEFAULTS.mask_encoding,
               show_default=True, help="What of a mask is foreground; auto looks at a sample.")  # fmt: skip
 @click.option("--mask-foreground", type=click.IntRange(0, MAX_VALUE), metavar="VALUE",

@@ -23,6 +23,7 @@ from pipeline.depth_estimation.model import DepthModel
 from pipeline.depth_estimation.run import DepthMap, EstimateOptions, EstimateReport, EstimateResult, estimate
 from pipeline.errors import InputError, Problem
 from pipeline.files import read_file, write_file, written_file
+from pipeline.format.depth import HOLES_KEY
 from pipeline.format.images import BadImage, Picture, check_image, read_picture
 from pipeline.format.planes import PLANES
 from pipeline.format.tar import ShardWriter
@@ -305,6 +306,7 @@ class _ShardsTarget:
                 continue
             metadata = self._store.read_metadata(item.row)
             ids = (metadata.pop("bg"), metadata.pop("fg"), metadata.pop("id"))
+            metadata.pop(HOLES_KEY, None)  # of the depth that is replaced
             pictures = [_picture(part) for part in self._store.read(item.row)]
             scale = {"depth_range": [result.far, result.near]}
             self._open.add(ids, [*pictures, result.picture], metadata | scale)

@@ -20,9 +20,11 @@ from pipeline.errors import InputError
 ENCODINGS = ("gray", "magma", "plasma", "viridis", "inferno")  # of pictures, any pixel of which was measured
 # Of gray pictures stored without loss: 0 where nothing was measured, else nearness, 1 (far) to 255 (near).
 WITH_HOLES = "gray-holes"
+HOLES_KEY = "depth_holes"  # of a set's json: the share of its pixels; there in all sets of such a data set
 HOLE_COLOUR = (150, 40, 150)  # purple, in pictures for people
 STORED = (*ENCODINGS, WITH_HOLES)  # what a manifest may say, beside "none"
 CONVERTED = ("turbo", "jet")  # what becomes gray at packing
+MAPS = (*ENCODINGS[1:], *CONVERTED)
 NEAR = ("bright", "dark")
 NO_DEPTH = "none"  # what the manifest says of sets without depth
 # Mean distance in RGB (0..255) below which pictures count as colour-mapped: JPEG at quality 75 leaves a map's own
@@ -32,6 +34,8 @@ MAX_GRAY_CHROMA = 3.0
 # Pictures that use only the dark end of a map can lie near another one: magma and inferno begin alike.
 CLEARLY_NEARER = 2.0
 SAMPLED_PIXELS = 2000  # of each picture, to recognise its map
+COMPARED_PIXELS = 200  # of each picture that is not of the sample
+FEW = 8  # one picture in so many may be of another encoding than the others of a sample
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, which JPEG and all its gray decoders use
 # Y, Cb, Cr of BT.601 in thousandths, chroma at half its weight (of 1/4, 1/2, 1, 3/2 the best): it is what JPEG spoils.
 COLOUR_AXES = np.array([[299, 587, 114], [-84, -166, 250], [250, -209, -41]], np.float64)
@@ -108,17 +112,24 @@ class Recognised(NamedTuple):
 def recognise_encoding(pictures: list[tuple[str, NDArray[np.uint8]]]) -> Recognised:
     """Recognise the encoding of a sample of depth pictures, (name, uint8 [H, W, 3]) each: gray, or the nearest map.
 
-    Raises `InputError` if they have colours of no known map, do not agree, or could be of either of two maps.
+    Raises `InputError` if they have colours of no known map, do not agree but for one in FEW, or could be of either of
+    two maps.
     """
-    samples = {
-        name: picture.reshape(-1, 3)[:: max(1, picture.size // 3 // SAMPLED_PIXELS)] for name, picture in pictures
-    }
+    samples = {name: _some_pixels(picture, SAMPLED_PIXELS) for name, picture in pictures}
     chroma = {name: float(np.ptp(pixels, axis=1).mean()) for name, pixels in samples.items()}
     coloured = {name: pixels for name, pixels in samples.items() if chroma[name] > MAX_GRAY_CHROMA}
-    if not coloured:
-        return Recognised("gray", len(samples), float(np.mean(list(chroma.values()))))
-    maps = (*ENCODINGS[1:], *CONVERTED)
+    few = len(samples) // FEW  # so many others are not asked: each file is compared with what the sample tells
+    if len(coloured) <= few:
+        gray = [differences for name, differences in chroma.items() if name not in coloured]
+        return Recognised("gray", len(gray), float(np.mean(gray)))
+    maps = MAPS
     distances = {name: [_map_distance(pixels, encoding) for encoding in maps] for name, pixels in samples.items()}
+    common = int(np.argmin(np.median([distances[name] for name in coloured], axis=0)))
+    others = [name for name, of_picture in distances.items() if of_picture[common] > MAX_MAP_DISTANCE]
+    if len(others) <= few:
+        for name in others:
+            del distances[name]
+            coloured.pop(name, None)
     means = np.mean([distances[name] for name in coloured], axis=0)
     best, next_best = np.argsort(means)[:2].tolist()
     if any(distance[best] > MAX_MAP_DISTANCE for distance in distances.values()):
@@ -128,7 +139,35 @@ def recognise_encoding(pictures: list[tuple[str, NDArray[np.uint8]]]) -> Recogni
             f"the sampled depth maps could be {maps[best]} (mean distance {means[best]:.1f} of 255) or "
             f"{maps[next_best]} ({means[next_best]:.1f}): state which with --depth-encoding"
         )
-    return Recognised(maps[best], len(samples), float(means[best]), maps[next_best], float(means[next_best]))
+    return Recognised(maps[best], len(distances), float(means[best]), maps[next_best], float(means[next_best]))
+
+
+def other_encoding(colours: NDArray[np.uint8] | None, encoding: str) -> str | None:
+    """What else a picture is than `encoding`, of ENCODINGS or CONVERTED; None if it may well be of that.
+
+    `colours` are uint8 [H, W, 3], of its pixels or of blocks of them, None of a picture of one channel. Some
+    multiple of the tolerance of `recognise_encoding`, since sharp edges may be all that there is in one picture.
+    """
+    if colours is None:
+        return None if encoding == "gray" else "gray"
+    pixels = _some_pixels(colours, COMPARED_PIXELS)
+    is_gray = float(np.ptp(pixels, axis=1).mean()) <= 2 * MAX_GRAY_CHROMA
+    if encoding == "gray" and is_gray:
+        return None
+    distance = np.inf if encoding == "gray" else _map_distance(pixels, encoding)
+    if distance <= MAX_MAP_DISTANCE / 2:
+        return None
+    nearest, least = min(((name, _map_distance(pixels, name)) for name in MAPS), key=lambda found: found[1])
+    if distance <= (4 if nearest == encoding else 2) * MAX_MAP_DISTANCE and distance <= CLEARLY_NEARER * least + 1:
+        return None
+    if is_gray or nearest == encoding or least > 2 * MAX_MAP_DISTANCE:
+        return "gray" if is_gray else "in colours of no map that is known"
+    return nearest
+
+
+def _some_pixels(picture: NDArray[np.uint8], most: int) -> NDArray[np.uint8]:
+    """About `most` of the pixels of uint8 [H, W, 3], evenly spread: uint8 [N, 3]."""
+    return picture.reshape(-1, 3)[:: max(1, picture.size // 3 // most)]
 
 
 def _map_distance(pixels: NDArray[np.uint8], encoding: str) -> float:

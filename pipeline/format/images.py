@@ -52,6 +52,8 @@ SIGNATURES = {
 class BadImage(Exception):  # noqa: N818 - a finding about the data, not a fault of the program
     """These bytes are no picture that can be trained on; the message says why."""
 
+    kind = "undecodable"  # of the problem that the file is
+
 
 class TooManyPixels(BadImage):
     """A picture has more than MAX_PIXELS; the message says how many, and what to do."""
@@ -193,6 +195,29 @@ def decode_jpeg_gray(data: bytes, *, eighth: bool = False) -> NDArray[np.uint8]:
     except ValueError as error:
         raise BadImage(f"JPEG does not decode: {error}") from error
     return gray[..., 0]
+
+
+def decode_jpeg_colours(data: bytes) -> NDArray[np.uint8]:
+    """The means of a JPEG's blocks of 8 x 8 pixels, uint8 [ceil(H / 8), ceil(W / 8), 3]; see `decode_jpeg_gray`."""
+    try:
+        colours: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB", min_height=1, min_width=1, strict=True)
+    except ValueError as error:
+        raise BadImage(f"JPEG does not decode: {error}") from error
+    return colours
+
+
+def has_colours(data: bytes) -> bool:
+    """Whether a JPEG or PNG, whose header is whole, has several channels beside alpha; they may all be the same."""
+    if data.startswith(PNG_START):
+        return bool(data[25] & 2)  # of its header: the colour type
+    return str(simplejpeg.decode_jpeg_header(data)[2]) != "Gray"
+
+
+def encode_png(image: NDArray[np.uint8]) -> bytes:
+    """PNG of uint8 [H, W]."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def encode_rgb(image: NDArray[np.uint8], quality: int) -> bytes:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.files import ReadFile, map_array, open_file
-from pipeline.format.depth import ENCODINGS, NEAR, NO_DEPTH
+from pipeline.format.depth import NEAR, NO_DEPTH, STORED, WITH_HOLES
 from pipeline.format.index_rows import MAX_KEY_BYTES, START_BYTES, are_plain, can_lie, index_start, is_index, row_type
 from pipeline.format.planes import PLANES
 from pipeline.format.sample import PARTS
@@ -77,7 +77,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     foregrounds: Count
     """Number of distinct foreground ids."""
     depth_encoding: str
-    """How depth pictures map to numbers: one of `depth.ENCODINGS`, or "none" for sets without depth."""
+    """How depth pictures map to numbers: one of `depth.STORED`, or "none" for sets without depth."""
     depth_near: str
     """The near end of the encoded scalar: "bright" or "dark"."""
     sizes: dict[str, dict[str, Extent]]
@@ -149,8 +149,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
                 raise InputError(f"{newer}: update fgbg, or pack again") from None
             raise InputError(f"{path} is damaged ({what}): {REBUILD}") from None
         if (
-            manifest.depth_encoding not in (*ENCODINGS, NO_DEPTH)
-            or manifest.depth_near not in NEAR
+            manifest.depth_encoding not in (*STORED, NO_DEPTH)
+            or manifest.depth_near not in (NEAR if manifest.depth_encoding != WITH_HOLES else NEAR[:1])
             or manifest.codec not in CODECS
         ):
             names = (_printable(name) for name in (manifest.codec, manifest.depth_encoding, manifest.depth_near))

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.errors import InputError, Problem
 from pipeline.files import read_file
-from pipeline.format.depth import depth_table
+from pipeline.format.depth import WITH_HOLES, colour_holes, depth_table
 from pipeline.format.images import BadImage, Picture, decode_gray, decode_rgb
 from pipeline.format.manifest import (
     BACKGROUNDS,
@@ -234,14 +234,16 @@ def write_preview(shards: Path, manifest: Manifest) -> None:
     for row in range(min(PREVIEW_ROWS, manifest.sets)):
         bg = reader.read_background(int(reader.index["bg"][row]))
         if manifest.codec == PLANES:
-            rows.append((reader.key(row), _decode_planes(reader, row, bg.data)))
-            continue
-        fg_bg, mask, *depth = (bytes(part) for part in reader.read(row))
-        try:
-            pictures = [decode_rgb(bytes(bg)), decode_rgb(fg_bg), decode_rgb(mask)]
-            pictures += [table[decode_gray(picture)] for picture in depth]
-        except BadImage:  # packed with only its header verified
-            continue
+            pictures = _decode_planes(reader, row, bg.data)
+        else:
+            fg_bg, mask, *depth = (bytes(part) for part in reader.read(row))
+            try:
+                pictures = [decode_rgb(bytes(bg)), decode_rgb(fg_bg), decode_rgb(mask)]
+                pictures += [table[decode_gray(picture)] for picture in depth]
+            except BadImage:  # packed with only its header verified
+                continue
+        if manifest.depth_encoding == WITH_HOLES:
+            pictures[-1] = colour_holes(pictures[-1])
         rows.append((reader.key(row), pictures))
     reader.close()
     with atomic_file(shards / "preview.jpg") as file:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.errors import InputError, Problem
 from pipeline.format.depth import CONVERTED, ENCODINGS, NEAR, NO_DEPTH
@@ -24,7 +25,8 @@ from pipeline.format.planes import PLANES
 from pipeline.format.sample import PARTS, set_key
 from pipeline.loading.sampler import Permutation
 from pipeline.packing.csv_layout import CsvLayout
-from pipeline.packing.depth_files import DepthFiles, recognise_depth_files
+from pipeline.packing.depth_files import DepthFiles, OtherEncoding, recognise_depth_files
+from pipeline.packing.depth_holes import Values, parse_invalid
 from pipeline.packing.finalize import (
     Tally,
     describe_complete,
@@ -41,6 +43,7 @@ from pipeline.packing.layouts import Layout
 from pipeline.packing.mask_files import ENCODINGS as MASK_ENCODINGS
 from pipeline.packing.mask_files import MAX_VALUE
 from pipeline.packing.metadata import MetadataTables
+from pipeline.packing.npy import load_array
 from pipeline.packing.sample import inspect_sample, read_sample
 from pipeline.packing.set_reader import MASK_REMARKS, REPAIRED, SetRules
 from pipeline.packing.shapes import FITS, FITTED, Size, cropped
@@ -52,7 +55,8 @@ from pipeline.workers import Progress, Workers, available_cores
 if TYPE_CHECKING:
     from pipeline.packing.encode_planes import BackgroundEncoder, PlanesJob
 
-DEPTH_SAMPLE, HASHED_SAMPLE = 16, 16  # sets
+DEPTH_SAMPLE, HASHED_SAMPLE = 16, 16  # sets; of pictures of depth, and as many of arrays
+MOST_OTHERS = 0.05  # of the depth maps: so many may be of another encoding, which leaves their sets out
 DEPTH = PARTS.index("depth")
 LISTING = ".sources.npz"  # hidden: it is no progress record
 
@@ -83,6 +87,10 @@ class PackOptions:
     """(low, high): one scale for all .npy and 16-bit depth, in their units; else .npy are scaled each by itself."""
     depth_per_image: bool = False
     """Whether 16-bit depth, too, is scaled each picture by itself, and not over the whole 16 bits."""
+    depth_percentiles: tuple[float, float] | None = None
+    """(low, high): depth is scaled as by `depth_per_image`, between these percentiles of its values."""
+    depth_invalid: str = "auto"
+    """What of depth is no measurement: one of `depth_holes.WORDS`, or a number (see `depth_holes.find_holes`)."""
     mask_encoding: str = "auto"
     """How mask files say what is foreground: "auto" looks at a sample; else one of `mask_files.ENCODINGS`."""
     mask_foreground: int | None = None
@@ -116,8 +124,12 @@ class PackOptions:
         if not -np.inf < low < high < np.inf:
             got = f"depth range {low:g} {high:g}"
             raise InputError(f"{got}: expected the low end, then the high one; which of them is near says --depth-near")
-        if self.depth_range and self.depth_per_image:
+        if self.depth_range and (self.depth_per_image or self.depth_percentiles):
             raise InputError("depth is scaled by one range or each picture by itself: choose one")
+        low, high = self.depth_percentiles or (0.0, 100.0)
+        if not 0 <= low < high <= 100:
+            raise InputError(f"depth percentiles {low:g} {high:g}: expected the low one, then the high one, 0 to 100")
+        parse_invalid(self.depth_invalid)
 
 
 class PackSummary(NamedTuple):
@@ -195,7 +207,7 @@ def pack(
                 places = {background.id: background for background in backgrounds.backgrounds}
                 planes = PlanesJob(options.size, stored, shards / BACKGROUNDS, places)
                 if depth:
-                    stored = ("gray", "bright")  # planes hold nearness
+                    stored = (stored[0] if depth.holes.stored else "gray", "bright")  # planes hold nearness
             jobs = _jobs(sources, shards, records, sets, tables, options, done, depth, rules, planes)
             for dealt_with, time_taken in workers.map(write_shard, jobs):
                 progress.sets_done(dealt_with)
@@ -204,7 +216,11 @@ def pack(
             total.left_out.update(sets.left_out)
             total.problems.extend(sets.problems)
             _require_sets(total.sets, sets, total)
+            if depth:
+                _require_one_encoding(total, depth)
             conversions = [f"masks: {inspection.why_masks}"] if inspection.why_masks else []
+            if depth and depth.holes.stored:
+                conversions.append(f"depth: {depth.holes.why}")
             if options.fit != "refuse":
                 conversions.append(f"fit: {FITTED[options.fit]}")
             optional = {"warnings": inspection.warnings, "conversions": conversions}
@@ -282,6 +298,17 @@ def _require_sets(count: int, sets: Sets, result: Sets | Tally) -> None:
         raise InputError(f"no usable set in {where}: {kinds}{more}")
 
 
+def _require_one_encoding(total: Tally, depth: DepthFiles) -> None:
+    """Raise `InputError` if many depth pictures are of another encoding than the sampled ones."""
+    others = [problem for problem in total.problems if problem.kind == OtherEncoding.kind]
+    if len(others) > MOST_OTHERS * (total.sets + len(others)):
+        first = min(others)
+        raise InputError(
+            f"{len(others):,} depth maps are not {depth.encoding}, as those sampled are (the first is {first.path}: "
+            f"{first.why}): pack each kind by itself, in a folder of its own"
+        )
+
+
 def _backgrounds(
     reader: FileReader, sets: Sets, encoder: "BackgroundEncoder | None", fit: str, sizes: dict[int, Size]
 ) -> Iterator[tuple[int, Picture]]:
@@ -315,10 +342,12 @@ def _shape_of_overlays(reader: FileReader, sets: Sets, bg: int) -> Size | None:
 
 def _depth_files(reader: FileReader, sets: Sets, options: PackOptions) -> tuple[DepthFiles, str]:
     """How the depth files are read, and why: from a sample of the pictures among them."""
-    arrays, sample = sets.ending(DEPTH, ".npy"), list[tuple[str, bytes]]()
-    pictures, unreadable = np.flatnonzero(~arrays), ""
-    if len(pictures):
-        pictures = pictures[np.unique(np.linspace(0, len(pictures) - 1, DEPTH_SAMPLE).astype(np.int64))]
+    arrays, sample, numbers = sets.ending(DEPTH, ".npy"), list[tuple[str, bytes]](), list[Values]()
+    pictures, unreadable = _spread(np.flatnonzero(~arrays)), ""
+    for position in _spread(np.flatnonzero(arrays)):
+        files = sets[position]
+        with suppress(BadImage):  # it is a problem when it is packed
+            numbers.append(load_array(reader.read(files.paths[DEPTH], files.places[DEPTH])))
     for position in pictures:
         files = sets[position]
         path = files.paths[DEPTH]
@@ -328,8 +357,24 @@ def _depth_files(reader: FileReader, sets: Sets, options: PackOptions) -> tuple[
             unreadable = f"{path}: {error}"
     if len(pictures) and not sample:
         raise InputError(f"none of {len(pictures)} sampled depth maps can be used: {unreadable}")
-    scale = options.depth_per_image, options.depth_range
-    return recognise_depth_files(sample, int(arrays.sum()), options.depth_encoding, options.depth_near, *scale)
+    return recognise_depth_files(
+        sample,
+        int(arrays.sum()),
+        options.depth_encoding,
+        options.depth_near,
+        options.depth_per_image,
+        options.depth_range,
+        percentiles=options.depth_percentiles,
+        invalid=options.depth_invalid,
+        numbers=numbers,
+    )
+
+
+def _spread(positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """At most DEPTH_SAMPLE of some positions, evenly spread."""
+    if not len(positions):
+        return positions
+    return positions[np.unique(np.linspace(0, len(positions) - 1, DEPTH_SAMPLE).astype(np.int64))]
 
 
 def _jobs(

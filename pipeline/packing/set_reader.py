@@ -79,7 +79,7 @@ class SetReader:
     ) -> None:
         """`verify` as in `images.check_image`; masks are looked at if it is "decode". `depth` if the sets have any."""
         self._reader, self._verify, self._rules = reader, verify, rules or SetRules()
-        self._depth = depth if depth and depth.converts else None  # what is stored as it came is a picture like others
+        self._depth = depth if depth and depth.looks_at_each else None  # else it is a picture like others
         self.decode_sec = 0.0
         """Seconds spent so far on checking and converting, without reading."""
 
@@ -115,7 +115,7 @@ class SetReader:
                 pictures.append(picture)
                 self.decode_sec += time.perf_counter() - start
             except BadImage as error:
-                problems.append(Problem(path, "undecodable", str(error)))
+                problems.append(Problem(path, error.kind, str(error)))
         if not problems and pictures[0].size != pictures[1].size:
             overlay, mask = (f"{width} x {height}" for height, width in (pictures[0].size, pictures[1].size))
             problems.append(Problem(files.paths[1], "mismatch", f"mask is {mask}, its overlay {overlay} pixels"))

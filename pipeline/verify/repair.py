@@ -7,6 +7,7 @@ damaged tar stays beside it, as sets-000002.tar.damaged. A repair that is stoppe
 import hashlib
 import json
 import re
+import tarfile
 import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -19,7 +20,7 @@ import numpy as np
 
 from pipeline.errors import InputError, Problem
 from pipeline.files import ReadFile, read_file
-from pipeline.format.depth import ENCODINGS, NEAR, NO_DEPTH
+from pipeline.format.depth import HOLES_KEY, NEAR, NO_DEPTH, STORED, WITH_HOLES
 from pipeline.format.index_rows import row_type
 from pipeline.format.manifest import (
     BACKGROUNDS,
@@ -102,9 +103,10 @@ def repair(
 ) -> RepairReport:
     """Rebuild index.npy, the .idx files and manifest.json of `shards`; `tars_read` is told (more, of all).
 
-    How depth is encoded the tars do not tell: it is taken from the old manifest, as far as it can be read, where it is
-    not given. Checksums of the old manifest and index, where these are whole, tell damage that still decodes. Raises
-    `InputError` if there is nothing to repair, a tar is missing that nothing can replace, or the encoding is not known.
+    How depth without holes is encoded the tars do not tell: it is taken from the old manifest, as far as it can be
+    read, where it is not given. Checksums of the old manifest and index, where these are whole, tell damage that still
+    decodes. Raises `InputError` if there is nothing to repair, a tar is missing that nothing can replace, or the
+    encoding is not known.
     """
     start = time.monotonic()
     arguments = {"command": COMMAND, "depth": [depth_encoding, depth_near]}
@@ -116,7 +118,8 @@ def repair(
         names = _names(shards, records / ".names.json")  # hidden: it is no progress record
         old = _OldManifest(shards)
         codec, parts = _stored(shards, records, names)
-        depth = _depth(old.text, codec, parts, (depth_encoding, depth_near))
+        has_holes = _has_holes(shards, records, names)
+        depth = _depth(old.text, codec, parts, (depth_encoding, depth_near), has_holes)
         backgrounds, damaged = _repair_backgrounds(shards, records, codec, old.checksums.get(BACKGROUNDS, NO_CHECKSUMS))
         done = done_shards(shards, records, len(names))
         unverified = 0
@@ -217,18 +220,35 @@ def _stored(shards: Path, records: Path, names: list[str]) -> tuple[str, tuple[s
     raise InputError(f"no set in {shards} is whole: copy its tars again, or pack again")
 
 
-def _depth(text: str, codec: str, parts: tuple[str, ...], given: Sequence[str | None]) -> tuple[str, str]:
-    """Encoding and near end of depth: as `given`, else as the old manifest's `text` has them, damaged as it may be."""
-    stated = [re.search(rf'"depth_{name}": "(\w+)"', text) for name in ("encoding", "near")]
+def _has_holes(shards: Path, records: Path, names: list[str]) -> bool:
+    """Whether the json of the first set that has one says that its depth has holes (see `depth.HOLES_KEY`)."""
+    for path in (folder / name for name in names for folder in (shards, records)):
+        with suppress(OSError, tarfile.TarError, ValueError), tarfile.open(path) as tar:
+            for member in tar:
+                if member.name.endswith(".json") and (file := tar.extractfile(member)):
+                    return HOLES_KEY in json.loads(file.read())
+    return False
+
+
+def _depth(
+    text: str, codec: str, parts: tuple[str, ...], given: Sequence[str | None], has_holes: bool
+) -> tuple[str, str]:
+    """Encoding and near end of depth: as `given`, else as the old manifest's `text` has them, damaged as it may be.
+
+    That it `has_holes` the tars tell, too.
+    """
+    stated = [re.search(rf'"depth_{name}": "([\w-]+)"', text) for name in ("encoding", "near")]
     encoding, near = (flag or (found and found[1]) for flag, found in zip(given, stated, strict=True))
+    if encoding is None and has_holes:
+        encoding, near = WITH_HOLES, "bright"
     if codec == PLANES:
-        encoding, near = "gray", "bright"
+        encoding, near = encoding if encoding == WITH_HOLES else "gray", "bright"
     if "depth" not in parts:
         return NO_DEPTH, near if near in NEAR else NEAR[0]
-    if encoding not in ENCODINGS or near not in NEAR:
+    if encoding not in STORED or near not in NEAR:
         raise InputError(
             f"{MANIFEST} no longer tells how depth is encoded, and the tars do not: state it, --depth-encoding "
-            f"({', '.join(ENCODINGS)}) and --depth-near ({', '.join(NEAR)})"
+            f"({', '.join(STORED)}) and --depth-near ({', '.join(NEAR)})"
         )
     return encoding, near
 

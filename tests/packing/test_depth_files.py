@@ -6,9 +6,11 @@ from pipeline.errors import InputError
 from pipeline.format.depth import CONVERTED, ENCODINGS, depth_table
 from pipeline.format.images import BadImage, decode_gray
 from pipeline.packing.depth_files import DepthFiles, recognise_depth_files
+from pipeline.packing.depth_holes import Holes
 from tests.samples import coloured, jpeg, npy, png, street_depth
 
 LEVELS = street_depth()
+WATCHED = Holes(stored=False, value=None, watched=True, zeros_watched=True, why="")
 
 
 def error(levels: NDArray[np.uint8], expected: NDArray[np.uint8]) -> float:
@@ -101,23 +103,29 @@ def test_bad_files_say_why() -> None:
 def test_how_files_are_read_is_told() -> None:
     magma = [("a.jpg", jpeg(coloured(LEVELS, "magma"))), ("b.jpg", jpeg(coloured(255 - LEVELS, "magma")))]
     files, why = recognise_depth_files(magma, 0, "auto", "dark")
-    assert files == DepthFiles("magma", "dark")
+    assert files == DepthFiles("magma", "dark", holes=WATCHED, recognised=True)
     assert why.startswith("2 sampled depth maps are magma (mean distance")
     files, why = recognise_depth_files(magma, 0, "jet", "bright")
-    assert files == DepthFiles("jet", "bright")
+    assert files == DepthFiles("jet", "bright", holes=WATCHED._replace(zeros_watched=False))
     assert why == "stated to be jet; stored as gray, near bright"
     files, why = recognise_depth_files(magma, 7, "auto", "bright", limits=(0.5, 80.0))
-    assert files == DepthFiles("magma", "bright", True, False, (0.5, 80.0))
+    assert (files.encoding, files.arrays, files.limits, files.stored) == (
+        "magma",
+        True,
+        (0.5, 80.0),
+        ("gray", "bright"),
+    )
     assert why.endswith("; 7 are numbers (.npy), scaled from 0.5 to 80; stored as gray, near bright")
     files, why = recognise_depth_files([], 7, "auto", "bright")
-    assert files == DepthFiles("gray", "bright", True)
+    assert (files.encoding, files.arrays, files.limits) == ("gray", True, None)
     assert why == "7 are numbers (.npy), scaled each by its smallest and largest value; stored as gray, near bright"
 
 
 def test_dim_pictures_of_sixteen_bits_are_told() -> None:
     dim, whole = ([("a.png", png(LEVELS.astype(np.uint16) * factor))] for factor in (10, 257))
     files, why = recognise_depth_files(dim, 0, "auto", "bright")
-    assert files == DepthFiles("gray", "bright")
+    assert files.stored == ("gray", "bright")
+    assert not files.converts
     assert why.endswith(
         "; their 16 bits reach only 2,510 of 65,535: scale them with --depth-range or --depth-per-image"
     )
