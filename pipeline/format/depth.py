@@ -157,11 +157,13 @@ def other_encoding(colours: NDArray[np.uint8] | None, encoding: str) -> str | No
     distance = np.inf if encoding == "gray" else _map_distance(pixels, encoding)
     if distance <= MAX_MAP_DISTANCE / 2:
         return None
+    if is_gray:
+        return "gray"
     nearest, least = min(((name, _map_distance(pixels, name)) for name in MAPS), key=lambda found: found[1])
     if distance <= (4 if nearest == encoding else 2) * MAX_MAP_DISTANCE and distance <= CLEARLY_NEARER * least + 1:
         return None
-    if is_gray or nearest == encoding or least > 2 * MAX_MAP_DISTANCE:
-        return "gray" if is_gray else "in colours of no map that is known"
+    if nearest == encoding or least > 2 * MAX_MAP_DISTANCE:
+        return "in colours of no map that is known"
     return nearest
 
 

@@ -10,8 +10,11 @@ from pipeline.errors import InputError
 from pipeline.format.depth import (
     CONVERTED,
     ENCODINGS,
+    HOLE_COLOUR,
     LUMA,
+    WITH_HOLES,
     Recognised,
+    colour_holes,
     colour_map,
     depth_table,
     recognise_encoding,
@@ -130,3 +133,17 @@ def test_other_colours_are_refused_by_name(name: str) -> None:
 def test_the_original_is_magma(s15: Path) -> None:
     pictures = [(path.name, decode_rgb(path.read_bytes())) for path in sorted(s15.rglob("*_disp.jpeg"))]
     assert recognise_encoding(pictures).encoding == "magma"
+
+
+@pytest.mark.parametrize(("most", "stray"), [("gray", "magma"), ("magma", "gray"), ("turbo", "viridis")])
+def test_a_stray_in_a_sample_of_many_is_left_to_be_named(most: str, stray: str) -> None:
+    found = recognise_encoding(sample(*[most] * 15, stray))
+    assert (found.encoding, found.pictures) == (most, 15)
+    with pytest.raises(InputError, match="encoded in different ways"):
+        recognise_encoding(sample(*[most] * 12, *[stray] * 4))
+
+
+def test_holes_are_shown_in_a_colour_of_their_own() -> None:
+    shown = colour_holes(np.array([[0, 1], [128, 255]], np.uint8))
+    assert shown.tolist() == [[list(HOLE_COLOUR), [1] * 3], [[128] * 3, [255] * 3]]
+    assert depth_table(WITH_HOLES, "bright").tolist() == list(range(256))

@@ -155,3 +155,136 @@ def test_arrays_of_any_order_and_type_give_the_same_picture() -> None:
 def test_an_array_too_wide_for_a_jpeg_is_named() -> None:
     with pytest.raises(BadImage, match=r"70,000 x 1 pixels of depth are too many for a JPEG"):
         DepthFiles("gray", "bright", arrays=True).read(npy(np.zeros((1, 70_000), np.float32)), "decode")
+
+
+METRES = np.where(LEVELS < 40, np.nan, 2 + LEVELS / 64).astype(np.float32)
+NAN_HOLES = Holes(stored=True, value=None, watched=True, zeros_watched=False, why="")
+ZERO_HOLES = NAN_HOLES._replace(value=0.0)
+
+
+def levels_of(files: DepthFiles, content: bytes) -> tuple[NDArray[np.uint8], dict[str, object]]:
+    picture, note = files.read(content, "decode")
+    assert picture.extension == "png"
+    assert picture.size == LEVELS.shape
+    return decode_gray(picture.content), note
+
+
+@pytest.mark.parametrize("near", ["bright", "dark"])
+@pytest.mark.parametrize("hole", [np.nan, np.inf, -np.inf])
+def test_holes_are_stored_apart_from_every_measured_level(near: str, hole: float) -> None:
+    files = DepthFiles("gray", near, arrays=True, holes=NAN_HOLES)
+    assert files.stored == ("gray-holes", "bright")
+    found, note = levels_of(files, npy(np.where(np.isnan(METRES), hole, METRES)))
+    measured = ~np.isnan(METRES)
+    low, high = float(np.nanmin(METRES)), float(np.nanmax(METRES))
+    assert note["depth_range"] == ([low, high] if near == "bright" else [high, low])  # of what was measured
+    assert note["depth_holes"] == round(1 - measured.mean(), 6)
+    far_to_near = (METRES - low) / (high - low) if near == "bright" else (high - METRES) / (high - low)
+    expected = np.maximum(np.rint(255 * far_to_near[measured].astype(np.float64)), 1)
+    assert np.abs(found[measured] - expected).max() <= 1
+    assert found[measured].min() == 1  # the farthest
+    assert not found[~measured].any()
+
+
+def test_zeros_of_sixteen_bits_are_holes_with_a_range_and_without() -> None:
+    values = np.where(LEVELS < 40, 0, LEVELS.astype(np.uint16) * 257)
+    for near in ("bright", "dark"):
+        nearness = LEVELS if near == "bright" else 255 - LEVELS
+        expected = np.where(LEVELS < 40, 0, np.maximum(nearness, 1))
+        for limits in (None, (0.0, 65535.0)):
+            files = DepthFiles("gray", near, limits=limits, holes=ZERO_HOLES)
+            assert np.array_equal(levels_of(files, png(values.astype(np.uint16)))[0], expected)
+    own, note = levels_of(DepthFiles("gray", "bright", per_image=True, holes=ZERO_HOLES), png(values.astype(np.uint16)))
+    assert note["depth_range"] == [
+        int(LEVELS[LEVELS >= 40].min()) * 257.0,
+        int(LEVELS.max()) * 257.0,
+    ]  # 0 does not squeeze it
+    assert own.max() == 255
+
+
+def test_any_value_of_eight_bits_may_be_the_hole() -> None:
+    files = DepthFiles("gray", "dark", holes=ZERO_HOLES._replace(value=255.0))
+    levels = np.where(LEVELS < 40, 255, np.minimum(LEVELS, 254)).astype(np.uint8)
+    found, note = levels_of(files, png(levels))
+    assert np.array_equal(found, np.where(levels == 255, 0, 255 - levels))
+    assert note == {"depth_holes": round((levels == 255).mean(), 6)}
+
+
+def test_a_jpeg_cannot_tell_a_value_from_its_neighbours() -> None:
+    content = jpeg(LEVELS[..., None])
+    with pytest.raises(BadImage, match="a JPEG, in which no value is exactly 0: convert such depth to PNG"):
+        DepthFiles("gray", "bright", holes=ZERO_HOLES).read(content, "decode")
+    found, note = levels_of(DepthFiles("gray", "bright", arrays=True, holes=NAN_HOLES), content)
+    assert np.array_equal(found, np.maximum(decode_gray(content), 1))  # beside arrays with NaN: all of it was measured
+    assert note == {"depth_holes": 0}
+    with pytest.raises(InputError, match=r"a\.jpg is a JPEG, which has no exact values: convert depth to PNG"):
+        recognise_depth_files([("a.jpg", content)], 0, "auto", "bright", invalid="zero")
+    magma = [("a.png", png(coloured(LEVELS, "magma")))]
+    with pytest.raises(InputError, match="depth coloured by magma has no exact values"):
+        recognise_depth_files(magma, 0, "auto", "bright", invalid="7")
+
+
+def test_a_map_without_any_measurement_is_no_depth() -> None:
+    for files, content in (
+        (DepthFiles("gray", "dark", arrays=True, holes=NAN_HOLES), npy(np.full((8, 8), np.nan))),
+        (DepthFiles("gray", "dark", holes=ZERO_HOLES), png(np.zeros((8, 8), np.uint16))),
+    ):
+        with pytest.raises(BadImage, match="nothing of it was measured"):
+            files.read(content, "decode")
+
+
+def test_holes_that_the_sample_did_not_show_are_named() -> None:
+    arrays = DepthFiles("gray", "dark", arrays=True, holes=WATCHED)
+    for hole in (np.nan, np.inf):
+        with pytest.raises(BadImage, match="the sampled depth maps have none: state --depth-invalid nan"):
+            arrays.read(npy(np.where(np.isnan(METRES), hole, METRES)), "decode")
+    millimetres = np.where(LEVELS < 40, 0, 9000 - LEVELS.astype(np.int64) * 20)
+    for files, content in (
+        (arrays, npy(millimetres)),
+        (DepthFiles("gray", "dark", holes=WATCHED), png(millimetres.astype(np.uint16))),
+        (DepthFiles("gray", "dark", per_image=True, holes=WATCHED), png(millimetres.astype(np.uint16))),
+        (DepthFiles("gray", "dark", arrays=True, holes=NAN_HOLES._replace(zeros_watched=True)), npy(millimetres)),
+    ):
+        with pytest.raises(BadImage, match=r"of it is 0, which looks like no measurement, .*--depth-invalid zero"):
+            files.read(content, "decode")
+    assert (
+        DepthFiles("gray", "dark", arrays=True).read(npy(millimetres), "decode")[0].extension == "jpg"
+    )  # stated: none
+
+
+def test_percentiles_are_the_ends_of_a_maps_own_scale() -> None:
+    values = LEVELS.astype(np.float32)
+    values[0, :3], values[1, 0] = [1e6, 1e6, -1e6], np.nan
+    files = DepthFiles("gray", "bright", arrays=True, percentiles=(1.0, 99.0), holes=NAN_HOLES)
+    found, note = levels_of(files, npy(values))
+    low, high = np.percentile(values[~np.isnan(values)].astype(np.float64), [1, 99])
+    assert note["depth_range"] == [low, high]
+    expected = np.maximum(np.rint(255 * np.clip((values.astype(np.float64) - low) / (high - low), 0, 1)), 1)
+    assert np.array_equal(found[2:], expected[2:])
+    assert found[0, :3].tolist() == [255, 255, 1]
+    content = png(LEVELS.astype(np.uint16) * 7 + 100)
+    own = DepthFiles("gray", "bright", percentiles=(0.0, 100.0)).read(content, "decode")
+    assert own == DepthFiles("gray", "bright", per_image=True).read(content, "decode")
+
+
+@pytest.mark.parametrize("encoding", [*ENCODINGS, *CONVERTED])
+@pytest.mark.parametrize("other", [*ENCODINGS, *CONVERTED])
+def test_a_picture_of_another_encoding_than_the_sample_is_named(encoding: str, other: str) -> None:
+    files = DepthFiles(encoding, "bright", recognised=True)
+    for content in (jpeg(coloured(LEVELS, other), 75), png(coloured(LEVELS, other))):
+        if other == encoding:
+            assert files.read(content, "decode")[0].size == LEVELS.shape
+        else:
+            with pytest.raises(BadImage, match=f"it is {other}, the sampled depth maps are {encoding}") as error:
+                files.read(content, "decode")
+            assert error.value.kind == "other encoding"
+        assert DepthFiles(encoding, "bright").read(content, "decode")  # what is stated is believed
+        assert files.read(content, "header")  # and what is not decoded, trusted
+
+
+def test_a_picture_of_one_channel_needs_no_decoding_to_be_another() -> None:
+    with pytest.raises(BadImage, match="it is gray, the sampled depth maps are viridis"):
+        DepthFiles("viridis", "bright", recognised=True).read(jpeg(LEVELS[..., None]), "header")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    with pytest.raises(BadImage, match="it is in colours of no map that is known"):
+        DepthFiles("gray", "bright", recognised=True).read(png(noise), "decode")
