@@ -50,6 +50,11 @@ def a_batch(sets: int = SETS) -> Batch:
     return Batch(bg, fg_bg, mask, depth, torch.arange(sets, device=CUDA))
 
 
+def with_holes(batch: Batch) -> Batch:
+    assert batch.depth is not None
+    return replace(batch, depth_valid=batch.depth > 0)
+
+
 @pytest.fixture
 def build(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Learner]:
     """Makes a learner on the GPU that is not there."""
@@ -83,8 +88,9 @@ def test_no_step_waits_or_mixes_devices(settings: dict[str, Any], build: Callabl
         learner, meter = build(**settings), Meter(CUDA, SINGLE)
         with gpu.without_waiting():
             for sets in (SETS, 1):
-                step = learner.train_step(a_batch(sets), 0.5, sets)
-                meter.add(step, sets, 0.0)
+                for batch in (a_batch(sets), with_holes(a_batch(sets))):
+                    step = learner.train_step(batch, 0.5, sets)
+                    meter.add(step, sets, 0.0)
     for told in (*step.losses.values(), step.grad_norm, meter._sums):
         assert told.device == CUDA
         assert told.dtype == torch.float32
@@ -153,6 +159,9 @@ def test_what_does_not_wait_is_let_pass() -> None:
 def test_augmentation_does_not_wait(recipe: Augmentation) -> None:
     with fake_gpu() as gpu, gpu.without_waiting():
         batch = Augmenter(recipe, 5, CUDA)(a_batch(), 3)
+        holed = Augmenter(recipe, 5, CUDA)(with_holes(a_batch()), 3)
+    assert holed.depth_valid is not None
+    assert (holed.depth_valid.device, holed.depth_valid.dtype) == (CUDA, torch.bool)
     assert {(part.device, part.dtype) for name, part in batch.asdict().items() if name != "index"} == {
         (CUDA, torch.uint8)
     }
@@ -226,6 +235,7 @@ def test_scores_do_not_wait(packed: Path, monkeypatch: pytest.MonkeyPatch) -> No
             validated = score_batch(prediction, batch, 20, criterion=criterion)
             scores = score_batch(prediction, batch, 20, mean_depth=mean_depth, detailed=True)
             alone = score_batch(prediction, replace(batch, depth=None), 20, detailed=True)
+            score_batch(prediction, with_holes(batch), 20, criterion=criterion, detailed=True)
     assert validated[NETWORK].keys() > {"mask_iou", "depth_ssim", "depth_rmse", "loss"}
     assert validated[TRIVIAL].keys() == {"mask_iou", "mask_dice"}
     assert scores[NETWORK].keys() == scores[TRIVIAL].keys() > alone[NETWORK].keys()

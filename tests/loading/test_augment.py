@@ -368,3 +368,41 @@ def test_the_gpu_gives_the_same_without_waiting(recipe: Augmentation) -> None:
         difference = getattr(result, name).cpu().int() - getattr(expected, name).int()
         assert difference.abs().max() <= 1
         assert (difference != 0).float().mean() < 0.01
+
+
+def with_holes(batch: Batch) -> Batch:
+    """The same with a hole of 3 x 4 pixels and single ones."""
+    assert batch.depth is not None
+    depth = batch.depth.clamp(min=1)
+    depth[..., 2:5, 3:7] = 0
+    depth[torch.rand(depth.shape, generator=torch.Generator().manual_seed(2)) < 0.05] = 0
+    return replace(batch, depth=depth, depth_valid=depth > 0)
+
+
+@each_recipe
+def test_holes_move_with_the_depth_and_mix_into_nothing(recipe: Augmentation) -> None:
+    batch = with_holes(random_batch())
+    assert batch.depth is not None
+    found = augmented(batch, recipe)
+    assert found.depth is not None
+    assert found.depth_valid is not None
+    assert torch.equal(found.depth_valid, found.depth > 0)
+    plain = augmented(random_batch(), recipe)
+    assert all(torch.equal(getattr(found, name), getattr(plain, name)) for name in ("bg", "fg_bg", "mask"))
+    flat = augmented(replace(batch, depth=batch.depth.clamp(max=1) * 200), recipe).depth
+    assert flat is not None
+    assert set(flat.flatten().tolist()) == {0, 200}
+    # Resampled as the other planes are: a picture of 0 and 255 tells of which share of a pixel was measured.
+    share = augmented(replace(batch, depth=batch.depth.clamp(max=1) * 255, depth_valid=None), recipe).depth
+    assert share is not None
+    assert (
+        torch.equal(found.depth_valid, share >= 128)
+        or ((share - 127.5).abs()[found.depth_valid != (share >= 128)] < 1).all()
+    )
+
+
+def test_sets_with_holes_are_augmented_alike_in_any_batch() -> None:
+    batch = with_holes(random_batch())
+    whole, some = augmented(batch, EVERYTHING), augmented(take(batch, [3, 20]), EVERYTHING)
+    assert equal(some, take(whole, [3, 20]))
+    assert some.depth_valid is not None

@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipeline.errors import InputError
 from pipeline.format.depth import colour_map, depth_table
-from pipeline.loading.decode import DecodeOptions, Decoder, Encoded, Undecodable, hardware_load
+from pipeline.loading.decode import HOLES, DecodeOptions, Decoder, Encoded, Table, Undecodable, hardware_load
 from tests.samples import jpeg, png, smooth_picture
 
 OPTIONS = DecodeOptions(batch_size=4, size=32, device="cpu", threads=1, prefetch=2)
@@ -21,7 +21,7 @@ def encoded(*pictures: bytes) -> Encoded:
     return [[np.frombuffer(picture, np.uint8) for picture in pictures]]
 
 
-def decode(*pictures: bytes, table: np.ndarray | None = None, device: str = "cpu", size: int = 32) -> torch.Tensor:
+def decode(*pictures: bytes, table: Table = None, device: str = "cpu", size: int = 32) -> torch.Tensor:
     options = DecodeOptions(batch_size=8, size=size, device=device, threads=1, prefetch=2)
     [batch] = Decoder({"x": table}, options).decode(iter([encoded(*pictures)]))
     return batch["x"]
@@ -223,3 +223,35 @@ def test_the_decoders_memory_is_small_and_its_threads_are_bound_to_no_core(monke
         assert how["device_memory_padding"] == how["host_memory_padding"] == 1 << 20
         assert how["hw_decoder_load"] == 0.65
     assert len(asked) == 2
+
+
+def holed_picture(seed: int, size: int) -> np.ndarray:
+    """Levels of 1 to 255, some regions and single pixels of 0; uint8 [size, size]."""
+    levels = np.maximum(smooth_picture(seed, 1, size)[..., 0], 1)
+    levels[np.random.default_rng(seed).random(levels.shape) < 0.02] = 0
+    levels[: size // 3, size // 4 : size // 2] = 0
+    return levels
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("size", [48, 77, 224])
+def test_holes_do_not_mix_into_what_was_measured(device: str, size: int) -> None:
+    levels = holed_picture(size, size)
+    found = decode(png(levels), table=HOLES, device=device).cpu().numpy()[0, 0]
+    planes = (Image.fromarray(plane.astype(np.float32)) for plane in (levels, levels > 0))
+    sums, shares = (np.asarray(plane.resize((32, 32), Image.Resampling.BILINEAR)) for plane in planes)
+    assert np.array_equal(found > 0, shares >= 0.5)
+    expected = np.where(shares >= 0.5, sums / np.maximum(shares, 0.5), 0)
+    assert np.abs(found - expected).max() <= 3  # Pillow and DALI repeat the edge by different rules
+    assert np.abs(found - expected)[1:-1, 1:-1].max() <= 1
+    flat = decode(png(np.where(levels > 0, 200, 0).astype(np.uint8)), table=HOLES, device=device)
+    assert set(flat.flatten().tolist()) == {0, 200}
+
+
+def test_without_a_hole_depth_is_resized_as_ever() -> None:
+    picture = png(np.maximum(smooth_picture(4, 1, 100)[..., 0], 1))
+    apart = decode(picture, table=HOLES).int() - decode(picture).int()
+    assert apart.abs().max() <= 1  # a mean on the middle between two levels is rounded up or down
+    assert apart.count_nonzero() < 0.01 * apart.numel()
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    assert np.array_equal(decode(png(ramp), table=HOLES, size=16).numpy()[0, 0], ramp)

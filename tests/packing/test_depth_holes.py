@@ -37,7 +37,7 @@ def test_what_is_stated_is_parsed() -> None:
         (np.zeros_like(MILLIMETRES), False),  # nothing to compare with
         (NEARNESS.astype(np.uint16) * 20, False),  # values go on from 0
         (MILLIMETRES - MILLIMETRES.min(), False),  # stretched to begin at 0
-        (holed((65535 - (NEARNESS.max() - NEARNESS).astype(np.uint16) * 100)), False),  # the whole scale of 16 bits
+        (holed(65535 - (NEARNESS.max() - NEARNESS).astype(np.uint16) * 100), False),  # the whole scale of 16 bits
         (holed(0.5 + NEARNESS / NEARNESS.max() / 2), False),  # of 0 to 1
         (holed(MILLIMETRES.astype(np.float32) - 5000), False),  # goes on below 0
     ],

@@ -6,14 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import InputError
-from pipeline.format.depth import CONVERTED, ENCODINGS
+from pipeline.format.depth import CONVERTED, ENCODINGS, HOLE_COLOUR
+from pipeline.format.manifest import Manifest
 from pipeline.loading.loader import Loader
 from pipeline.packing.finalize import GAP, TILE, TITLE
 from pipeline.packing.pack import PackOptions, PackSummary, pack
+from pipeline.verify.check import CheckOptions, check
+from pipeline.verify.merge import merge
+from pipeline.verify.repair import repair
 from tests.samples import coloured, files_below, jpeg, npy, png, set_paths, street_depth, write, write_sets
 
 SETS = 4
@@ -196,3 +201,134 @@ def test_pictures_that_are_all_broken_are_an_error(tmp_path: Path) -> None:
         write(path, b"")
     with pytest.raises(InputError, match=r"none of 4 sampled depth maps can be used: .*empty file"):
         pack_depth(source)
+
+
+HOLE = (slice(60, 110), slice(30, 90))  # a part of depth maps of 224 x 224, in whole pixels of 112 x 112
+
+
+def write_holed(source: Path, kind: str) -> None:
+    """Depth in metres or millimetres with a hole, as a depth camera leaves it."""
+    for number, path in enumerate(depth_paths(source)):
+        metres = (10 - NEARNESS[number] / 32).astype(np.float32)  # 2 to 10
+        metres[HOLE] = {"nan": np.nan, "inf": np.inf}.get(kind, 0)
+        if kind == "zero of 16 bits":
+            write(path.with_suffix(".png"), png(np.rint(metres * 1000).astype(np.uint16)))
+        else:
+            write(path.with_suffix(".npy"), npy(metres))
+
+
+@pytest.mark.parametrize("codec", ["jpeg", "planes"])
+@pytest.mark.parametrize("kind", ["zero", "nan", "inf", "zero of 16 bits"])
+def test_holes_from_files_to_batches(kind: str, codec: str, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    write_holed(source, kind)
+    low, high = (2000.0, 10000.0) if kind == "zero of 16 bits" else (2.0, 10.0)
+    shards, summary = pack_depth(source, depth_near="dark", depth_range=(low, high), codec=codec, size=112)
+    manifest = summary.manifest
+    assert (manifest.sets, manifest.depth_encoding, manifest.depth_near) == (SETS, "gray-holes", "bright")
+    assert "is no measurement" in summary.depth
+    assert summary.depth.endswith("stored as gray, near bright, with holes")
+    assert manifest.conversions == [f"depth: {next(part for part in summary.depth.split('; ') if 'no meas' in part)}"]
+    share = 50 * 60 / 224**2
+    assert all(note["depth_holes"] == round(share, 6) for note in notes(shards).values())
+    loader = Loader(shards, split="all", batch_size=SETS, size=112)
+    [batch] = loader
+    assert batch.depth is not None
+    assert batch.depth_valid is not None
+    hole = torch.zeros(112, 112, dtype=torch.bool)
+    hole[30:55, 15:45] = True
+    # The filter reaches a pixel further than a pixel of the result: at the hole's edge three of four were measured.
+    assert torch.equal(~batch.depth_valid, hole.expand(SETS, 1, 112, 112))
+    assert torch.equal(batch.depth > 0, batch.depth_valid)
+    order = np.argsort([loader.key(row) for row in batch.index.tolist()])
+    expected = NEARNESS_HALF
+    error = batch.depth[:, 0].numpy()[order].astype(int) - expected
+    away = ~hole.numpy()
+    away[28:57, 13:47] = False  # at the edge the mean is over fewer pixels
+    assert np.abs(error[:, away]).max() <= 2
+    with Image.open(shards / "preview.jpg") as sheet:
+        top, left = TITLE, GAP + 3 * (TILE + GAP)
+        colour = np.asarray(sheet)[top + 50 : top + 70, left + 30 : left + 55].reshape(-1, 3).mean(0)
+        assert np.abs(colour - HOLE_COLOUR).max() < 12
+    pick = loader.pick([0, 1])
+    assert pick.depth_valid is not None
+    assert torch.equal(pick.depth_valid[0, 0], ~hole)
+    bare = Loader(shards, split="all", batch_size=SETS, size=112, depth=False)
+    assert next(iter(bare)).depth_valid is None
+
+
+def halved() -> NDArray[np.int64]:
+    """NEARNESS as metres make it, each 2 x 2 pixels one, by the loader's filter: [sets, 112, 112]."""
+    planes = [Image.fromarray(np.maximum(255 * (levels / 256), 1).astype(np.float32)) for levels in NEARNESS]
+    return np.rint([np.asarray(plane.resize((112, 112), Image.Resampling.BILINEAR)) for plane in planes]).astype(int)
+
+
+NEARNESS_HALF = halved()
+
+
+def test_shards_with_holes_are_checked_repaired_merged_and_given_other_depth(tmp_path: Path) -> None:
+    for codec in ("jpeg", "planes"):
+        source = tmp_path / codec
+        write_holed(source, "nan")
+        shards, _ = pack_depth(source, depth_near="dark", codec=codec, size=64)
+        assert check(shards, CheckOptions(decode=True, workers=1)).damage == []
+        before = files_below(shards)
+        (shards / "index.npy").unlink()
+        repair(shards)
+        assert files_below(shards) == before
+        (shards / "manifest.json").unlink()
+        repair(shards)  # each json says that there are holes
+        assert Manifest.load(shards).depth_encoding == "gray-holes"
+        assert files_below(shards).keys() == before.keys()
+        other = tmp_path / f"other-{codec}"
+        for path in (tmp_path / codec).rglob("*_bg_000*"):
+            write(other / str(path.relative_to(source)).replace("bg_000", "bg_007"), path.read_bytes())
+        write(other / "bg/bg_007.jpg", (source / "bg/bg_000.jpg").read_bytes())
+        two, _ = pack_depth(other, depth_near="dark", codec=codec, size=64)
+        merged = merge([shards, two], tmp_path / f"merged-{codec}")
+        assert (merged.sets, merged.depth_encoding) == (2 * SETS, "gray-holes")
+        assert merged.conversions == Manifest.load(two).conversions
+        plain, _ = pack_depth(write_sets(tmp_path / f"plain-{codec}", 1, 1), codec=codec, size=64)
+        with pytest.raises(InputError, match=r"has depth encoding gray-holes, .* has depth encoding gray: only shards"):
+            merge([two, plain], tmp_path / "refused")
+
+
+def test_a_set_is_lost_only_if_nothing_of_its_depth_was_measured(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    write_holed(source, "nan")
+    write((source / set_paths(0, 2, 2)[2]).with_suffix(".npy"), npy(np.full((9, 9), np.nan, np.float32)))
+    _, summary = pack_depth(source)
+    assert (summary.manifest.sets, dict(+summary.left_out)) == (SETS - 1, {"undecodable": 1})
+    with (source.with_name("source-shards") / "problems.csv").open() as problems:
+        assert "nothing of it was measured" in problems.read()
+
+
+def test_a_few_pictures_of_another_encoding_are_named_and_many_are_an_error(tmp_path: Path) -> None:
+    source = write_sets(tmp_path / "source", 3, 10)
+    stray = source / set_paths(0, 3, 3)[2]  # not of the sample
+    write(stray, jpeg(coloured(NEARNESS[0], "magma")))
+    _, summary = pack_depth(source)
+    assert dict(+summary.left_out) == {"other encoding": 1}
+    text = (tmp_path / "source-shards/problems.csv").read_text()
+    assert '_disp.jpeg,other encoding,"it is magma, the sampled depth maps are gray"' in text
+    for fg in (4, 6):
+        write(source / set_paths(0, fg, fg)[2], jpeg(coloured(NEARNESS[0], "magma")))
+    with pytest.raises(
+        InputError, match=r"3 depth maps are not gray, as those sampled are \(the first is .*000003_disp"
+    ):
+        pack(source, tmp_path / "many", PackOptions(workers=1))
+    assert not (tmp_path / "many/manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"depth_percentiles": (99.0, 1.0)}, "depth percentiles 99 1: expected the low one, then the high one"),
+        ({"depth_percentiles": (1.0, 99.0), "depth_range": (0.0, 1.0)}, "choose one"),
+        ({"depth_invalid": "black"}, "depth invalid 'black': expected auto, zero, nan, none, or a number"),
+        ({"depth_invalid": "zero"}, "is a JPEG, which has no exact values"),
+    ],
+)
+def test_what_makes_no_sense_of_holes_is_refused(options: dict[str, object], why: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=why):
+        pack_depth(write_sets(tmp_path / "source", 1, 2), **options)

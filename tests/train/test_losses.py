@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.errors import InputError
-from train.losses import RECIPES, Criterion, depth_bce, dice_loss, edge_loss, gradient_loss, mask_bce, to_float
+from train.losses import RECIPES, Criterion, Ssim, depth_bce, dice_loss, edge_loss, gradient_loss, mask_bce, to_float
 from train.model import Prediction
 
 RANDOM = torch.Generator().manual_seed(0)
@@ -227,3 +227,73 @@ def test_labels_that_were_scaled_already_are_refused() -> None:
     assert to_float(labels).tolist() == [0, pytest.approx(0.2), 1]
     with pytest.raises(TypeError, match=r"^a picture of torch\.float32: expected torch\.uint8, 0 to 255$"):
         to_float(to_float(labels))
+
+
+HOLES = torch.zeros(3, 1, 24, 32, dtype=torch.bool)
+HOLES[:, :, 3:7, 20:24], HOLES[1, :, 15, 4], HOLES[2] = True, True, True  # of the last set nothing was measured
+
+
+def plain_mean(values: Plane, counts: NDArray[np.bool_]) -> float:
+    return float(values[counts].mean()) if counts.any() else 0.0
+
+
+def plain_gradient_between_holes(depth: Plane, truth: Plane, valid: NDArray[np.bool_]) -> float:
+    error, scales = depth - truth, []
+    for _ in range(4):
+        down, right = np.abs(np.diff(error, axis=0)), np.abs(np.diff(error, axis=1))
+        scales.append(plain_mean(down, valid[1:] & valid[:-1]) + plain_mean(right, valid[:, 1:] & valid[:, :-1]))
+        height, width = error.shape
+        blocks = (height // 2, 2, width // 2, 2)
+        even = (slice(height // 2 * 2), slice(width // 2 * 2))
+        error, valid = error[even].reshape(blocks).mean((1, 3)), valid[even].reshape(blocks).all((1, 3))
+    return float(np.mean(scales))
+
+
+def plain_ssim_between_holes(depth: Plane, truth: Plane, valid: NDArray[np.bool_]) -> float:
+    whole = np.array([[valid[y : y + 11, x : x + 11].all() for x in range(22)] for y in range(14)])
+    similarity = Ssim().map(*(torch.from_numpy(of)[None, None].float() for of in (depth, truth)))
+    return plain_mean(1 - similarity[0, 0].double().numpy(), whole)
+
+
+@pytest.mark.parametrize(
+    ("part", "reference"),
+    [
+        ("depth_l1", lambda depth, truth, valid: plain_mean(np.abs(depth - truth), valid)),
+        ("depth_bce", lambda depth, truth, valid: plain_mean(
+            -(truth * np.log(depth) + (1 - truth) * np.log(1 - depth)), valid)),
+        ("depth_gradient", plain_gradient_between_holes),
+        ("depth_ssim", plain_ssim_between_holes),
+    ],
+)  # fmt: skip
+def test_losses_of_depth_with_holes_are_their_formulas(
+    part: str, reference: Callable[[Plane, Plane, NDArray[np.bool_]], float]
+) -> None:
+    depth, truth = plane(), plane()
+    found = Criterion().depth_parts[part](depth, truth, ~HOLES).double()
+    each = zip(*(of[:, 0].double().numpy() for of in (depth, truth)), (~HOLES)[:, 0].numpy(), strict=True)
+    torch.testing.assert_close(found, torch.tensor([reference(*of) for of in each]).double(), rtol=1e-4, atol=1e-6)
+    assert found[2] == 0
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_is_in_a_hole_changes_no_loss_and_gets_no_gradient(name: str) -> None:
+    criterion, mask = Criterion(name), (mask_with_a_block() * 255).byte()
+    truth = torch.randint(0, 256, (3, 1, 24, 32), generator=RANDOM, dtype=torch.uint8)
+    logits, depth = plane(), plane().requires_grad_()
+    losses = criterion.per_sample(Prediction(logits, depth), mask, truth, ~HOLES)
+    losses.total.sum().backward()
+    assert depth.grad is not None
+    assert not depth.grad[HOLES].any()
+    assert depth.grad[~HOLES].any()
+    assert depth.grad.isfinite().all()
+    other = criterion.per_sample(
+        Prediction(logits, torch.where(HOLES, 1 - depth.detach(), depth.detach())),
+        mask,
+        truth ^ (HOLES * 255).byte(),
+        ~HOLES,
+    )
+    for part, loss in losses.named().items():
+        torch.testing.assert_close(other.named()[part], loss.detach())
+    everywhere = criterion.per_sample(Prediction(logits, depth), mask, truth, torch.ones_like(HOLES))
+    for part, loss in criterion.per_sample(Prediction(logits, depth), mask, truth).named().items():
+        torch.testing.assert_close(everywhere.named()[part], loss)

@@ -159,9 +159,11 @@ def test_the_learning_rate_is_that_of_the_share_done() -> None:
 
 @OF_TORCH
 @pytest.mark.parametrize("model", ["unet-4", "net", "convgen"])
-def test_torch_compile_takes_network_and_losses_as_one_graph(model: str) -> None:
+@pytest.mark.parametrize("holes", [False, True])
+def test_torch_compile_takes_network_and_losses_as_one_graph(model: str, holes: bool) -> None:
     learner, batch = a_learner(model=model), a_batch(2)
-    arguments = (batch.bg, batch.fg_bg, batch.mask, batch.depth)
+    assert batch.depth is not None
+    arguments = (batch.bg, batch.fg_bg, batch.mask, batch.depth, batch.depth > 99 if holes else None)
     compiled = torch.compile(learner._sums, backend="eager", fullgraph=True, dynamic=False)
     state = weights(learner.network)
     expected = learner._sums(*arguments)
