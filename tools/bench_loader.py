@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.files import ReadFile
+from pipeline.format.depth import WITH_HOLES
 from pipeline.format.index_rows import row_type
 from pipeline.format.manifest import BACKGROUNDS, Manifest, load_index, save_index
 from pipeline.format.planes import PLANES
@@ -126,6 +127,10 @@ def first_shards(shards: Path, sets: int, codec: str = "jpeg") -> Iterator[Path]
         raise InputError(f"{shards} holds {manifest.codec}: give pictures with --shards, planes of them with --planes")
     if "depth" not in manifest.parts:
         raise InputError(f"the sets of {shards} have no depth: loaders are compared on sets with it, see fgbg-depth")
+    if manifest.depth_encoding == WITH_HOLES:
+        raise InputError(
+            f"the depth of {shards} has holes, which other loaders mix into it: compare on sets without them"
+        )
     index = load_index(shards, manifest)
     totals = np.cumsum([shard.sets for shard in manifest.shards])
     taken = min(int(np.searchsorted(totals, sets)) + 1, len(totals))

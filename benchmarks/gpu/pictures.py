@@ -22,7 +22,7 @@ from pipeline.format.images import decode_gray
 from pipeline.format.manifest import Manifest
 from pipeline.format.sample import PARTS
 from pipeline.loading.batch import Batch
-from pipeline.loading.decode import DecodeOptions, Decoder, Encoded, Table, Undecodable
+from pipeline.loading.decode import DecodeOptions, Decoder, Encoded, Table, Undecodable, depth_levels
 from pipeline.loading.loader import Loader
 from pipeline.loading.shard_reader import ShardReader
 from pipeline.workers import available_cores
@@ -252,7 +252,7 @@ class Soak:
         rows = np.random.default_rng(0).permutation(len(store.index))[: plan.sets]
         self._files = [store.read(row) for row in rows.tolist()]
         self._tables: dict[str, Table] = dict.fromkeys(store.parts)
-        self._tables["depth"] = depth_table(store.manifest.depth_encoding, store.manifest.depth_near)
+        self._tables["depth"] = depth_levels(store.manifest.depth_encoding, store.manifest.depth_near)
         self._allowed = {part: TOLERANCE * steepest(table) for part, table in self._tables.items()}
         every = np.array_split(np.arange(len(self._files)), -(-len(self._files) // plan.batch))
         quiet = list(self._decoder("cpu", 0.0).decode(map(self._encoded, every)))
@@ -327,5 +327,5 @@ class Soak:
 
 
 def steepest(table: Table) -> int:
-    """By how much a table changes at most from one gray level to the next; 1 where there is none."""
-    return 1 if table is None else max(1, int(np.abs(np.diff(table.astype(int))).max()))
+    """By how much a table changes at most from one gray level to the next; 1 where it changes none."""
+    return max(1, int(np.abs(np.diff(table.astype(int))).max())) if isinstance(table, np.ndarray) else 1

@@ -208,16 +208,9 @@ def decode_jpeg_colours(data: bytes) -> NDArray[np.uint8]:
 
 def has_colours(data: bytes) -> bool:
     """Whether a JPEG or PNG, whose header is whole, has several channels beside alpha; they may all be the same."""
-    if data.startswith(PNG_START):
+    if data.startswith(SIGNATURE):
         return bool(data[25] & 2)  # of its header: the colour type
     return str(simplejpeg.decode_jpeg_header(data)[2]) != "Gray"
-
-
-def encode_png(image: NDArray[np.uint8]) -> bytes:
-    """PNG of uint8 [H, W]."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def encode_rgb(image: NDArray[np.uint8], quality: int) -> bytes:

@@ -245,7 +245,7 @@ def plain_gradient_between_holes(depth: Plane, truth: Plane, valid: NDArray[np.b
         height, width = error.shape
         blocks = (height // 2, 2, width // 2, 2)
         even = (slice(height // 2 * 2), slice(width // 2 * 2))
-        error, valid = error[even].reshape(blocks).mean((1, 3)), valid[even].reshape(blocks).all((1, 3))
+        error, valid = error[even].reshape(blocks).mean((1, 3)), np.all(valid[even].reshape(blocks), axis=(1, 3))
     return float(np.mean(scales))
 
 
@@ -281,7 +281,7 @@ def test_what_is_in_a_hole_changes_no_loss_and_gets_no_gradient(name: str) -> No
     truth = torch.randint(0, 256, (3, 1, 24, 32), generator=RANDOM, dtype=torch.uint8)
     logits, depth = plane(), plane().requires_grad_()
     losses = criterion.per_sample(Prediction(logits, depth), mask, truth, ~HOLES)
-    losses.total.sum().backward()
+    losses.total.sum().backward()  # type: ignore[no-untyped-call]
     assert depth.grad is not None
     assert not depth.grad[HOLES].any()
     assert depth.grad[~HOLES].any()
