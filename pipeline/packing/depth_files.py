@@ -32,12 +32,12 @@ from pipeline.format.images import (
     decode_jpeg_colours,
     decode_rgb,
     encode_gray,
-    encode_png,
     has_colours,
     image_format,
     is_16_bit,
     jpeg_size,
 )
+from pipeline.format.png import encode_png
 from pipeline.packing.depth_holes import AUTO, NO_HOLES, Holes, Values, find_holes, finite, zeros_are_holes
 from pipeline.packing.metadata import Metadata
 from pipeline.packing.npy import NPY_START, NPZ_START, load_array
