@@ -62,16 +62,22 @@ def test_reading_runs_ahead_of_the_consumer_by_so_much_and_no_more(
 
 
 def test_the_next_epoch_is_read_before_it_is_asked_for(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loader = load(shards)
-    expected = rows(load(shards)), rows(load(shards))
-    assert rows(loader) == expected[0]
-    monkeypatch.setattr(ShardReader, "read_records", None)  # the first batches of the second epoch are there already
-    started = iter(loader)
-    first = next(started).index.tolist()
     again = load(shards)
     again.load_state_dict({**again.state_dict(), "epoch": 1})
-    monkeypatch.undo()
-    assert first == rows(again)[0]
+    epochs = [rows(load(shards)), rows(again)]
+    loader, read, enough = load(shards), list[int](), threading.Event()
+
+    def read_records(store: ShardReader, records: Any) -> Any:
+        read.extend(records["offset"][:, 0].tolist())
+        if len(read) >= sum(map(len, epochs[0])) + len(epochs[1][0]):
+            enough.set()
+        return original(store, records)
+
+    original = ShardReader.read_records
+    monkeypatch.setattr(ShardReader, "read_records", read_records)
+    assert rows(loader) == epochs[0]
+    assert enough.wait(30)
+    assert next(iter(loader)).index.tolist() == epochs[1][0]
 
 
 def leave_the_loop(loader: Loader) -> None:

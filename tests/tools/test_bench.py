@@ -57,7 +57,7 @@ def test_in_a_race_loaders_give_the_same_pictures_and_are_timed(packed: Path, pl
         pixels = {name: 1e6 * row["megapixels_per_sec"] / row["sets_per_sec"]["median"] for name, row in rows.items()}
         assert pixels == pytest.approx({"ours": 3 * 48 * 48, "ours-planes": 3 * 16 * 16})
         size = np.mean(load_index(packed, Manifest.load(packed))["size"].sum(axis=1))
-        assert rows["ours"]["read_bytes_a_set"] >= size * (1 if rows is found["loaders"]["warm"] else 0)
+        assert rows["ours"]["read_bytes_a_set"] >= size * (0.5 if rows is found["loaders"]["warm"] else 0)
     printed = result.output.splitlines()
     assert max(map(len, printed[:-1])) <= 120
     assert "x ours-planes (quartiles)" in result.output

@@ -67,7 +67,8 @@ def loaded(shards: Path) -> dict[str, list[bytes]]:
 
 
 def packed_files(shards: Path) -> list[Path]:
-    return sorted(path for path in shards.iterdir() if path.suffix in (".tar", ".idx", ".npy", ".json"))
+    endings = (".tar", ".idx", ".npy", ".json")
+    return sorted(path for path in shards.iterdir() if path.suffix in endings and not path.name.startswith("."))
 
 
 def flips(shards: Path, count: int, seed: int) -> Iterator[tuple[Path, int, int]]:
