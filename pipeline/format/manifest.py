@@ -200,6 +200,8 @@ def _contradiction(manifest: Manifest) -> str | None:
         return "two backgrounds have one id"
     if len({shard.name for shard in manifest.shards} - {BACKGROUNDS}) < len(manifest.shards):
         return "two shards have one name"
+    if empty := [shard.name for shard in manifest.shards if not shard.sets]:
+        return f"{empty[0]} has no sets"
     ranges = manifest.sizes.values()
     if manifest.sizes.keys() != {*manifest.members, "bg"} or any(ends.keys() != {"min", "max"} for ends in ranges):
         return f"expected sizes, min and max, of {', '.join((*manifest.members, 'bg'))}"

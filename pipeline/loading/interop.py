@@ -18,10 +18,10 @@ from PIL import Image
 from pipeline.errors import InputError
 from pipeline.files import ReadFile
 from pipeline.format.depth import WITH_HOLES, depth_table
-from pipeline.format.images import decode_gray
+from pipeline.format.images import BadImage, decode_gray
 from pipeline.format.manifest import Manifest
 from pipeline.format.planes import PLANES, decode_set, decompress_frames
-from pipeline.format.sample import PARTS
+from pipeline.format.sample import PARTS, UNKNOWN
 from pipeline.loading.shard_reader import ShardReader
 from pipeline.loading.split import CELL_SPLITS, SPLITS, Membership
 from pipeline.regular_files import open_regular
@@ -58,7 +58,7 @@ def as_webdataset(
     import webdataset
 
     shards = Path(shards)
-    manifest = Manifest.load(shards)
+    manifest = ShardReader.open(shards).manifest
     if split not in (*SPLITS, *CELL_SPLITS, "all"):
         raise InputError(f"no split called {split!r} here: expected one of {', '.join((*SPLITS, *CELL_SPLITS))} or all")
     if manifest.codec == PLANES and size != manifest.plane_size:
@@ -78,8 +78,15 @@ def as_webdataset(
 
 
 def _read_ids(sample: RawSample) -> RawSample:
-    metadata = json.loads(sample["json"])
-    return {**sample, "bg_id": metadata["bg"], "fg_id": metadata["fg"]}
+    """With bg_id and fg_id; raise `InputError` where the json does not tell them."""
+    try:
+        metadata = json.loads(sample["json"])
+        ids = {"bg_id": metadata["bg"], "fg_id": UNKNOWN if metadata["fg"] is None else metadata["fg"]}
+        if not all(type(number) is int for number in ids.values()):
+            raise ValueError(ids)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{sample['__key__']}: its json is missing or damaged: see fgbg-check") from error
+    return {**sample, **ids}
 
 
 class _InSplit:
@@ -106,8 +113,11 @@ class _PillowDecoder:
         if self._manifest is None:
             self._open()
         assert self._manifest is not None
-        bg = self._backgrounds[sample["bg_id"]]
-        planes = {"bg": bg, **self._decode(sample, bg, self._manifest)}
+        try:
+            bg = self._backgrounds[sample["bg_id"]]
+            planes = {"bg": bg, **self._decode(sample, bg, self._manifest)}
+        except (KeyError, ValueError, BadImage) as error:
+            raise InputError(f"{sample['__key__']}: its pictures are missing or damaged: see fgbg-check") from error
         named = {name: torch.from_numpy(np.array(plane)[None]) for name, plane in planes.items()}
         if self._holes:
             named["depth_valid"] = named["depth"] > 0
@@ -140,8 +150,8 @@ class _PillowDecoder:
             return dict(zip(parts, decode_set(sample[f"{PLANES}.zst"], bg, len(parts)), strict=True))
         planes = {}
         for part in parts:
-            name = next(name for name in sample if name.partition(".")[0] == part)
-            gray = decode_gray(sample[name])
+            [content] = [sample[name] for name in sample if name.partition(".")[0] == part]
+            gray = decode_gray(content)
             if part == "depth" and self._table is not None:
                 gray = self._table[gray]  # before any resizing: a mean of codes is not the code of the mean
             planes[part] = self._resized_measured(gray) if part == "depth" and self._holes else self._resized(gray)

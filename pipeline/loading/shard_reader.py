@@ -26,6 +26,7 @@ from pipeline.format.tar import BLOCK
 from pipeline.regular_files import open_regular
 
 MAX_OPEN_FILES = 256
+MAX_JSON_BYTES = 1 << 26
 
 
 class Damaged(Exception):  # noqa: N818 - a finding about the data, not a fault of the program
@@ -138,10 +139,12 @@ class ShardReader:
             header = tarfile.TarInfo.frombuf(self._read(self.key(row), shard, start, BLOCK), "utf-8", "strict")
             if header.name != name:
                 raise ValueError(f"found {header.name}")
+            if header.size > MAX_JSON_BYTES:
+                raise ValueError(f"it has {header.size:,} bytes")
             note = json.loads(self._read(self.key(row), shard, start + BLOCK, header.size))
             if not isinstance(note, dict):
                 raise ValueError(f"found a {type(note).__name__}")
-        except (tarfile.HeaderError, ValueError) as error:
+        except (tarfile.HeaderError, ValueError, RecursionError) as error:
             raise Damaged(self.key(row), f"{name} in {shard} is damaged ({error})", shard) from error
         return note
 

@@ -7,6 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError, Problem
+from pipeline.format.images import BadImage
 from pipeline.format.sample import PARTS, set_key
 from pipeline.packing.archives import MemberPlace
 from pipeline.packing.csv_layout import CsvLayout
@@ -22,7 +24,7 @@ from pipeline.packing.folders import describe_refused
 from pipeline.packing.known_layouts import known_layouts
 from pipeline.packing.layouts import Layout
 from pipeline.packing.listing import Listing
-from pipeline.packing.metadata import TABLES
+from pipeline.packing.metadata import ORIGINS, TABLES
 from pipeline.packing.sources import FOLDER, FileReader, open_sources
 from pipeline.words import plural
 
@@ -88,21 +90,25 @@ class Sets:
         """The place of a background's file, which goes with its path."""
         return self.listing.locate(self._background_rows[bg])[1]
 
-    def metadata_places(self) -> list[Path | tuple[str, bytes]]:
-        """Where `metadata.MetadataTables` is to look: folders, and what files of archives hold.
+    def metadata_places(self) -> list[tuple[str, Path | bytes]]:
+        """The tables for `metadata.MetadataTables`, by name: their paths, or what files of archives hold.
 
-        That is at the top of a source, where fgbg-depth writes, and then where the sets begin.
+        They are looked for at the top of a source, where fgbg-depth writes, and then where the sets begin. Raises
+        `InputError` for one in an archive that cannot be read.
         """
-        places, reader = list[Path | tuple[str, bytes]](), FileReader(self.listing.sources)
+        places, reader = list[tuple[str, Path | bytes]](), FileReader(self.listing.sources)
         for number, (source, root) in enumerate(zip(self.listing.sources, self.layout.roots, strict=True)):
-            for folder in dict.fromkeys(("", root)):
-                if source.kind == FOLDER:
-                    places.append(source.path / folder)
+            for folder, name in product(dict.fromkeys(("", root)), (*TABLES, ORIGINS)):
+                row = self.listing.row_of(number, folder + name)
+                if row is None:
                     continue
-                for name in TABLES:
-                    row = self.listing.row_of(number, folder + name)
-                    if row is not None:
-                        places.append((name, reader.read(*self.listing.locate(row))))
+                if source.kind == FOLDER:
+                    places.append((name, source.path / folder / name))
+                    continue
+                try:
+                    places.append((name, reader.read(*self.listing.locate(row))))
+                except BadImage as error:
+                    raise InputError(f"{self.listing.name(row)}: {error}: repair it, or take it away") from None
         return places
 
     def fingerprint(self) -> str:

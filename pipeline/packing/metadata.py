@@ -1,19 +1,31 @@
 """Metadata: what is known of sets beside their pictures, from the CSV files at a source's root, by the sets' keys.
 
 fgbg-compose writes labels.csv (where the foreground is), fgbg-depth writes depth.csv (the scale of each depth map). A
-table has a column `key`. It stays in its file: of each line only its key and its place are in memory.
+table has a column `key`. It stays in its file: of each line only its key and its place are in memory. What labels.csv
+and sources.csv (which file each picture came from) say goes into tables beside the shards, too.
 """
 
 import csv
 import hashlib
-from collections.abc import Callable, Iterable
-from itertools import pairwise
+import io
+import mmap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.files import map_file
+from pipeline.errors import InputError
+from pipeline.files import Opener, ReadFile, map_file, open_any
+from pipeline.packing.tables import decode_text
+from pipeline.regular_files import open_regular
+from pipeline.resume import atomic_file
+from pipeline.words import csv_text, from_csv_text
 
+LABELS, ORIGINS = "labels.csv", "sources.csv"
+ORIGIN_COLUMNS = ["part", "id", "file"]
+MAX_TABLE_BYTES = 1 << 30
+HEADER_BYTES = 1 << 16
 Metadata = dict[str, object]
 
 
@@ -45,37 +57,52 @@ class MetadataTable:
         A file without the `needed` columns counts as empty.
         """
         self._parse = parse
-        self._text = content if isinstance(content, bytes) else map_file(content)
+        self._text = content if isinstance(content, bytes) else _map_table(content)
         self.sha256 = hashlib.sha256(self._text).hexdigest()
         ends = np.flatnonzero(np.frombuffer(self._text, np.uint8) == ord("\n")) + 1
         self._bounds = np.unique([0, *ends, len(self._text)])  # of lines; the last may lack its end
-        self._columns = self._line(0) if len(self._bounds) > 1 else []
+        self.columns = self._line(0) if len(self._bounds) > 1 else []
         keys = list[bytes]()
-        if set(needed) <= set(self._columns):
-            column = self._columns.index("key")
+        if set(needed) <= set(self.columns):
+            column = self.columns.index("key")
             keys = [self._text[start:end].split(b",")[column] for start, end in pairwise(self._bounds[1:].tolist())]
         self._keys = np.array(keys, np.bytes_)
         self._order = np.argsort(self._keys, kind="stable")
 
     def _line(self, number: int) -> list[str]:
         start, end = self._bounds[number : number + 2].tolist()
-        return next(csv.reader([self._text[start:end].decode(errors="surrogateescape")]), [])
+        try:
+            return next(csv.reader([self._text[start:end].decode(errors="surrogateescape")]), [])
+        except csv.Error as error:
+            raise InputError(f"line {number + 1} of a table of sets is none ({error}): repair it") from None
 
     def find(self, keys: list[str]) -> list[Metadata]:
         """The metadata of each set; empty for one that is not in the table."""
+        return [self._parse(line) if line else {} for line in self.lines(keys)]
+
+    def lines(self, keys: list[str]) -> list[dict[str, str]]:
+        """The line of each set, by column; empty for one that is not in the table."""
         if not len(self._keys):
             return [{} for _ in keys]
         wanted = np.array([key.encode() for key in keys])
         places = np.searchsorted(self._keys, wanted, sorter=self._order)
         rows = self._order[np.minimum(places, len(self._keys) - 1)]
         return [
-            self._parse(dict(zip(self._columns, self._line(row + 1), strict=False))) if found else {}
+            dict(zip(self.columns, self._line(row + 1), strict=False)) if found else {}
             for row, found in zip(rows.tolist(), (self._keys[rows] == wanted).tolist(), strict=True)
         ]
 
 
+def _map_table(path: Path, opener: Opener = open_any) -> bytes | mmap.mmap:
+    if (size := ReadFile(path, opener).size) > MAX_TABLE_BYTES:
+        raise InputError(
+            f"{path} has {size:,} bytes, more than {MAX_TABLE_BYTES:,}: it is no table of sets, take it away"
+        )
+    return map_file(path, opener)
+
+
 TABLES: dict[str, tuple[Callable[[dict[str, str]], Metadata], tuple[str, ...]]] = {
-    "labels.csv": (_parse_labels, ("key",)),
+    LABELS: (_parse_labels, ("key",)),
     "depth.csv": (_parse_scale, ("key", "far", "near")),
 }
 
@@ -83,15 +110,16 @@ TABLES: dict[str, tuple[Callable[[dict[str, str]], Metadata], tuple[str, ...]]] 
 class MetadataTables:
     """All metadata tables that lie at the roots of the sources."""
 
-    def __init__(self, *places: Path | tuple[str, bytes]) -> None:
-        """`places`: folders to look in, and tables from archives as (name, content)."""
-        self._tables = list[MetadataTable]()
-        for place in places:
-            for name, (parse, needed) in TABLES.items():
-                if isinstance(place, Path) and (place / name).is_file():
-                    self._tables.append(MetadataTable(place / name, parse, needed))
-                elif isinstance(place, tuple) and place[0] == name:
-                    self._tables.append(MetadataTable(place[1], parse, needed))
+    def __init__(self, *files: tuple[str, Path | bytes]) -> None:
+        """`files`: the name of each table, and where it is or, in an archive, what it holds."""
+        self._tables, self._labels, self._origins = list[MetadataTable](), list[MetadataTable](), list[bytes]()
+        for name, content in files:
+            if name == ORIGINS:
+                self._origins.append(content if isinstance(content, bytes) else bytes(_map_table(content)))
+                continue
+            self._tables.append(MetadataTable(content, *TABLES[name]))
+            if name == LABELS:
+                self._labels.append(self._tables[-1])
 
     def find(self, keys: list[str]) -> list[Metadata]:
         """The metadata of each set from all tables together."""
@@ -104,3 +132,57 @@ class MetadataTables:
     def fingerprint(self) -> list[str]:
         """The sha256 of each table."""
         return [table.sha256 for table in self._tables]
+
+    def save(self, folder: Path, keys: Iterable[list[str]]) -> None:
+        """Write labels.csv, with the line of each set of `keys`, and sources.csv, where the sources have them."""
+        if any("key" in table.columns for table in self._labels):
+            columns = list(dict.fromkeys(column for table in self._labels for column in table.columns))
+            blocks = (zip(*(table.lines(some) for table in self._labels), strict=True) for some in keys)
+            lines = ({name: text for line in found for name, text in line.items()} for some in blocks for found in some)
+            rows = ([line.get(name, "") for name in columns] for line in lines if line)
+            if first := next(rows, None):
+                _write_table(folder / LABELS, columns, chain([first], rows))
+        if origins := [table for table in self._origins if _header(table) == ORIGIN_COLUMNS]:
+            _join_tables(origins, folder / ORIGINS)
+
+
+def join_table_files(files: Sequence[Path], path: Path) -> None:
+    """Write the lines of tables beside shards as one, each once, with the columns of all.
+
+    Raises `InputError` for what is no such table.
+    """
+    _join_tables([bytes(_map_table(file, open_regular)) for file in files], path)
+
+
+def _join_tables(tables: Sequence[bytes], path: Path) -> None:
+    columns = list(dict.fromkeys(column for table in tables for column in _header(table)))
+
+    def rows() -> Iterator[tuple[str, ...]]:
+        for table in tables:
+            lines = _rows(table)
+            header = next(lines, [])
+            for line in lines:
+                cells = dict(zip(header, line, strict=False))
+                yield tuple(cells.get(name, "") for name in columns)
+
+    try:
+        _write_table(path, columns, dict.fromkeys(rows()))
+    except csv.Error as error:
+        raise InputError(f"one of several {path.name} is no table ({error}): take it away") from None
+
+
+def _rows(table: bytes) -> Iterator[list[str]]:
+    return (row for row in csv.reader(io.StringIO(decode_text(table), newline="")) if row)
+
+
+def _header(table: bytes) -> list[str]:
+    return next(_rows(table[:HEADER_BYTES]), [])
+
+
+def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write a CSV file that is safe to open: in printable letters, without formulas."""
+    with atomic_file(path) as file:
+        for row in chain([columns], rows):
+            line = io.StringIO()
+            csv.writer(line, lineterminator="\n").writerow([csv_text(from_csv_text(cell)) for cell in row])
+            file.write(line.getvalue().encode())

@@ -32,6 +32,7 @@ from pipeline.packing.finalize import (
     describe_complete,
     done_shards,
     finalize,
+    finished_shards,
     record_path,
     shard_path,
     tally,
@@ -224,6 +225,8 @@ def pack(
             if options.fit != "refuse":
                 conversions.append(f"fit: {FITTED[options.fit]}")
             optional = {"warnings": inspection.warnings, "conversions": conversions}
+            keys = (shard.rows["key"].astype(str).tolist() for shard in finished_shards(shards, records, count))
+            tables.save(shards, keys)
             manifest = finalize(shards, records, count, total, backgrounds, stored, options.codec, **optional)
     remarks = Counter(problem.kind for problem in total.problems if problem.kind in MASK_REMARKS)
     repaired = sum(problem.kind == REPAIRED for problem in total.problems)

@@ -5,11 +5,11 @@ tars are never changed, only replaced.
 """
 
 import functools
+import logging
 import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError, Problem
-from pipeline.files import ReadFile, open_file, read_file
+from pipeline.files import ReadFile, open_file
 from pipeline.format.depth import NO_DEPTH
 from pipeline.format.images import Picture
 from pipeline.format.index_rows import row_type
@@ -35,12 +35,14 @@ from pipeline.packing.finalize import (
     tally,
     write_backgrounds,
 )
+from pipeline.packing.metadata import LABELS, ORIGINS, join_table_files
 from pipeline.regular_files import open_regular
 from pipeline.resume import atomic_file, resumable
 from pipeline.verify.check import rows_of_shards
 from pipeline.verify.scan import Rows, stored_background
 from pipeline.words import plural
 
+log = logging.getLogger(__name__)
 # What merged directories may differ in; everything else in their manifests has to be the same.
 MAY_DIFFER = {
     "sets",
@@ -54,7 +56,6 @@ MAY_DIFFER = {
     "warnings",
     "conversions",
 }
-METADATA_TABLES = ("labels.csv", "sources.csv")  # of fgbg-compose
 
 
 def merge(sources: Sequence[Path], shards: Path, sets_merged: Callable[[int, int], None] | None = None) -> Manifest:
@@ -94,8 +95,7 @@ def merge(sources: Sequence[Path], shards: Path, sets_merged: Callable[[int, int
                 Problem(f"{store.folder.resolve().name}/{path}", kind, why)
                 for path, kind, why in read_problems(store.folder / "problems.csv")
             )
-        for table in METADATA_TABLES:
-            _join_tables([store.folder / table for store in stores], shards / table)
+        _join_metadata(stores, shards)
         optional = first.optional | {
             name: list(dict.fromkeys(line for store in stores for line in getattr(store.manifest, name)))
             for name in ("warnings", "conversions")
@@ -189,11 +189,15 @@ def _link_or_copy(source: Path, target: Path) -> None:
             shutil.copyfileobj(file, copy, 1 << 20)
 
 
-def _join_tables(sources: Sequence[Path], target: Path) -> None:
-    """Write the lines of all tables, each once, if all are there and have the same columns."""
-    if not all(source.exists() for source in sources):
-        return
-    tables = [read_file(source, open_regular).splitlines(keepends=True) for source in sources]
-    if all(one[:1] == other[:1] for one, other in pairwise(tables)):
-        with atomic_file(target) as file:
-            file.writelines(dict.fromkeys(line for table in tables for line in table))
+def _join_metadata(stores: Sequence[ShardReader], shards: Path) -> None:
+    """Join the tables beside the shards; one that is not beside all of them, or is damaged, is left out and told."""
+    for name in (LABELS, ORIGINS):
+        files = [store.folder / name for store in stores]
+        missing = [file for file in files if not file.exists()]
+        try:
+            if missing and missing != files:
+                raise InputError(f"{missing[0]} is missing, and half of it would pass for all of it")
+            if not missing:
+                join_table_files(files, shards / name)
+        except InputError as error:
+            log.warning("the merged shards have no %s: %s", name, error)

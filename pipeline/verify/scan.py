@@ -238,7 +238,7 @@ def parse_header(header: bytes) -> tuple[str, int]:
     """Name and size (bytes) in a tar header; the name is empty if these are not the bytes of `tar_header`."""
     try:
         name, size = header[:100].rstrip(b"\0").decode(), int(header[124:135], 8)
-        return (name, size) if tar_header(name, size) == header else ("", 0)
+        return (name, size) if size >= 0 and tar_header(name, size) == header else ("", 0)
     except ValueError:
         return "", 0
 
@@ -246,7 +246,9 @@ def parse_header(header: bytes) -> tuple[str, int]:
 def background_id(key: str) -> int | None:
     """The id of a background by its name in backgrounds.tar; None if it is none."""
     number = key.removeprefix("bg_")
-    found = int(number) if re.fullmatch("-?[0-9]{1,10}", number) else None
+    if not re.fullmatch("-?[0-9]{1,10}", number):
+        return None
+    found = int(number)
     return found if found in INT32 and f"bg_{found:03}" == key else None
 
 

@@ -116,6 +116,13 @@ def test_a_manifest_that_is_none(text: str, copy: Path) -> None:
         Manifest.load(copy)
 
 
+def test_a_shard_without_sets(copy: Path) -> None:
+    shards = json.loads((copy / "manifest.json").read_text())["shards"]
+    edit(copy, {"shards": [*shards, shards[0] | {"name": "sets-000099.tar", "sets": 0}]})
+    with pytest.raises(InputError, match=r"manifest\.json is damaged \(sets-000099\.tar has no sets\): rebuild it"):
+        Manifest.load(copy)
+
+
 def test_a_manifest_that_is_too_long_is_not_read(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.format.manifest.MAX_MANIFEST_BYTES", 1000)
     with pytest.raises(InputError, match=r"has over 0 MiB, which no manifest needs: rebuild it"):
@@ -156,7 +163,7 @@ def shard_sets(folder: Path, changes: dict[int, int]) -> dict[str, object]:
     [
         ({}, r"has 99 sets, 100 in its shards and 100 in index\.npy: rebuild it"),
         ({3: 1}, r"has 100 sets, 101 in its shards and 100 in index\.npy: rebuild it"),
-        ({0: 16, 1: -16}, r"has set 16 of index\.npy in shard 0, index\.npy has it in shard 1: rebuild it"),
+        ({0: 15, 1: -15}, r"has set 16 of index\.npy in shard 0, index\.npy has it in shard 1: rebuild it"),
         ({2: -1, 3: 1}, r"has set 47 of index\.npy in shard 3, index\.npy has it in shard 2: rebuild it"),
         ({5: 1, 6: -1}, r"has set 96 of index\.npy in shard 5, index\.npy has it in shard 6: rebuild it"),
     ],

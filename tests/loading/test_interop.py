@@ -1,5 +1,7 @@
 import gc
+import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ from torch.utils.data import DataLoader
 
 from pipeline.errors import InputError
 from pipeline.format.images import decode_gray
-from pipeline.loading.interop import as_webdataset
+from pipeline.format.sample import UNKNOWN
+from pipeline.loading.interop import _PillowDecoder, _read_ids, as_webdataset
 from pipeline.loading.loader import Loader
 from pipeline.packing.pack import PackOptions, pack
 from tests.samples import write_sets
@@ -127,3 +130,27 @@ def test_depth_with_holes_says_where_it_was_measured(tmp_path: Path) -> None:
     assert batch.depth is not None
     assert expected.depth is not None
     assert torch.equal(batch.depth, expected.depth)  # planes are what the CPU loader makes of pictures
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"bg": null, "fg": 1}', b'{"bg": 1.5, "fg": 1}', b"[" * 100_000])
+def test_a_set_that_is_damaged_is_named(text: bytes) -> None:
+    with pytest.raises(InputError, match="k: its json is missing or damaged"):
+        _read_ids({"__key__": "k", "json": text})
+    with pytest.raises(InputError, match="k: its json is missing or damaged"):
+        _read_ids({"__key__": "k"})
+    assert _read_ids({"json": b'{"bg": 3, "fg": null}'})["fg_id"] == UNKNOWN
+
+
+def test_a_set_without_a_picture_is_named(packed: Path) -> None:
+    decoder = _PillowDecoder(packed, SIZE)
+    for sample in ({"bg_id": 0, "fg_bg.jpg": b"?"}, {"bg_id": 0}, {"bg_id": 77}):
+        with pytest.raises(InputError, match="k: its pictures are missing or damaged"):
+            decoder({"__key__": "k", "fg_id": 0, **sample})
+
+
+def test_a_manifest_without_its_shards_is_refused(packed: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(packed, tmp_path / "shards"))
+    about = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(about | {"shards": []}))
+    with pytest.raises(InputError, match=r"has 100 sets, 0 in its shards and 100 in index\.npy"):
+        as_webdataset(folder)

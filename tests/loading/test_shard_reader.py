@@ -162,6 +162,23 @@ def test_a_note_that_is_not_what_was_packed_is_damage(store: ShardReader) -> Non
     assert store.read_metadata(7)["bg"] == store.index["bg"][7]
 
 
+@pytest.mark.parametrize(
+    ("size", "reason"), [(b"77777777777", "it has 8,589,934,591 bytes"), (b"\x80" + b"\xff" * 11, "it has ")]
+)
+def test_a_note_of_absurd_size_is_not_read(size: bytes, reason: str, store: ShardReader) -> None:
+    end = int(store.index["offset"][7, 2]) + int(store.index["size"][7, 2])
+    with (store.folder / store.shard_name(7)).open("r+b") as file:
+        file.seek(end + -end % 512)
+        header = bytearray(file.read(512))
+        header[124:136] = size.ljust(12, b"\0")
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+        file.seek(-512, os.SEEK_CUR)
+        file.write(header)
+    with pytest.raises(Damaged, match=rf"\({reason}"):
+        store.read_metadata(7)
+
+
 def test_an_index_that_points_elsewhere_finds_no_note(store: ShardReader) -> None:
     rows = np.array(store.index)
     rows["offset"][0], rows["size"][0] = rows["offset"][1], rows["size"][1]

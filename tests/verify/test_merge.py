@@ -1,5 +1,6 @@
 import errno
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -179,18 +180,32 @@ def test_a_merge_that_is_stopped_is_continued(
     assert files_below(tmp_path / "stopped") == files_below(tmp_path / "undisturbed")
 
 
-def test_what_lies_beside_the_shards_is_joined(two: list[Path], tmp_path: Path) -> None:
+def test_what_lies_beside_the_shards_is_joined(
+    two: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for shards, line in zip(two, ("fg_bg/a.jpg,incomplete,why\n", "fg_bg/b.jpg,unknown,why\n"), strict=True):
         write(shards / "problems.csv", f"path,kind,why\n{line}".encode())
-        write(shards / "labels.csv", f"key,x\n{shards.name},1\n".encode())
+        write(shards / "labels.csv", f"key,{shards.name[0]},x\n{shards.name},1,-2\n".encode())
     write(two[0] / "sources.csv", b"part,id,file\nbg,0,a.jpg\n")
     merge(two, tmp_path / "all")
     joined = files_below(tmp_path / "all")
     assert joined["problems.csv"] == (
         b"path,kind,why\none-shards/fg_bg/a.jpg,incomplete,why\ntwo-shards/fg_bg/b.jpg,unknown,why\n"
     )
-    assert joined["labels.csv"] == b"key,x\none-shards,1\ntwo-shards,1\n"
-    assert "sources.csv" not in joined  # half of it would pass for all of it
+    assert joined["labels.csv"] == b"key,o,x,t\none-shards,1,-2,\ntwo-shards,,-2,1\n"
+    assert "sources.csv" not in joined
+    [warning] = caplog.messages
+    assert re.fullmatch(r"the merged shards have no sources\.csv: .*two-shards/sources\.csv is missing, .*", warning)
+
+
+def test_a_table_that_is_none_is_not_joined_and_told(
+    two: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for shards in two:
+        write(shards / "labels.csv", b'key,x\n"' + b"a" * 200_000)
+    merge(two, tmp_path / "all")
+    assert "labels.csv" not in files_below(tmp_path / "all")
+    assert "the merged shards have no labels.csv: one of several labels.csv is no table (" in caplog.text
 
 
 def test_a_repair_of_the_result_leaves_the_sources_alone(two: list[Path], tmp_path: Path) -> None:

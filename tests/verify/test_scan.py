@@ -5,11 +5,12 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from pipeline.format.manifest import Manifest, load_index
 from pipeline.format.sample import PARTS
 from pipeline.format.tar import TarWriter, tar_header
-from pipeline.verify.scan import WIDE, Scan, parse_header, stored_background, stored_parts
+from pipeline.verify.scan import WIDE, Scan, background_id, parse_header, stored_background, stored_parts
 
 PICTURES = stored_parts("jpeg", PARTS)
 
@@ -49,6 +50,15 @@ def test_backgrounds_have_no_json(packed: Path) -> None:
     scan = Scan(packed / "backgrounds.tar", [stored_background("jpeg")], "decode", has_json=False)
     assert [entry.key for entry in scan.entries] == [f"bg_{bg:03}" for bg in range(10)]
     assert scan.faults == []
+
+
+@pytest.mark.parametrize("key", ["", "bg_", "bg_x", "bg_5", "bg_99999999999", "bg_2147483648", "fg_005", "bg_00\u0665"])
+def test_a_name_that_is_no_backgrounds(key: str) -> None:
+    assert background_id(key) is None, "at once"
+
+
+def test_a_size_below_zero_is_none() -> None:
+    assert parse_header(tar_header("a.jpg", -8))[0] == ""
 
 
 def test_any_other_byte_in_a_header_is_seen() -> None:
