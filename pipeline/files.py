@@ -249,9 +249,11 @@ def open_file(
     return io.BufferedReader(_ReadStream(path, opener), READ_BYTES)
 
 
-def read_file(path: str | os.PathLike[str], opener: Opener = open_any) -> bytes:
-    """All of a file; passing errors are tried again."""
+def read_file(path: str | os.PathLike[str], opener: Opener = open_any, most_bytes: int | None = None) -> bytes:
+    """All of a file; passing errors are tried again. Raises ValueError for more than `most_bytes`, and reads none."""
     file = ReadFile(path, opener)
+    if most_bytes is not None and file.size > most_bytes:
+        raise ValueError(f"it has {file.size:,} bytes")
     if size := file.size:
         return file.read(size, 0)
     return io.BufferedReader(_ReadStream(path, opener)).read()  # some FUSE tell no size

@@ -16,6 +16,7 @@ from pipeline.locks import LOCK, locked
 from pipeline.regular_files import NotRegular, open_regular
 
 UNFINISHED, ARGUMENTS, COMPLETE = ".unfinished", "arguments.json", ".complete.json"
+MAX_ARGUMENTS_BYTES = 1 << 24
 Arguments = dict[str, Any]
 
 
@@ -57,7 +58,7 @@ def unfinished_run(folder: Path) -> dict[str, Any] | None:
     try:
         if records.is_symlink():  # what is written and removed there would be elsewhere
             raise InputError(f"{records} is a link, which no run makes: remove it")
-        begun = json.loads(read_file(records / ARGUMENTS, open_regular))
+        begun = json.loads(read_file(records / ARGUMENTS, open_regular, MAX_ARGUMENTS_BYTES))
         if not isinstance(begun, dict) or not isinstance(begun.get("command"), str):
             raise ValueError("it names no command")
     except NotRegular:
@@ -192,7 +193,7 @@ def _remove(records: Path) -> None:
 def _complete_run(folder: Path) -> Arguments | None:
     """The arguments of the run that is complete in `folder`, as far as that is known."""
     try:
-        made = json.loads(read_file(folder / COMPLETE, open_regular))
+        made = json.loads(read_file(folder / COMPLETE, open_regular, MAX_ARGUMENTS_BYTES))
     except (OSError, ValueError, RecursionError):
         return None
     return made if isinstance(made, dict) else None

@@ -279,3 +279,10 @@ def test_a_file_that_cannot_be_read_is_one_bad_picture_but_a_lost_mount_is_not(
             with pytest.raises(OSError if number in NOT_OF_ONE_FILE else BadImage, match=os.strerror(number)):
                 read_picture(str(path))
     assert isinstance(open_file(path), io.BufferedReader)
+
+
+def test_a_file_of_absurd_size_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    os.truncate(tmp_path / "a", 1 << 40)
+    with pytest.raises(ValueError, match="it has 1,099,511,627,776 bytes"):
+        read_file(tmp_path / "a", most_bytes=1 << 30)

@@ -25,6 +25,7 @@ from pipeline.errors import InputError, Problem
 from pipeline.files import read_file, write_file, written_file
 from pipeline.format.depth import HOLES_KEY
 from pipeline.format.images import BadImage, Picture, check_image, read_picture
+from pipeline.format.manifest import BACKGROUNDS
 from pipeline.format.planes import PLANES
 from pipeline.format.tar import ShardWriter
 from pipeline.loading.shard_reader import Damaged, ShardReader
@@ -252,7 +253,12 @@ def rewrite_with_depth(
 
 def _backgrounds(reader: ShardReader) -> Iterator[tuple[int, Picture]]:
     for background in reader.manifest.backgrounds:
-        yield background.id, _picture(reader.read_background(background.id))
+        try:
+            yield background.id, _picture(reader.read_background(background.id))
+        except BadImage as error:
+            raise InputError(
+                f"{reader.folder / BACKGROUNDS}: background {background.id}: {error}: pack again"
+            ) from None
 
 
 class _ShardsTarget:
@@ -290,7 +296,10 @@ class _ShardsTarget:
     def read(self, item: StoredSet) -> bytes:
         try:
             self._store.read_metadata(item.row)  # what cannot be copied shall show before the network is asked
-            return self._store.read(item.row)[0].tobytes()
+            overlay, *others = self._store.read(item.row)
+            for part in others:
+                _picture(part)
+            return overlay.tobytes()
         except Damaged as error:
             raise BadImage(str(error).removeprefix(f"{self._store.key(item.row)}: ")) from error
 

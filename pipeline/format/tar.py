@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError, Problem
 from pipeline.files import ReadFile, open_file, written_file
 from pipeline.format.images import Picture
-from pipeline.format.index_rows import row_type
+from pipeline.format.index_rows import are_plain, row_type
 from pipeline.format.manifest import ShardInfo
 from pipeline.format.sample import PARTS, UNKNOWN, set_key
 from pipeline.regular_files import open_regular
@@ -138,11 +138,13 @@ def load_shard(path: Path, shards: Path) -> Shard | None:
             return None
     except (OSError, ValueError, KeyError, BadZipFile, EOFError, RecursionError, MemoryError, NotImplementedError):
         return None
+    if sizes.ndim == 3 and sizes.shape[2] != 2:
+        return None
     if rows.ndim != 1 or rows.dtype != row_type(rows.dtype["key"].itemsize if rows.dtype.names else 1):
         return None
     if len(rows) != info.sets or sizes.dtype.kind not in "if" or (info.sets and (sizes.ndim, len(sizes)) != (3, 2)):
         return None
-    return Shard(info, rows, sizes, Counter(left_out), problems, text)
+    return Shard(info, rows, sizes, Counter(left_out), problems, text) if are_plain(rows["key"]) else None
 
 
 _About = tuple[ShardInfo, dict[str, int], list[Problem], str]

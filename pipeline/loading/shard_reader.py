@@ -22,6 +22,7 @@ from pipeline.errors import InputError
 from pipeline.files import ReadFile
 from pipeline.format.manifest import BACKGROUNDS, INDEX, Manifest, load_index
 from pipeline.format.planes import PLANES
+from pipeline.format.sample import UNKNOWN
 from pipeline.format.tar import BLOCK
 from pipeline.regular_files import open_regular
 
@@ -144,7 +145,10 @@ class ShardReader:
             note = json.loads(self._read(self.key(row), shard, start + BLOCK, header.size))
             if not isinstance(note, dict):
                 raise ValueError(f"found a {type(note).__name__}")
-        except (tarfile.HeaderError, ValueError, RecursionError) as error:
+            ids = [UNKNOWN if note[name] is None else note[name] for name in ("bg", "fg", "id")]
+            if ids[:2] != [self.index[name][row] for name in ("bg", "fg")] or {*map(type, ids)} != {int}:
+                raise ValueError("its ids are not those of the index")
+        except (tarfile.HeaderError, KeyError, ValueError, RecursionError) as error:
             raise Damaged(self.key(row), f"{name} in {shard} is damaged ({error})", shard) from error
         return note
 

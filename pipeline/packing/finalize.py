@@ -34,6 +34,8 @@ from pipeline.regular_files import open_regular
 from pipeline.resume import atomic_file, require_files
 from pipeline.words import csv_text, from_csv_text, plural, printable
 
+MAX_PROBLEMS_BYTES = 1 << 30
+
 
 class BackgroundsTar(NamedTuple):
     """What a finished backgrounds.tar holds."""
@@ -181,7 +183,7 @@ def write_problems(path: Path, problems: list[Problem]) -> None:
 def read_problems(path: Path) -> list[Problem]:
     """The rows of problems.csv; none if it is missing, or was not written by this project."""
     try:
-        text = read_file(path, open_regular).decode(errors="surrogateescape")
+        text = read_file(path, open_regular, MAX_PROBLEMS_BYTES).decode(errors="surrogateescape")
         header, *rows = csv.reader(io.StringIO(text, newline=""))
     except (OSError, ValueError, csv.Error):
         return []

@@ -47,7 +47,7 @@ from pipeline.packing.finalize import (
 from pipeline.regular_files import open_regular
 from pipeline.resume import COMPLETE, UNFINISHED, atomic_file, require_finished, resumable, unfinished_run
 from pipeline.verify.check import idx_damage, rows_of_backgrounds, rows_of_shards
-from pipeline.verify.scan import WIDE, Entry, Rows, Scan, StoredPart, stored_background, stored_parts
+from pipeline.verify.scan import WIDE, Entry, Rows, Scan, StoredPart, background_id, stored_background, stored_parts
 from pipeline.workers import Workers
 
 COMMAND = "fgbg-check --repair-index"
@@ -128,7 +128,7 @@ def repair(
             unverified += not verified
             if tars_read:
                 tars_read(1, len(names) - len(done))
-        _unify_keys(shards, records, len(names), old.key_length)
+        _unify_keys(shards, records, len(names), old.key_length, len(stored_parts(codec, parts)))
         total = tally(shards, records, len(names))
         if not total.sets:
             raise InputError(f"no set in {shards} is whole: copy its tars again, or pack again")
@@ -269,7 +269,9 @@ def _repair_backgrounds(
     if not shard or not shard.info.sets:
         raise InputError(f"no background in {path} is whole, and nothing replaces them: copy it again")
     places = np.stack([shard.rows[name][:, 0] for name in ("offset", "size", "crc32")], axis=1).tolist()
-    ids = [int(key.removeprefix(b"bg_")) for key in shard.rows["key"].tolist()]
+    ids = [bg for key in shard.rows["key"].tolist() if (bg := background_id(key.decode())) is not None]
+    if len(ids) < len(places):
+        raise InputError(f"{records} holds no records of a repair: remove it, then repair again")
     if twice := [bg for bg, count in Counter(ids).items() if count > 1]:
         raise InputError(f"background {twice[0]} is in {path} twice, and nothing tells which is right: copy it again")
     backgrounds = [Background(bg, *place) for bg, place in zip(ids, places, strict=True)]
@@ -299,7 +301,7 @@ def run_job(job: RepairJob) -> bool:
     return verified
 
 
-def _unify_keys(shards: Path, records: Path, count: int, key_length: int) -> None:
+def _unify_keys(shards: Path, records: Path, count: int, key_length: int, columns: int) -> None:
     """Give the rows of all records the key length of the index; raise `InputError` if a set is in them twice."""
     seen, largest = dict[bytes, str](), np.full(3, UNKNOWN)
     for shard in finished_shards(shards, records, count):
@@ -307,7 +309,10 @@ def _unify_keys(shards: Path, records: Path, count: int, key_length: int) -> Non
             if key in seen:
                 raise InputError(f"{key.decode()} is in {seen[key]} and in {shard.info.name}: take one of them away")
             seen[key] = shard.info.name
-        numbers = [int(key.rpartition(b"_")[2]) for key in shard.rows["key"].tolist()]
+        ends = [key.rpartition(b"_")[2] for key in shard.rows["key"].tolist()]
+        if not all(end.removeprefix(b"-").isdigit() for end in ends) or (ends and shard.sizes.shape[1] != columns):
+            raise InputError(f"{records} holds no records of a repair: remove it, then repair again")
+        numbers = [int(end) for end in ends]
         for column, values in enumerate((shard.rows["bg"], shard.rows["fg"], np.array(numbers, np.int64))):
             largest[column] = max(largest[column], values.max(initial=UNKNOWN))
     bg, fg, number = largest.tolist()

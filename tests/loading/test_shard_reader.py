@@ -179,6 +179,14 @@ def test_a_note_of_absurd_size_is_not_read(size: bytes, reason: str, store: Shar
         store.read_metadata(7)
 
 
+@pytest.mark.parametrize(("column", "value"), [("bg", 77), ("fg", 77), ("fg", -1)])
+def test_a_note_of_other_ids_is_damage(column: str, value: int, store: ShardReader) -> None:
+    rows = np.array(store.index)
+    rows[column][5] = value
+    with pytest.raises(Damaged, match=r"\(its ids are not those of the index\)"):
+        ShardReader(store.folder, store.manifest, rows).read_metadata(5)
+
+
 def test_an_index_that_points_elsewhere_finds_no_note(store: ShardReader) -> None:
     rows = np.array(store.index)
     rows["offset"][0], rows["size"][0] = rows["offset"][1], rows["size"][1]

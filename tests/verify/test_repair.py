@@ -1,5 +1,7 @@
+import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -8,12 +10,14 @@ import numpy as np
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.format.manifest import Manifest, load_index
+from pipeline.format.manifest import Manifest, ShardInfo, load_index
+from pipeline.format.tar import Shard, load_shard
 from pipeline.loading.loader import Loader
 from pipeline.loading.shard_reader import ShardReader
 from pipeline.packing.pack import PackOptions, pack
 from pipeline.verify.check import CheckOptions, check
-from pipeline.verify.repair import repair
+from pipeline.verify.repair import COMMAND, repair
+from pipeline.verify.scan import WIDE
 from tests.loading.test_shard_reader import flip_bit
 from tests.samples import files_below, without_depth, write_sets
 
@@ -239,3 +243,25 @@ def test_keys_of_any_length(tmp_path: Path) -> None:
     assert files_below(tmp_path / "shards") == before
     assert np.load(tmp_path / "shards" / "index.npy").dtype["key"].itemsize == 22
     assert json.loads((tmp_path / "shards" / "manifest.json").read_text())["sets"] == 6
+
+
+@pytest.mark.parametrize("key", [b"bg_x", b"abc", b"\xff", b"bg_99999999999"])
+def test_records_of_something_else_are_refused_or_made_again(key: bytes, packed: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(packed, tmp_path / "shards"))
+    records = folder / ".unfinished"
+    records.mkdir()
+    (records / "arguments.json").write_text(json.dumps({"command": COMMAND, "depth": [None, None]}))
+    rows = np.zeros(1, WIDE)
+    rows["key"] = key
+    for name, record, parts in (("backgrounds.tar", "backgrounds.npz", 1), ("sets-000000.tar", "sets-000000.npz", 2)):
+        path = folder / name
+        info = ShardInfo(name, 1, path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
+        Shard(info, rows, np.ones((2, parts, 2), int), Counter(), []).save(records / record)
+        if key == b"\xff":
+            assert load_shard(records / record, folder) is None
+        else:
+            with pytest.raises(InputError, match=r"unfinished holds no records of a repair: remove it"):
+                repair(folder)
+        (records / record).unlink(missing_ok=True)
+        records.mkdir(exist_ok=True)
+        (records / "arguments.json").write_text(json.dumps({"command": COMMAND, "depth": [None, None]}))
