@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import InputError, Problem
-from pipeline.files import read_file
 from pipeline.format.images import BadImage
 from pipeline.format.sample import UNKNOWN
 from pipeline.packing.discovery import Candidates
@@ -25,7 +24,7 @@ from pipeline.packing.folders import is_readme
 from pipeline.packing.layouts import DEFAULT_IGNORED, LARGEST
 from pipeline.packing.listing import Listing
 from pipeline.packing.sources import FileReader
-from pipeline.packing.tables import decode_text, read_table
+from pipeline.packing.tables import decode_text, read_table, read_text_file
 
 COLUMNS = {
     "fg_bg": ("overlay", "fg_bg", "imagename"),
@@ -55,7 +54,7 @@ class CsvLayout:
     @classmethod
     def load(cls, path: Path) -> "CsvLayout":
         """Read a file; raise `InputError` if it lacks the columns."""
-        layout = cls(path.name, read_file(path))
+        layout = cls(path.name, read_text_file(path))
         if not layout.columns:
             expected = ", ".join(f"{' or '.join(names)}" for names in COLUMNS.values())
             start = decode_text(layout.content[:400]).strip().partition("\n")[0][:SHOWN].strip()

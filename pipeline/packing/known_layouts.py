@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 from pipeline.errors import InputError
 from pipeline.packing.csv_layout import CsvLayout
 from pipeline.packing.layouts import DEFAULT_BACKGROUND, DEFAULT_IGNORED, Formula, Layout
+from pipeline.packing.tables import read_text_file
 from pipeline.packing.templates import Template
 
 SCHEMES = resources.files("pipeline.packing") / "schemes"
@@ -93,7 +94,7 @@ def known_layout(name: str = OWN, counts: SetCounts | None = None) -> Layout:
 def load_layout(path: Path, counts: SetCounts | None = None) -> Layout:
     """The layout of a TOML file; raise `InputError` if it cannot be read, or says what is not understood."""
     try:
-        content = tomllib.loads(path.read_text())
+        content = tomllib.loads(read_text_file(path).decode())
     except (ValueError, RecursionError) as error:  # huge integers and deep nesting, too
         raise InputError(f"{path} is no TOML ({error})") from error
     if unknown := sorted(set(content) - set(KEYS)):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pipeline.errors import InputError
 from pipeline.files import ReadFile, read_file
-from pipeline.format.images import unreadable_as_bad_image
+from pipeline.format.images import BadImage, unreadable_as_bad_image
 from pipeline.packing.archives import (
     ArchiveMember,
     MemberPlace,
@@ -27,6 +27,7 @@ from pipeline.packing.archives import (
 )
 from pipeline.resume import atomic_file
 
+MAX_FILE_BYTES = 1 << 30  # of a picture or a table: more is a sparse file, or none
 FOLDER, ZIP, TAR, COMPRESSED_TAR = "folder", "zip", "tar", "compressed tar"
 
 
@@ -133,7 +134,10 @@ class FileReader:
         with unreadable_as_bad_image():
             if isinstance(place, int):
                 source = self._sources[place]
-                return read_file(f"{source.path}/{path[len(source.label) :]}")
+                try:
+                    return read_file(f"{source.path}/{path[len(source.label) :]}", most_bytes=MAX_FILE_BYTES)
+                except ValueError as error:
+                    raise BadImage(f"{error}, at most {MAX_FILE_BYTES:,} expected") from None
             source = self._sources[place.source]
             if source.kind == COMPRESSED_TAR:  # slow, so only what is needed before there is a plain copy
                 with open_decompressed(source.path) as content:

@@ -5,7 +5,12 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+from pipeline.errors import InputError
+from pipeline.files import read_file
+
+MAX_TEXT_BYTES = 1 << 30
 SEPARATORS = (",", ";", "\t", "|")
 _MARKS = (  # in this order: the mark of UTF-16 begins that of UTF-32
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -27,6 +32,16 @@ def decode_text(content: bytes) -> str:
     if len(content) >= 4 and 0 in content[:4]:
         return content.decode("utf-16-le" if content[1] == content[3] == 0 else "utf-16-be", "replace")
     return content.decode("utf-8", "surrogateescape")
+
+
+def read_text_file(path: Path) -> bytes:
+    """A file that a user names; raise `InputError` for what would be waited for or read without end."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is a folder, a pipe or a device: give a file")
+    try:
+        return read_file(path, most_bytes=MAX_TEXT_BYTES)
+    except ValueError as error:
+        raise InputError(f"{path} is no layout ({error}, at most {MAX_TEXT_BYTES:,} expected)") from None
 
 
 def read_table(content: bytes, is_header: Callable[[list[str]], bool]) -> Iterator[list[str]]:

@@ -1,5 +1,6 @@
 """Every scheme in use packs to the same sets, from folders and archives."""
 
+import os
 import zipfile
 from pathlib import Path
 
@@ -166,3 +167,20 @@ def test_a_toml_of_any_depth_or_size_of_number_is_one_line(text: str, tmp_path: 
     (tmp_path / "a.toml").write_text(text)
     with pytest.raises(InputError, match=r"a\.toml is no TOML"):
         load_layout(tmp_path / "a.toml")
+
+
+@pytest.mark.parametrize("name", ["a.toml", "a.csv"])
+def test_a_layout_file_that_is_none_is_not_read(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    os.mkfifo(path)
+    with pytest.raises(InputError, match="is a folder, a pipe or a device: give a file"):
+        choose_layout(str(path), {}, {}, None)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(InputError, match="is a folder, a pipe or a device: give a file"):
+        choose_layout(str(path), {}, {}, None)
+    path.unlink()
+    path.touch()
+    os.truncate(path, 1 << 40)
+    with pytest.raises(InputError, match=r"is no layout .it has 1,099,511,627,776 bytes"):
+        choose_layout(str(path), {}, {}, None)

@@ -1,4 +1,5 @@
 import copy
+import gzip
 import os
 import random
 import struct
@@ -167,6 +168,50 @@ def test_what_is_no_source(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             open_sources(paths)
+
+
+@pytest.mark.parametrize("field", [20, 42], ids=["size", "offset"])
+def test_a_zip_member_beyond_the_file_is_refused(field: int, tmp_path: Path) -> None:
+    path = write_zip({"a.jpg": b"abc"}, tmp_path / "x.zip")
+    data = bytearray(path.read_bytes())
+    at = data.index(b"PK\1\2") + field
+    data[at : at + 4] = struct.pack("<I", 1 << 31)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"a member would lie beyond its end.: copy it again"):
+        Listing(open_sources([path]))
+
+
+@pytest.mark.parametrize(("size", "offset"), [(1 << 63, 0), (0, 1 << 63), (2**64 - 1, 2**64 - 1), (46, 1 << 40)])
+def test_a_zip64_directory_of_absurd_size_is_refused(size: int, offset: int, tmp_path: Path) -> None:
+    path = write_zip({"a.jpg": b"abc"}, tmp_path / "x.zip")
+    data = path.read_bytes()
+    end = data.rindex(b"PK\5\6")
+    record = b"PK\6\6" + struct.pack("<QHHIIQQQQ", 44, 45, 45, 0, 0, 1, 1, size, offset)
+    path.write_bytes(data[:end] + record + b"PK\6\7" + struct.pack("<IQI", 0, end, 1) + data[end:])
+    with pytest.raises(InputError, match=r"its directory is not where it should be.: copy it again"):
+        Listing(open_sources([path]))
+
+
+@pytest.mark.parametrize("size", [b"77777777777", b"\xff" * 12, b"\x80" + b"\x7f" * 11, b"-0000000010", b"00000100000"])
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_tar_member_of_absurd_size_is_refused(size: bytes, mode: str, tmp_path: Path) -> None:
+    path = write_tar({"a.jpg": b"abc", "b.jpg": b"abc"}, tmp_path / "x.tar")
+    data = bytearray(path.read_bytes())
+    header = data[1024:1536]
+    header[124:136] = size.ljust(12, b"\0")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    data[1024:1536] = header
+    path.write_bytes(gzip.compress(bytes(data)) if mode == "w:gz" else data)
+    with pytest.raises(InputError, match="copy it again"):
+        Listing(open_sources([path]))
+
+
+def test_a_file_of_absurd_size_is_no_picture(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
+    os.truncate(tmp_path / "a.jpg", 1 << 40)
+    with pytest.raises(BadImage, match="it has 1,099,511,627,776 bytes, at most"):
+        content(Listing(open_sources([tmp_path])))
 
 
 def test_an_encrypted_member_is_refused_by_name(tmp_path: Path) -> None:
