@@ -35,7 +35,7 @@ from pipeline.composing.photos import find_pictures
 from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest, load_index
 from pipeline.loading.split import Split
-from tools.cli import Command
+from tools.cli import Command, echo
 from tools.measure import describe_machine, machine
 from train.checkpoint import has_checkpoint
 from train.config import DEVICES, PRECISIONS, Config, require_network
@@ -162,13 +162,13 @@ class Study:
                 seconds[baseline], is_new = self.train_and_score(baseline)
             except CommandError as error:
                 failed[baseline.name] = str(error)
-                click.echo(f"{place}: FAILED: {error}")
+                echo(f"{place}: FAILED: {error}")
                 continue
             results.append(read_result(baseline, self.size, self.folder(baseline)))
             minutes = seconds_left(plan[number:], seconds) / 60
             took = f"{seconds[baseline]:,.0f} s" if is_new else "done before"
             told = f", about {minutes:,.1f} min" if minutes else ""
-            click.echo(f"{place}: {results[-1].in_short()}; {took}, {len(plan) - number} left{told}")
+            echo(f"{place}: {results[-1].in_short()}; {took}, {len(plan) - number} left{told}")
         return results, failed
 
     def folder(self, baseline: Baseline) -> Path:
@@ -190,7 +190,7 @@ class Study:
             name, shards.with_suffix(".json"), "tools.compose", flags, ["--shards", str(shards)]
         )
         if is_new:
-            click.echo(f"composed {name}: {self.compose_sets:,} sets, {seconds:,.0f} s")
+            echo(f"composed {name}: {self.compose_sets:,} sets, {seconds:,.0f} s")
         require_test_sets(name, shards)
 
     def train_and_score(self, baseline: Baseline) -> tuple[float, bool]:
@@ -288,18 +288,18 @@ def main(
         data = [name for name in data if name != WITHOUT_DEPTH]
         if not data:
             raise click.UsageError("--data photos needs --photos DIR")
-        click.echo("photos: left out, there is no --photos DIR")
+        echo("photos: left out, there is no --photos DIR")
     amounts = {"sets": float(sets), "minutes": minutes}
     budgets = [(name, amounts[name]) for name in BUDGETS if budget in (name, "both")]
     plan = list(baselines(data, networks, losses, budgets))
     study = Study(work, photos, **settings)
     if len(plan) < len(data) * len(networks) * len(losses) * len(budgets):
-        click.echo(SAME)
+        echo(SAME)
     former = signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing that we have started may outlive us
     try:
         results, failed = study.run(plan)
     except KeyboardInterrupt:
-        click.echo(f"\nstopped; what is done is kept in {work}: the same command goes on", err=True)
+        echo("", f"stopped; what is done is kept in {work}: the same command goes on", err=True)
         ctx.exit(INTERRUPTED)
     finally:
         signal.signal(signal.SIGTERM, former)
@@ -309,8 +309,8 @@ def main(
                  "settings": settings, "failed": failed}  # fmt: skip
         save_results(work / "baselines.json", results, about)
         draw_chart(results, describe_machine(found), work / "baselines.png")
-        click.echo(f"\n{tables(results)}\n")
-        click.echo(f"numbers: {work / 'baselines.json'}, chart: {work / 'baselines.png'}")
+        echo("", *tables(results).split("\n"), "")
+        echo(f"numbers: {work / 'baselines.json'}, chart: {work / 'baselines.png'}")
     if failed:
         raise InputError(f"{len(failed)} of {len(plan)} runs failed: {', '.join(failed)}")
 

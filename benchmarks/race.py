@@ -9,7 +9,6 @@ from typing import Any
 import pipeline.plotting  # noqa: F401 - before matplotlib
 
 # isort: on
-import click
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -30,7 +29,7 @@ from tools.bench_loader import (
     print_loaders,
     time_in_turn,
 )
-from tools.cli import progress_bar
+from tools.cli import echo, progress_bar
 from tools.measure import Pass, describe_machine, machine
 
 INDEX_BYTES = 16  # two int64 a set cross to the device: the row, and the place of the background
@@ -67,13 +66,13 @@ def race(comparison: Comparison, chart: Path | None) -> dict[str, Any]:
             passes = time_in_turn(comparison, cache, workers, sets, lambda: bar.update(1))
             loaders[cache] = {name: _row(comparison, passes, name, folders[name], verified[name]) for name in passes}
     print_loaders(comparison, loaders, DETAILS)
-    click.echo("Mpixel/s: pixels decoded, as they are stored; peak MiB: with children, libraries once a process")
-    click.echo("off: levels of 255 from Pillow's gray decode and antialiased resize, mean / 99.9 % / largest")
+    echo("Mpixel/s: pixels decoded, as they are stored; peak MiB: with children, libraries once a process")
+    echo("off: levels of 255 from Pillow's gray decode and antialiased resize, mean / 99.9 % / largest")
     if chart:
         options = comparison.options
         title = f"fgbg-bench: {options.size} x {options.size}, batch {options.batch_size}, {options.workers} threads"
         draw_chart(loaders, title, describe_machine(machine()), chart)
-        click.echo(f"chart: {chart}")
+        echo(f"chart: {chart}")
     return loaders_report(comparison, loaders, sets)
 
 

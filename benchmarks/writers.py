@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import webdataset
 from PIL import Image
@@ -22,7 +21,7 @@ from pipeline.format.sample import PARTS
 from pipeline.packing.join import Sets, find_sets
 from pipeline.packing.known_layouts import known_layout
 from pipeline.words import plural
-from tools.cli import progress_bar
+from tools.cli import echo, progress_bar
 from tools.measure import Pass, in_turn, peak_mib, print_rates, summarize, used
 
 SIZE_PX, QUALITY, SCALE = 224, 90, (0.15, 0.35)  # what fgbg-compose does unless told otherwise
@@ -53,14 +52,14 @@ def bench_packing(source: Path, rounds: int, workers: int) -> dict[str, Any]:
         "webdataset.ShardWriter": with_shard_writer,
         "tar cf": with_tar,
     }
-    click.echo(f"packing {source}, {rounds} rounds each in turn, {workers} workers for ours, page cache warm")
+    echo(f"packing {source}, {rounds} rounds each in turn, {workers} workers for ours, page cache warm")
     rows = _compared(writers, "webdataset.ShardWriter", rounds, warm_up=1)  # by which files come into the page cache
     print_rates(rows)
     start = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import tools.pack"], check=True)
     startup_sec = time.perf_counter() - start
     share = startup_sec * rows["ours (verify header)"]["sets_per_sec"]["median"] / sets
-    click.echo(
+    echo(
         f"ours is a command whose start is timed with it, ShardWriter is called: {startup_sec:.1f} s, {share:.0%} of "
         f"ours (verify header) on {plural(sets, 'set')}; the more sets, the less it counts"
     )
@@ -110,7 +109,7 @@ def bench_composing(photos: Path, sets: int, rounds: int) -> dict[str, Any]:
         original: one_by_one,
         "two JPEGs, nothing else": encode_only,
     }
-    click.echo(f"composing {sets:,} sets of {photos}, {rounds} rounds each in turn, one process")
+    echo(f"composing {plural(sets, 'set')} of {photos}, {rounds} rounds each in turn, one process")
     rows = _compared(writers, original, rounds)
     for name, mib in peaks_mib.items():
         rows[name]["peak_mib"] = mib

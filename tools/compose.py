@@ -138,7 +138,7 @@ def main(
     echo(f"{target}: {describe(summary, source, time.perf_counter() - start_sec)}")
     if summary.capped:
         wide = plural(summary.capped, "foreground is", "foregrounds are")
-        click.echo(f"{wide} too wide for the largest --scale: drawn no higher than fits (capped in labels.csv)")
+        echo(f"{wide} too wide for the largest --scale: drawn no higher than fits (capped in labels.csv)")
     if summary.problems:
         echo(f"skipped {len(summary.problems)}, listed in {target / 'problems.csv'}")
 

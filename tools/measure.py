@@ -12,7 +12,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import click
 import numpy as np
 import torch
 
@@ -25,6 +24,7 @@ except ImportError:
     raise InputError(f"psutil is missing, which fgbg-bench measures with: {install_hint('bench')}") from None
 
 from pipeline.workers import available_cores, timed
+from tools.cli import echo
 
 DRAINS = 2  # so many times what a loader may have ready goes by before the clock starts
 SETTLE_SEC, QUIET_CPU_SEC, SETTLE_TRIES = 0.1, 0.01, 20
@@ -286,7 +286,7 @@ def print_table(titles: Sequence[str], rows: Mapping[str, Sequence[str]]) -> Non
     widths = [max(len(line[column]) for line in lines) for column in range(len(titles) + 1)]
     for name, *cells in lines:
         numbers = (f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True))
-        click.echo("  ".join((f"{name:{widths[0]}}", *numbers)).rstrip())
+        echo("  ".join((f"{name:{widths[0]}}", *numbers)).rstrip())
 
 
 def quartiles(values: Mapping[str, float], digits: int = 0) -> str:

@@ -10,6 +10,7 @@ import click
 
 from pipeline.errors import InputError
 from pipeline.packing.shapes import FITS
+from pipeline.words import plural
 from tools.cli import Command, echo, progress_bar
 from tools.outputs import require_writable
 from train.config import CHECKPOINTS, DEVICES, MOST_PAIRS_AT_ONCE, PAIRS_AT_ONCE
@@ -70,7 +71,7 @@ def main(
     trained = load_run(run, checkpoint, on)
     with progress_bar("predicting", len(pairs)) as bar:
         predict(trained, pairs, out, on, batch_size, fit, bar.update)
-    echo(f"predicted {len(pairs):,} pairs with {trained.checkpoint} (step {trained.step:,}) into {out}")
+    echo(f"predicted {plural(len(pairs), 'pair')} with {trained.checkpoint} (step {trained.step:,}) into {out}")
 
 
 if __name__ == "__main__":

@@ -91,6 +91,7 @@ def fit(trainer: "Trainer") -> None:
             bar.update(int(trainer.progress * TICKS) - bar.pos, status)
             bar.render_progress()  # which `update` leaves out until a tick has passed: hours, of a large network
 
+        show("the first step, which takes longest")
         trainer.fit(show)
 
 

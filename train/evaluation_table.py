@@ -50,7 +50,8 @@ def text(evaluation: Evaluation) -> str:
         for region in REGIONS[1:]:
             name = f"within {BAND_PIXELS} px of the edge" if region == "boundary" else region
             counted = filled[0].scores[NETWORK][Score("rmse", region, fitted=False).name]["sets"]
-            lines += [f"{name}: {counted} of {filled[0].sets} sets have it", *_depth_rows(filled[0], region)]
+            sets = plural(filled[0].sets, "set has", "sets have")
+            lines += [f"{name}: {counted} of {sets} it", *_depth_rows(filled[0], region)]
         lines += [
             f"AbsRel and delta: pixels of nearness {RELATIVE_FROM} and more (0 far, 1 near)",
             "fitted: scale and shift of each picture",

@@ -13,6 +13,7 @@ from train.networks import build_network
 
 TOO_LONG_SEC = 3600.0  # of a run on a CPU
 PROBED_SETS = 2
+PROBED_FLOPS = 2e10  # forward, at most, unless 32 x 32 pixels have more: about a second on a slow core
 ENOUGH_SEC = 1.0  # of a first step, beside which what it prepares is little
 SHORT = 1e12
 """Parameters x pixels x sets: no network takes minutes for a run with fewer, which is not worth a look."""
@@ -55,10 +56,14 @@ class Estimate(NamedTuple):
 def estimate(config: Config, network: nn.Module, sets: int) -> Estimate:
     """Time steps of `network` on PROBED_SETS blank sets; those of smaller networks follow by their arithmetic.
 
-    `sets` are those of the whole run. Neither the network nor the random numbers change.
+    The sets are smaller than the run's where those would take long: the arithmetic grows with the pixels. `sets` are
+    those of the whole run. Neither the network nor the random numbers change.
     """
+    own, size = arithmetic(config.model, config), config.size
+    while size >= 64 and own * PROBED_SETS * (size / config.size) ** 2 > PROBED_FLOPS:
+        size = size // 32 * 16
     probe = copy.deepcopy(network)
-    blank = torch.zeros(PROBED_SETS, 1, config.size, config.size, dtype=torch.uint8)
+    blank = torch.zeros(PROBED_SETS, 1, size, size, dtype=torch.uint8)
     for _ in range(2):  # the first one also prepares the kernels
         began_sec = time.perf_counter()
         prediction = probe(blank, blank)
@@ -67,8 +72,7 @@ def estimate(config: Config, network: nn.Module, sets: int) -> Estimate:
         taken_sec = time.perf_counter() - began_sec
         if taken_sec > ENOUGH_SEC:
             break
-    run_sec = taken_sec / PROBED_SETS * sets
-    own = arithmetic(config.model, config)
+    run_sec = taken_sec / PROBED_SETS * (config.size / size) ** 2 * sets
     others = {name: arithmetic(name, config) for name in SMALLER if name != config.model}
     return Estimate(run_sec, {name: run_sec * of / own for name, of in others.items() if of < own})
 

@@ -30,7 +30,7 @@ def reliability(sets: int, backgrounds: int, foregrounds: int) -> str:
     what = min(known, key=lambda name: known[name])
     clusters = known[what]
     if clusters == 1:
-        return f"{line}: they hold for this {what} alone"
+        return f"{line}: scores hold for this {what} alone"
     if clusters < LEAST:
         return f"{line}: over {clusters} {what}s a 95 % interval covers {coverage_of_range(clusters):.0f} % at most"
     if clusters < ENOUGH:

@@ -19,7 +19,7 @@ from benchmarks.gpu.record import FAILED, Record, failures_of, load_record, save
 from pipeline.devices import gpu_usable, torch_device
 from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest
-from tools.cli import Command
+from tools.cli import Command, echo
 from train.config import COMPILE, DEVICES
 
 DIR = click.Path(path_type=Path)
@@ -106,10 +106,10 @@ def main(
     former = signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing that we have started may outlive us
     found, text = dict[str, Record](), ""
     try:
-        for record in run_parts(wanted, context, seconds, started_sec + minutes * 60, click.echo):
+        for record in run_parts(wanted, context, seconds, started_sec + minutes * 60, echo):
             found[record["name"]] = record
     except KeyboardInterrupt:
-        click.echo(f"\nstopped; what is done is kept in {work}: the same command goes on", err=True)
+        echo("", f"stopped; what is done is kept in {work}: the same command goes on", err=True)
         ctx.exit(INTERRUPTED)
     finally:
         signal.signal(signal.SIGTERM, former)
@@ -117,7 +117,7 @@ def main(
         if everything:
             text = save_report(work, shlex.join(["python", "-m", "benchmarks.gpu", *sys.argv[1:]]), everything)
     told = ", ".join(f"{name} {of['status']}, {len(of.get('rows', ()))} rows" for name, of in found.items())
-    click.echo(f"\n{text}\n\n{told}; numbers: {work / 'gpu-report.json'}")
+    echo("", *text.split("\n"), "", f"{told}; numbers: {work / 'gpu-report.json'}")
     if failed := {name: failures_of(record) for name, record in found.items() if record["status"] == FAILED}:
         first = "; ".join(f"{name}: {failures[0]}" for name, failures in failed.items())
         raise InputError(f"{len(failed)} of {len(found)} parts failed: {first}")

@@ -152,7 +152,7 @@ def compose(
     for the same call again.
     """
     progress = progress or Progress()
-    identity = {"command": "fgbg-compose", **arguments, **asdict(options)}
+    identity = {"command": "fgbg-compose", **asdict(options), **arguments}
     identity |= {"sets_per_shard": sets_per_shard, "skip_bad": skip_bad}
     describe = describe_complete if sets_per_shard else functools.partial(_describe_files, depth=source.has_depth)
     complete = functools.partial(describe, target)

@@ -80,7 +80,8 @@ def _refuse(listing: Listing, layouts: Sequence[Layout], samples: list[list[str]
     empty = "the folder is empty" if listing.sources[0].kind == "folder" else "it is empty"
     why = describe_files((path for paths in samples for path in paths), listing.refused, empty)
     if len(listing):
-        why = f"none of its {len(listing):,} files is an overlay, a mask or a depth map ({why})"
+        none = "its one file is no" if len(listing) == 1 else f"none of its {len(listing):,} files is an"
+        why = f"{none} overlay, mask or depth map ({why})"
     for layout in layouts:
         for paths, below in zip(samples, roots, strict=True):
             unread = [

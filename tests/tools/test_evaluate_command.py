@@ -119,7 +119,7 @@ def test_the_tables_show_the_numbers(trained: Path, packed: Path, tmp_path: Path
         f"mask IoU {network['mask_iou']}, baseline {trivial['mask_iou']}; "
         f"depth SSIM {network['depth_ssim']}, baseline {trivial['depth_ssim']}"
     )
-    assert trust == "1 set on 1 background and 1 foreground: they hold for this background alone"
+    assert trust == "1 set on 1 background and 1 foreground: scores hold for this background alone"
     where = f"{trained / 'best.pt'} (step {numbers['step']}) on {packed}, split test: 81 sets at 32 x 32"
     assert table[0] == where
     assert max(map(len, table[1:])) <= 100

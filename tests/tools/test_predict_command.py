@@ -57,7 +57,7 @@ def test_of_pictures_of_its_size_the_files_hold_what_the_network_says(
     trained: Path, pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    assert "predicted 1 pairs" in printed(predict(trained, *pair, out))
+    assert "predicted 1 pair " in printed(predict(trained, *pair, out))
     assert sorted(files_below(out)) == sorted(f"o.{kind}" for kind in KINDS)
     run = load_run(trained, "best", torch.device("cpu"))
     with torch.no_grad():

@@ -147,7 +147,7 @@ def test_folders_called_like_pictures_are_folders(trained: Path, background: Pat
     )
     write(tmp_path / "many/one.png", png(PIXELS))
     (tmp_path / "many/two.jpg").mkdir()
-    assert "predicted 1 pairs" in printed(predict(trained, background, tmp_path / "many", tmp_path / "out"))
+    assert "predicted 1 pair " in printed(predict(trained, background, tmp_path / "many", tmp_path / "out"))
 
 
 def test_what_is_no_file_is_not_waited_for(trained: Path, background: Path, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from train.scoring import intervals
 @pytest.mark.parametrize(
     ("counts", "line"),
     [
-        ((9, 1, 3), "9 sets on 1 background and 3 foregrounds: they hold for this background alone"),
-        ((9, 3, 1), "9 sets on 3 backgrounds and 1 foreground: they hold for this foreground alone"),
-        ((1, 1, 1), "1 set on 1 background and 1 foreground: they hold for this background alone"),
+        ((9, 1, 3), "9 sets on 1 background and 3 foregrounds: scores hold for this background alone"),
+        ((9, 3, 1), "9 sets on 3 backgrounds and 1 foreground: scores hold for this foreground alone"),
+        ((1, 1, 1), "1 set on 1 background and 1 foreground: scores hold for this background alone"),
         ((9, 2, 3), "9 sets on 2 backgrounds and 3 foregrounds: "
          "over 2 backgrounds a 95 % interval covers 50 % at most"),
         ((9, 9, 4), "9 sets on 9 backgrounds and 4 foregrounds: "

@@ -197,7 +197,7 @@ def test_the_result_comes_first(page: Page, evaluation: Evaluation) -> None:
         f"Depth SSIM {scores[NETWORK]['depth_ssim']['mean']:.3f} "
         f"baseline {scores[TRIVIAL]['depth_ssim']['mean']:.3f} (mean depth) "
         "Means with their 95 % intervals, in validation, new background, new foreground. "
-        "1 set on 1 background and 1 foreground: they hold for this background alone. "
+        "1 set on 1 background and 1 foreground: scores hold for this background alone. "
         f"Trained to step 12, epoch 3, 192 sets; scored: best.pt of step {step}. "
         "Pictures Curves Scores Throughput Data Settings Versions"
     )
