@@ -4,6 +4,7 @@ NaN and infinity are never depth. Of 0 that has to be told: of distances it is i
 what lies infinitely far, and of a map that was stretched to its own range it is the one or the other end.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from pipeline.errors import InputError
 AUTO, ZERO, NAN, NONE = WORDS = ("auto", "zero", "nan", "none")
 BESIDE = 0.05  # of the median of a map's values: so near 0 hardly anything lies that was measured ...
 LEAP = 10  # ... that is, 0 has this many times as many pixels, where it is no measurement
+LONE = 0.2  # of the range of the other values: so far from them lies what stands for no measurement, as -1 or 65,535
 WHOLE = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}  # the end of the scale; of floats it is 1
 
 Values = NDArray[np.generic]
@@ -61,14 +63,27 @@ def zeros_are_holes(values: Values) -> bool:
     """Whether 0 looks like no measurement in the numbers of a depth map, [H, W], whose small ones are near.
 
     It does where LEAP times as many pixels are 0 as lie beside it, up to BESIDE of the median of what is above, unless
-    the map was stretched to a whole scale, of which 0 then is the near end, or goes on below 0.
+    the map was stretched to a whole scale, of which 0 then is the near end, or goes on below 0; and in a map that is 0
+    all over.
     """
     measured = values[finite(values)].astype(np.float64)
     zeros, above = np.count_nonzero(measured == 0), measured[measured > 0]
-    if not zeros or not len(above) or len(above) + zeros < len(measured):
+    if not zeros or len(above) + zeros < len(measured):
         return False
+    if not len(above):
+        return True
     beside = int(np.count_nonzero(above <= BESIDE * np.median(above)))
     return bool(zeros >= LEAP * max(beside, 0.1) and above.max() != WHOLE.get(values.dtype.newbyteorder("="), 1.0))
+
+
+def lone_end(values: Values) -> float | None:
+    """The smallest or largest number of a depth map, [H, W], but for 0, that LEAP pixels share far from all others."""
+    measured = values[finite(values)].astype(np.float64)
+    for end in (measured.min(), measured.max()) if len(measured) else ():
+        rest = measured[measured != end]
+        if end and len(rest) and len(measured) - len(rest) >= LEAP and abs(rest - end).min() > LONE * np.ptp(rest):
+            return float(end)
+    return None
 
 
 def find_holes(invalid: str, near: str, numbers: Sequence[Values], pictures: Sequence[Values], arrays: bool) -> Holes:
@@ -105,5 +120,8 @@ def find_holes(invalid: str, near: str, numbers: Sequence[Values], pictures: Seq
         why.append(f"0, {share:.1%} of the pixels sampled, counts as near: {goes_on}")
     if near == "dark" and any(zeros_are_holes(values) for values in pictures):
         why.append("0 of 8 bits counts as near; if it is no measurement: --depth-invalid zero")
+    lone, count = Counter(map(lone_end, numbers)).most_common(1)[0] if numbers else (None, 0)
+    if lone is not None and 2 * count > len(numbers):
+        why.append(f"{lone:g} lies far from all other values; if it is no measurement: --depth-invalid {lone:g}")
     stored = value is not None or any(shares) > 0
     return Holes(stored, value, True, near == "dark" and not share, "; ".join(why))

@@ -112,7 +112,8 @@ def _read(reader: FileReader, sets: Sets, position: int, depth: DepthFiles | Non
         if fit != "stretch" and not same_shape(background.size, overlay.size):
             problem = shape_problem(background_path, background.size, overlay.size, background.content)
         elif depth and fit == "refuse":
-            near, _ = depth.read(reader.read(files.paths[2], files.places[2]), "header")
+            content, _ = as_stored(reader.read(files.paths[2], files.places[2]))
+            near, _ = depth.read(content, "header")
             if not same_shape(near.size, overlay.size):
                 problem = shape_problem(files.paths[2], near.size, overlay.size, near.content)
         small = shrink_file(overlay.content), shrink_file(background.content)

@@ -34,7 +34,7 @@ def test_what_is_stated_is_parsed() -> None:
         (holed(MILLIMETRES.astype(np.float32) / 1000, np.nan), False),  # nothing is 0
         (np.where(np.arange(128 * 128).reshape(128, 128) % 20, 0, MILLIMETRES), True),  # scanned: 5 % is measured
         (MILLIMETRES, False),
-        (np.zeros_like(MILLIMETRES), False),  # nothing to compare with
+        (np.zeros_like(MILLIMETRES), True),  # a camera that saw nothing
         (NEARNESS.astype(np.uint16) * 20, False),  # values go on from 0
         (MILLIMETRES - MILLIMETRES.min(), False),  # stretched to begin at 0
         (holed(65535 - (NEARNESS.max() - NEARNESS).astype(np.uint16) * 100), False),  # the whole scale of 16 bits
@@ -69,6 +69,26 @@ def test_zero_is_no_hole_where_it_may_be_a_measurement() -> None:
     assert found.why == "0 of 8 bits counts as near; if it is no measurement: --depth-invalid zero"
     assert find_holes("auto", "bright", [], [NEARNESS], arrays=False)[:3] == (False, None, True)
     assert find_holes("auto", "bright", [], [NEARNESS], arrays=False).why == ""
+
+
+@pytest.mark.parametrize(
+    ("numbers", "lone"),
+    [
+        ([holed(MILLIMETRES.astype(np.float32) / 1000, -1)], -1),
+        ([holed(MILLIMETRES.astype(np.float64), -999)], -999),
+        ([holed(MILLIMETRES, 65535), holed(MILLIMETRES - 9, 65535), MILLIMETRES], 65535),
+    ],
+)
+def test_a_value_far_from_all_others_is_told_of(numbers: list[Values], lone: int) -> None:
+    found = find_holes("auto", "dark", numbers, [], arrays=True)
+    assert found.value is None
+    assert f"{lone} lies far from all other values; if it is no measurement: --depth-invalid {lone}" in found.why
+    assert "far from" not in find_holes("auto", "dark", [MILLIMETRES, holed(MILLIMETRES)], [], arrays=True).why
+
+
+def test_maps_of_which_nothing_was_measured_do_not_vouch_for_zeros() -> None:
+    sample = [MILLIMETRES] * 9 + [np.zeros_like(MILLIMETRES)]
+    assert find_holes("auto", "dark", sample, [], arrays=False)[:2] == (True, 0)
 
 
 def test_what_is_stated_is_believed() -> None:

@@ -105,9 +105,9 @@ def test_what_is_not_read_is_refused_by_name(content: bytes, why: str) -> None:
 def test_a_data_set_of_many_formats_is_packed_as_one_of_png(tmp_path: Path) -> None:
     kinds = {".webp": "WEBP", ".tif": "TIFF", ".bmp": "BMP", ".gif": "GIF", ".PPM": "PPM", ".jp2": "JPEG2000"}
     plain, mixed = write_sets(tmp_path / "plain", 2, 6), write_sets(tmp_path / "mixed", 2, 6)
-    for number, path in enumerate(sorted(path for path in plain.rglob("*.jp*g") if "_disp" not in path.name)):
+    for number, path in enumerate(sorted(plain.rglob("*.jp*g"))):
         other = (mixed / path.relative_to(plain)).with_suffix(list(kinds)[number % len(kinds)])
-        picture = Image.open(path).convert("L" if "mask" in path.name else "RGB")
+        picture = Image.open(path).convert("L" if "mask" in path.name or "_disp" in path.name else "RGB")
         picture = picture.quantize() if other.suffix == ".gif" else picture
         (mixed / path.relative_to(plain)).unlink()
         path.unlink()
@@ -129,7 +129,9 @@ def test_a_data_set_of_many_formats_is_packed_as_one_of_png(tmp_path: Path) -> N
 def loaded(shards: Path) -> dict[str, NDArray[np.uint8]]:
     with Loader(shards, "all", batch_size=4, size=48, device="cpu") as loader:
         return {
-            loader.key(row): np.concatenate([batch.bg[place], batch.fg_bg[place], batch.mask[place]])
+            loader.key(row): np.concatenate(
+                [part[place] for part in (batch.bg, batch.fg_bg, batch.mask, batch.depth) if part is not None]
+            )
             for batch in loader
             for place, row in enumerate(batch.index.tolist())
         }
