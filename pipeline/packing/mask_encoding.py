@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.format.images import BadImage
-from pipeline.packing.mask_files import BORDER, CHANNELS, LEVELS, NUMBERS, MaskFiles, Values, is_lossless, mask_values
+from pipeline.packing.mask_files import (
+    BORDER,
+    CHANNELS,
+    FULL,
+    LEVELS,
+    NUMBERS,
+    MaskFiles,
+    Values,
+    is_lossless,
+    mask_values,
+)
 from pipeline.packing.plausibility import correlation, shrink
 from pipeline.packing.set_reader import BRIGHT, DARK, inspect_mask
 
@@ -21,6 +31,7 @@ MAX_SIDE = 512  # pixels of a mask that is looked at: of larger ones, every seco
 MAX_NUMBERS = 64  # different values in a mask that holds numbers
 MAX_COMMON = 16  # of the values that most masks have, each of which could be the foreground
 JPEG_ERROR = 8  # levels by which a flat region of a JPEG may be off
+FLAT_SHARE = 0.8  # of a JPEG's foreground, that is one level
 MAX_EXAMPLES = 4
 MIN_CHROMA = 3.0  # mean difference of the channels, levels, from which on a picture has colours
 CLEAR_FIT, SAME_FIT = (
@@ -148,8 +159,11 @@ def _candidates(sample: Sequence[SampledMask], foreground: int | None) -> Iterat
     if foreground is not None:
         yield from (MaskFiles(name, foreground) for name in (*numbers, *levels))
         return
-    if not _hides_numbers(sample):
+    flat = _are_of_other_levels(sample)
+    if not _hides_numbers(sample) and not flat:
         yield MaskFiles()
+    if flat:
+        yield from (MaskFiles(name, value) for name in numbers for value in values[::-1])
     yield from map(MaskFiles, levels[1:])
     yield from map(MaskFiles, numbers)
     tops = [_top(mask) for mask in sample]
@@ -159,6 +173,8 @@ def _candidates(sample: Sequence[SampledMask], foreground: int | None) -> Iterat
         yield MaskFiles("gray", 255)
     yield from (MaskFiles(name, value) for name in numbers for value in values)
     yield from (MaskFiles(name, 0) for name in (*levels, *numbers))
+    if flat:
+        yield MaskFiles()
 
 
 def _top(mask: SampledMask) -> int:
@@ -167,6 +183,25 @@ def _top(mask: SampledMask) -> int:
     largest = int(gray.max())
     upper = gray[gray >= largest // 2]
     return largest if mask.lossless else int(np.bincount(upper).argmax())
+
+
+def _are_of_other_levels(sample: Sequence[SampledMask]) -> bool:
+    """Whether all masks have two levels without soft edges, of which one is clearly not 0, or not the largest."""
+    lows = [_share(mask, mask.values["gray"].min()) for mask in sample]
+    tops = [_share(mask, _top(mask)) for mask in sample]
+    return all(map(_is_flat, sample)) and (min(lows) > JPEG_ERROR / 255 or max(tops) < 1 - JPEG_ERROR / 255)
+
+
+def _is_flat(mask: SampledMask) -> bool:
+    gray, top = mask.values["gray"], _top(mask)
+    if mask.lossless:
+        return len(np.unique(gray)) == 2
+    return float((abs(gray[gray >= top // 2].astype(np.int32) - top) <= JPEG_ERROR).mean()) >= FLAT_SHARE
+
+
+def _share(mask: SampledMask, value: float) -> float:
+    """A gray value as a share of the largest that it could be."""
+    return float(value) / FULL[mask.values["gray"].dtype]
 
 
 def _are_coloured(sample: Sequence[SampledMask]) -> bool:

@@ -8,7 +8,7 @@ foregrounds that look like their background (what counts is where the difference
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.format.depth import LUMA
 from pipeline.format.images import BadImage, decode_rgb, image_format
 
 SIDE = 64  # pixels of the pictures that are compared
@@ -26,7 +27,8 @@ NO_DIFFERENCE = 2.0  # levels in the mean, which JPEG makes
 TRUSTED_SHARE, FIT_STEPS, MAX_GAIN = 0.6, 4, 2.0  # of the fit of gain and offset
 WRONG_SHARE, MANY = 0.15, 0.5  # of the pixels: so many differ inside and outside a mask if the background is another
 CLEARLY_LESS, FITS_BETTER = 0.6, 0.3  # of the mean difference from other backgrounds, and from the own one
-INVERTED_FIT = -0.2  # correlation of a mask and the difference
+INVERTED_FIT, CERTAINLY_INVERTED = -0.2, -0.5  # correlation of a mask and the difference
+GRAY = 4.0  # levels up to which the channels of a gray picture differ
 CLEAR_PEAK = 0.3  # the same where the mask would fit best; below, a set tells nothing
 ELSEWHERE, AS_GOOD, MISPLACED_ALIKE = 0.7, 0.85, 0.95  # shares of that correlation
 MIN_SHIFT = 2  # pixels of SIDE
@@ -77,7 +79,12 @@ def shrink_file(content: bytes) -> Plane:
 
 
 def difference(overlay: Plane, background: Plane) -> Plane:
-    """|fg_bg - bg| beyond exposure, noise and small movements, [SIDE, SIDE], at most MOST_LEVELS."""
+    """|fg_bg - bg| beyond exposure, noise and small movements, [SIDE, SIDE], at most MOST_LEVELS.
+
+    It is of gray values where one of them has no colours.
+    """
+    if any(np.ptp(plane, axis=2).max() <= GRAY for plane in (overlay, background)):
+        overlay, background = ((plane @ LUMA)[..., None].astype(np.float32) for plane in (overlay, background))
     channels = zip(np.moveaxis(overlay, 2, 0), np.moveaxis(background, 2, 0), strict=True)
     low, high = _range_around(np.stack([_exposed(*channel) for channel in channels], axis=2))
     beyond = np.maximum(overlay - high, low - overlay).max(axis=2)
@@ -100,7 +107,7 @@ def _exposed(overlay: Plane, background: Plane) -> Plane:
 
 
 def _range_around(picture: Plane) -> tuple[Plane, Plane]:
-    """The least and the largest value of the 3 x 3 pixels around each, of [SIDE, SIDE, 3]."""
+    """The least and the largest value of the 3 x 3 pixels around each, of [SIDE, SIDE, channels]."""
     padded = np.pad(picture, ((1, 1), (1, 1), (0, 0)), mode="edge")
     around = np.stack([padded[y : y + SIDE, x : x + SIDE] for y in range(3) for x in range(3)])
     return around.min(axis=0), around.max(axis=0)
@@ -119,6 +126,8 @@ class Judgement(NamedTuple):
     look: str
     shift: tuple[int, int] = (0, 0)
     """Down and right, pixels of SIDE: where the difference fits the mask best."""
+    certain: bool = False
+    """Whether this set alone is worth a warning."""
 
 
 def judge_set(sampled: SampledSet, others: Sequence[Plane]) -> Judgement | None:
@@ -128,14 +137,14 @@ def judge_set(sampled: SampledSet, others: Sequence[Plane]) -> Judgement | None:
         return Judgement(BLANK)
     differs = difference(sampled.overlay, sampled.background)
     inside, outside = changed_shares(mask, differs)
-    if min(inside, outside) > WRONG_SHARE and (look := _look_of_background(sampled, outside, others)):
-        return Judgement(look)
+    if min(inside, outside) > WRONG_SHARE and (found := _judge_background(sampled, outside, others)):
+        return found
     if differs.max() <= NOISE:
         plain = np.abs(sampled.overlay - sampled.background)[mask >= SOLID].mean()
         return Judgement(NO_FOREGROUND) if plain < NO_DIFFERENCE and (mask >= SOLID).sum() >= FEW_PIXELS else None
     fit = correlation(mask, differs)
     if fit < INVERTED_FIT and inside < outside:
-        return Judgement(INVERTED)
+        return Judgement(INVERTED, certain=fit < CERTAINLY_INVERTED)
     peak, shift = best_place(mask, differs)
     if max(fit, peak) < CLEAR_PEAK:
         return None
@@ -152,18 +161,19 @@ def changed_shares(mask: Plane, differs: Plane) -> tuple[float, float]:
     return float(changed[inside].mean()), float(changed[mask < SOLID / 2].mean()) if (mask < SOLID / 2).any() else 0.0
 
 
-def _look_of_background(sampled: SampledSet, outside: float, others: Sequence[Plane]) -> str:
-    """What is wrong with the background of a set that differs on either side of its mask; "" if nothing is."""
+def _judge_background(sampled: SampledSet, outside: float, others: Sequence[Plane]) -> Judgement | None:
+    """What is wrong with the background of a set that differs on either side of its mask; None if nothing is."""
 
     def left(background: Plane) -> float:
         return float(difference(sampled.overlay, background)[sampled.mask < SOLID].mean())
 
     by_own, by_others = left(sampled.background), [left(other) for other in others]
     if min(map(left, _turned(sampled.background))) < FITS_BETTER * by_own:
-        return TURNED
+        return Judgement(TURNED, certain=True)
     if not by_others:
-        return BACKGROUND if outside > MANY else ""
-    return BACKGROUND if by_own > CLEARLY_LESS * np.median(by_others) or min(by_others) < FITS_BETTER * by_own else ""
+        return Judgement(BACKGROUND) if outside > MANY else None
+    alike = by_own > CLEARLY_LESS * np.median(by_others) or min(by_others) < FITS_BETTER * by_own
+    return Judgement(BACKGROUND) if alike else None
 
 
 def _turned(plane: Plane) -> Iterator[Plane]:
@@ -211,13 +221,25 @@ def judge(sample: Sequence[SampledSet]) -> Verdict:
     most = len(looks) > MOST * len(judged)
     remarkable = [key for key, look in looks.items() if look != BLANK]  # blank masks are told one by one
     if not most and len(remarkable) < max(FEW_SETS, SOME * len(judged)):
-        return Verdict("", refused=False)
+        certain = {key for key, judgement in judged if judgement.certain} | _on_wrong_backgrounds(sample, looks)
+        looks = {key: look for key, look in looks.items() if key in certain}
+        if not looks:
+            return Verdict("", refused=False)
     parts = []
     for look, count in Counter(looks.values()).most_common():
         first = next(key for key, found in looks.items() if found == look)
         parts.append(f"{count} {MEANINGS[look].format(where=_direction(common))} (the first is {first})")
     text = f"{len(looks)} of {len(judged)} sampled sets look wrong: {'; '.join(parts)}"
     return Verdict(text, refused=most)
+
+
+def _on_wrong_backgrounds(sample: Sequence[SampledSet], looks: Mapping[str, str]) -> set[str]:
+    """The sets on backgrounds of which every sampled set, of several, looks as if it lay on another one."""
+    on = dict[int, list[str]]()
+    for one in sample:
+        on.setdefault(one.bg, []).append(one.key)
+    wrong = [keys for keys in on.values() if all(looks.get(key) == BACKGROUND for key in keys)]
+    return {key for keys in wrong if len(keys) >= FEW_SETS for key in keys}
 
 
 def _direction(shift: tuple[int, ...]) -> str:

@@ -118,7 +118,8 @@ class SetReader:
                 problems.append(Problem(path, error.kind, str(error)))
         if not problems and pictures[0].size != pictures[1].size:
             overlay, mask = (f"{width} x {height}" for height, width in (pictures[0].size, pictures[1].size))
-            problems.append(Problem(files.paths[1], "mismatch", f"mask is {mask}, its overlay {overlay} pixels"))
+            why = f"mask is {mask}, its overlay {overlay} pixels: make them of one size"
+            problems.append(Problem(files.paths[1], "mismatch", why))
         elif not problems and self._rules.fit != "stretch":
             problems += self._of_other_shape(files, pictures)
         return read

@@ -82,6 +82,13 @@ KINDS: dict[str, tuple[Callable[[U8, int], bytes], MaskFiles, str]] = {
     "opaque": (lambda m, n: content(channels(m, None, None, None, 255)), MaskFiles(), ""),
     "0 and 1": (lambda m, n: content(m // 255), MaskFiles("binary"), "numbers (0, 1), foreground is all but 0"),
     "0 and 2": (lambda m, n: content(m // 255 * 2), MaskFiles("binary"), "numbers (0, 2)"),
+    "0 and 200": (lambda m, n: content(m // 255 * np.uint8(200)), MaskFiles("binary"), "numbers (0, 200)"),
+    "30 and 219": (
+        lambda m, n: content(m // 255 * np.uint8(189) + np.uint8(30)),
+        MaskFiles("binary", 219),
+        "foreground is 219",
+    ),
+    "a JPEG up to 200": (lambda m, n: encode_gray(m // 255 * np.uint8(200), 90), MaskFiles("gray", 200), "up to 200"),
     "1 and 2": (lambda m, n: content(m // 255 + 1), MaskFiles("binary", 2), "foreground is 2"),
     "1 and 0": (lambda m, n: content(1 - m // 255), MaskFiles("binary", 0), "foreground is 0"),
     "a number of each": (
@@ -149,7 +156,7 @@ def test_every_encoding_is_recognised_and_read(name: str) -> None:
             assert set(np.unique(levels)) <= {0, 255} or "soft" in name or "up to" in name or "JPEG" in name
 
 
-NEED_PICTURES = ("1 and 2", "class 2", "labels with a border")
+NEED_PICTURES = ("30 and 219", "1 and 2", "class 2", "labels with a border")
 UNTOLD = [name for name, (_, files, _) in KINDS.items() if files.foreground != 0 and name not in NEED_PICTURES]
 
 

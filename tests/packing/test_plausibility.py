@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from pipeline.format.depth import LUMA
 from pipeline.packing.plausibility import (
     FINE,
     NOISE,
@@ -57,6 +58,11 @@ def shadowed(one: SampledSet, rng: np.random.Generator) -> SampledSet:
     return one._replace(overlay=np.where(shadow[..., None], 0.7 * one.overlay, one.overlay))
 
 
+def in_gray(picture: Plane) -> Plane:
+    """Three equal channels of its luma."""
+    return np.repeat((picture @ LUMA)[..., None], 3, axis=2).astype(np.float32)
+
+
 RIGHT: dict[str, Callable[[SampledSet, np.random.Generator], SampledSet]] = {
     "as it is": lambda one, rng: one,
     "noise": noisy,
@@ -64,6 +70,8 @@ RIGHT: dict[str, Callable[[SampledSet, np.random.Generator], SampledSet]] = {
     "another white balance": lambda one, rng: one._replace(overlay=one.overlay * np.array([1.2, 1, 0.8])),
     "the camera has moved": lambda one, rng: one._replace(overlay=np.roll(one.overlay, rng.integers(-1, 2, 2), (0, 1))),
     "a shadow": shadowed,
+    "a gray overlay": lambda one, rng: one._replace(overlay=in_gray(one.overlay)),
+    "a gray background": lambda one, rng: one._replace(background=in_gray(one.background)),
     "hardly visible": lambda one, rng: one._replace(overlay=one.background + 0.15 * (one.overlay - one.background)),
 }
 
@@ -121,17 +129,36 @@ def test_wrong_data_is_told(name: str, count: int) -> None:
         )
 
 
-def test_some_wrong_sets_are_a_warning_and_few_are_none() -> None:
-    def with_wrong(count: int) -> Verdict:
-        return judge([WRONG["inverted"][0](n) if n < count else SCENES[n] for n in range(SETS)])
+def with_wrong(name: str, count: int) -> Verdict:
+    return judge([WRONG[name][0](n) if n < count else SCENES[n] for n in range(SETS)])
 
-    assert with_wrong(9).refused
-    assert with_wrong(4) == Verdict(
-        "4 of 16 sampled sets look wrong: 4 masks look inverted: state --mask-foreground (the first is set 0)",
+
+def test_some_wrong_sets_are_a_warning_and_few_are_none() -> None:
+    assert with_wrong("no foreground", 9).refused
+    assert with_wrong("no foreground", 4) == Verdict(
+        "4 of 16 sampled sets look wrong: 4 overlays do not differ from their backgrounds (the first is set 0)",
         refused=False,
     )
-    assert with_wrong(3).text == ""
+    assert with_wrong("no foreground", 3).text == ""
     assert judge([]) == Verdict("", refused=False)
+
+
+@pytest.mark.parametrize("name", ["inverted", "mirrored backgrounds", "turned backgrounds"])
+def test_one_set_that_is_certainly_wrong_is_a_warning(name: str) -> None:
+    verdict = with_wrong(name, 1)
+    assert not verdict.refused
+    assert verdict.text.startswith(f"1 of 16 sampled sets look wrong: 1 {WRONG[name][1]}")
+
+
+def test_one_background_that_is_another_is_a_warning() -> None:
+    """It is one of six, with 2 of 12 sets on it."""
+    scenes = [
+        scene(n)._replace(bg=n // 2, overlay=np.where(scene(n).mask[..., None] > 0, 255, background(n // 2)))
+        for n in range(12)
+    ]
+    told = [one._replace(background=background(one.bg if one.bg else 99)) for one in scenes]
+    assert judge([one._replace(background=background(one.bg)) for one in scenes]).text == ""
+    assert judge(told).text.startswith("2 of 12 sampled sets look wrong: 2 overlays lie on another background")
 
 
 def test_a_data_set_on_one_background_is_judged_too() -> None:

@@ -91,7 +91,7 @@ SPOIL: dict[str, tuple[Callable[[Path], object], str]] = {
     "a blank mask": (lambda source: write(source / set_paths(1, 1, 4)[1], BLACK), "is 0 of 255 (blank)"),
     "another size": (
         lambda source: write(source / set_paths(1, 1, 4)[1], jpeg(soft_disc(0, 32))),
-        "mask is 32 x 32, its overlay 48 x 48 pixels (mismatch)",
+        "mask is 32 x 32, its overlay 48 x 48 pixels: make them of one size (mismatch)",
     ),
 }
 
