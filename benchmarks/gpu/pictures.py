@@ -49,6 +49,7 @@ def sample_files() -> Mapping[str, bytes]:
         "colour 4:4:4": _encoded(colour, quality=90, subsampling="4:4:4"),
         "colour 4:2:2": _encoded(colour, quality=90, subsampling="4:2:2"),
         "colour 4:2:0": _encoded(colour, quality=90, subsampling="4:2:0"),
+        "colour, not as YCbCr": _encoded(colour, quality=90, keep_rgb=True),
         "quality 30, 4:2:0": _encoded(colour, quality=30, subsampling="4:2:0"),
         "progressive 4:2:0": _encoded(colour, quality=90, subsampling="4:2:0", progressive=True),
         "gray, progressive": _encoded(gray, quality=90, progressive=True),
