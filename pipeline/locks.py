@@ -53,6 +53,25 @@ class Owner(NamedTuple):
 
 
 @contextmanager
+def held(folder: Path) -> Iterator[bool]:
+    """Make `folder` if need be, and be the one process that works in it; if it was made, it goes when it stays empty.
+
+    Yields whether it was made. Raises `InputError` while another process works in it, and where it is a file.
+    """
+    existed = folder.exists()
+    if existed and not folder.is_dir():
+        raise InputError(f"{folder} is a file: give a new or an empty folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(folder):
+            yield not existed
+    finally:
+        if not existed:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
+
+
+@contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Be the one process that works in `folder`, which exists; raise `InputError` while another one does.
 

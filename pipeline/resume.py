@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from pipeline.errors import AlreadyComplete, InputError
 from pipeline.files import UNABLE, read_file, sync_folder, written_file
-from pipeline.locks import LOCK, locked
+from pipeline.locks import LOCK, held, locked
 from pipeline.regular_files import NotRegular, open_regular
 
 UNFINISHED, ARGUMENTS, COMPLETE = ".unfinished", "arguments.json", ".complete.json"
@@ -103,7 +103,6 @@ def resumable(
     wanted = json.loads(json.dumps(arguments))
     if fresh and result:
         _require_incomplete(folder, wanted, result, newest_ns)
-    existed = folder.exists()
     begun = unfinished_run(folder)
     if begun is None and fresh:
         require_unused(folder)
@@ -112,37 +111,29 @@ def resumable(
             f"{folder} holds an unfinished {begun['command']} {differs}: continue with the same, "
             f"or remove {folder if fresh else records}"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with locked(folder):
-            if unfinished_run(folder) != begun:
-                raise InputError(f"another process was at work in {folder} just now: give the same command again")
-            records.mkdir(exist_ok=True)
-            if fresh:
-                (folder / COMPLETE).unlink(missing_ok=True)  # of results that were removed
-            if begun is None:
-                with atomic_file(records / ARGUMENTS) as file:
-                    file.write(json.dumps(wanted, indent=1).encode())
-            try:
-                yield records
-            except BaseException as error:
-                recorded = any(
-                    entry.name != ARGUMENTS and not entry.name.startswith(".") for entry in records.iterdir()
-                )
-                if recorded and not (fresh and isinstance(error, InputError)):
-                    error.add_note(f"what is done is kept in {folder}: the same command continues it")
-                else:
-                    shutil.rmtree(records)
-                    if fresh:
-                        _empty(folder, existed)
-                raise
-            if fresh and result:
-                _save_complete(folder / COMPLETE, wanted, newest_ns)
-            _remove(records)
-    finally:
-        if not existed:
-            with suppress(OSError):  # it is not empty
-                folder.rmdir()
+    with held(folder) as is_new:
+        if unfinished_run(folder) != begun:
+            raise InputError(f"another process was at work in {folder} just now: give the same command again")
+        records.mkdir(exist_ok=True)
+        if fresh:
+            (folder / COMPLETE).unlink(missing_ok=True)  # of results that were removed
+        if begun is None:
+            with atomic_file(records / ARGUMENTS) as file:
+                file.write(json.dumps(wanted, indent=1).encode())
+        try:
+            yield records
+        except BaseException as error:
+            recorded = any(entry.name != ARGUMENTS and not entry.name.startswith(".") for entry in records.iterdir())
+            if recorded and not (fresh and isinstance(error, InputError)):
+                error.add_note(f"what is done is kept in {folder}: the same command continues it")
+            else:
+                shutil.rmtree(records)
+                if fresh:
+                    _empty(folder, existed=not is_new)
+            raise
+        if fresh and result:
+            _save_complete(folder / COMPLETE, wanted, newest_ns)
+        _remove(records)
 
 
 def _require_incomplete(folder: Path, wanted: Arguments, result: Callable[[], str], newest_ns: int) -> None:
@@ -215,7 +206,7 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _empty(folder: Path, existed: bool) -> None:
+def _empty(folder: Path, *, existed: bool) -> None:
     """Remove what is not hidden, and what is if the folder was not there before, but for the lock."""
     for entry in folder.iterdir():
         if not entry.name.startswith(".") or not (existed or entry.name.startswith(LOCK)):

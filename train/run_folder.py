@@ -1,12 +1,9 @@
 """What is to be done with a run's folder: start, go on, or nothing, since the run in it is complete."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from pipeline.errors import InputError
-from pipeline.locks import locked
 from train.checkpoint import LAST, ResumePoint, has_checkpoint, load_last
 from train.config import Config
 from train.event_file import PATTERN
@@ -32,25 +29,6 @@ class Beginning(NamedTuple):
     """Whether the run was complete before."""
 
 
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Make the folder of a run if need be, and be the one process that works in it; removed again if it stays empty.
-
-    Raises `InputError` while another process does, and where it is a file.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file: give a new or an empty folder")
-    existed = folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with locked(folder):
-            yield
-    finally:
-        if not existed:
-            with suppress(OSError):  # it is not empty
-                folder.rmdir()
-
-
 def begin(config: Config, resume: Resume) -> Beginning:
     """Look at the folder of the run that `config` describes, which is `held`.
 
@@ -63,11 +41,13 @@ def begin(config: Config, resume: Resume) -> Beginning:
     started = METRICS in names and names <= BEFORE_A_CHECKPOINT
     if has_checkpoint(out) or (resume is True and not started):
         found = load_last(out)
-        complete = is_complete(config.resumed(found.checkpoint.state["settings"], given=()), found.checkpoint.state)
+        state = found.checkpoint.state
+        done = int(state["loader"].get("epoch", 0)), state["sets_seen"], state.get("elapsed_sec", 0.0)
+        complete = is_complete(config.resumed(state["settings"], given=()), *done)
         if not resume and not complete:
             raise InputError(f"{out}: not empty; --resume continues the run in it, another --out starts a new one")
         if not resume:
-            config.require_same(found.checkpoint.state["settings"])
+            config.require_same(state["settings"])
         return Beginning(found, found.fallback, complete)
     if names and not started:
         raise InputError(f"{out}: not empty (it holds {min(names)}), and no run: another --out starts a new one")
@@ -77,13 +57,13 @@ def begin(config: Config, resume: Resume) -> Beginning:
     return Beginning(None, f"{out}: its run was stopped before the first checkpoint, and starts again", False)
 
 
-def is_complete(config: Config, state: dict[str, Any]) -> bool:
-    """Whether a checkpoint with this `state` is the end of a run with the settings of `config`."""
+def is_complete(config: Config, epoch: int, sets_seen: int, elapsed_sec: float) -> bool:
+    """Whether a run with the settings of `config` is over after so many epochs, sets and seconds."""
     if config.epochs:
-        return int(state["loader"].get("epoch", 0)) >= config.epochs
+        return epoch >= config.epochs
     if config.sets:
-        return bool(state["sets_seen"] >= config.sets)
-    return bool(state.get("elapsed_sec", 0.0) / 60 >= (config.minutes or 0))
+        return sets_seen >= config.sets
+    return elapsed_sec / 60 >= (config.minutes or 0)
 
 
 def _remove_start(out: Path) -> None:

@@ -15,6 +15,7 @@ from pipeline.devices import torch_device
 from pipeline.errors import InputError
 from pipeline.loading.batch import Batch
 from pipeline.loading.memory import brief, ran_out
+from pipeline.locks import held
 from pipeline.words import plural
 from pipeline.workers import timed
 from train.checkpoint import (
@@ -34,7 +35,7 @@ from train.distributed import SINGLE, Distributed
 from train.logging import METRICS, Log, Meter, read_lines
 from train.pace import FirstSteps, advice
 from train.pictures import grid, save_picture
-from train.run_folder import CURVES, PICTURES, Resume, begin, held
+from train.run_folder import CURVES, PICTURES, Resume, begin, is_complete
 from train.runtime import describe_device, deterministic, open_loader
 from train.scoring import MeanScores, Validator, describe, predict
 from train.signals import Interrupted, Interruption
@@ -287,7 +288,7 @@ class Trainer:
     @property
     def over(self) -> bool:
         """Whether nothing is left to train."""
-        return self.loader.epoch >= self.config.epochs if self.config.epochs else self.progress >= 1
+        return is_complete(self.config, self.loader.epoch, self.sets_seen, self.elapsed_sec)
 
     def _agree(self, interruption: Interruption, sets: int = 0) -> tuple[bool, int]:
         """Whether any rank was asked to stop, and the sum of `sets` over the ranks; averages the elapsed time, too."""
@@ -365,6 +366,6 @@ class Trainer:
             unseen = "LEAKING: a random split" if self.config.peer_protocol else "backgrounds and foregrounds unseen"
             lines.append(f"validation, {plural(int(sets), 'set')}, {unseen}: {scores}")
             lines.append(f"  {self._baseline(self.scores)}")
-        lines.append(f"pictures: {out / 'pictures'}, curves: {out / 'curves.png'}, numbers: {out / METRICS}")
+        lines.append(f"pictures: {out / PICTURES}, curves: {out / CURVES}, numbers: {out / METRICS}")
         best = f" (best mask IoU, {self.best_iou:.3f}: {self.best})" if self.best.exists() else ""
         return [*lines, f"checkpoint: {self.last}{best}"]
