@@ -41,7 +41,7 @@ class Command(click.Command):
             with _printable_errors(), _printable_warnings():
                 return super().invoke(ctx)
         except AlreadyComplete as done:
-            click.echo(printable(str(done)))
+            echo(str(done))
         except InputError as error:
             raise click.ClickException(_with_notes(str(error), error)) from error
         except OSError as error:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
+from pipeline.files import read_file
 from pipeline.resume import atomic_file
 from train.config import CHECKPOINTS, Config, StrPath
 from train.networks import build_network
@@ -107,7 +108,7 @@ def load(path: Path) -> Checkpoint:
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint; to start a new run, leave --resume out")
     size_bytes = path.stat().st_size
-    raw = path.read_bytes() if size_bytes <= MOST_BYTES else b""
+    raw = read_file(path) if size_bytes <= MOST_BYTES else b""
     try:
         if not is_whole(raw):
             raise ValueError("bytes differ from their checksums")
