@@ -24,7 +24,7 @@ from pipeline.depth_estimation.run import DepthMap, EstimateOptions, EstimateRep
 from pipeline.errors import InputError, Problem
 from pipeline.files import read_file, write_file, written_file
 from pipeline.format.depth import HOLES_KEY
-from pipeline.format.images import BadImage, Picture, check_image, read_picture
+from pipeline.format.images import BadImage, Picture, check_stored, read_picture
 from pipeline.format.manifest import BACKGROUNDS
 from pipeline.format.planes import PLANES
 from pipeline.format.tar import ShardWriter
@@ -328,5 +328,4 @@ class _ShardsTarget:
 
 
 def _picture(content: NDArray[np.uint8]) -> Picture:
-    extension, height, width = check_image(content.tobytes(), "header")
-    return Picture(extension, content.tobytes(), (height, width))
+    return check_stored(content.tobytes(), "header")

@@ -313,11 +313,16 @@ def unreadable_as_bad_image() -> Iterator[None]:
         raise BadImage(f"cannot be read ({error.strerror})") from error
 
 
+def check_stored(content: bytes, verify: str = "decode") -> Picture:
+    """A picture as it is stored, checked (see `check_image`); raise `BadImage` if it is none."""
+    extension, height, width = check_image(content, verify)
+    return Picture(extension, content, (height, width))
+
+
 def check_picture(content: bytes, verify: str = "decode") -> Picture:
     """What a picture is stored as (see `as_stored`), checked (see `check_image`); raise `BadImage` if it is none."""
     content, _ = as_stored(content, verify)
-    extension, height, width = check_image(content, verify)
-    return Picture(extension, content, (height, width))
+    return check_stored(content, verify)
 
 
 def read_picture(path: str, verify: str = "decode") -> Picture:

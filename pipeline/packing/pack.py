@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError, Problem
 from pipeline.format.depth import CONVERTED, ENCODINGS, NEAR, NO_DEPTH
-from pipeline.format.images import VERIFY, BadImage, Picture, as_stored, check_picture
+from pipeline.format.images import VERIFY, BadImage, Picture, as_stored, check_picture, check_stored
 from pipeline.format.manifest import BACKGROUNDS, CODECS, Manifest
 from pipeline.format.planes import PLANES
 from pipeline.format.sample import PARTS, set_key
@@ -325,7 +325,7 @@ def _backgrounds(
             content, repair = as_stored(reader.read(path, sets.background_place(bg)))
             if repair:
                 sets.problems.append(Problem(path, REPAIRED, repair))
-            picture = check_picture(content)
+            picture = check_stored(content)
             if fit == "crop" and (shape := _shape_of_overlays(reader, sets, bg)):
                 picture = cropped(picture, shape)
             sizes[bg] = picture.size

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.errors import InputError
-from pipeline.format.images import BadImage, Picture, as_stored, check_picture
+from pipeline.format.images import BadImage, Picture, as_stored, check_stored
 from pipeline.packing.archives import MemberPlace
 from pipeline.packing.depth_files import DepthFiles
 from pipeline.packing.join import Sets
@@ -129,4 +129,4 @@ def _read(reader: FileReader, sets: Sets, position: int, depth: DepthFiles | Non
 def _picture(reader: FileReader, path: str, place: MemberPlace | int) -> Picture:
     """A picture as it would be stored; raise `BadImage` if its header is none."""
     content, _ = as_stored(reader.read(path, place))
-    return check_picture(content, "header")
+    return check_stored(content, "header")

@@ -17,7 +17,7 @@ from pipeline.format.images import (
     BadImage,
     Picture,
     as_stored,
-    check_picture,
+    check_stored,
     decode_gray,
     decode_jpeg_gray,
     image_format,
@@ -109,7 +109,7 @@ class SetReader:
                     picture, scale = self._depth.read(content, self._verify)
                     metadata.update(scale)
                 else:
-                    picture = check_picture(content, self._verify)
+                    picture = check_stored(content, self._verify)
                 if part == "depth" and self._rules.fit == "crop":
                     picture = cropped(picture, pictures[0].size)
                 pictures.append(picture)
