@@ -78,19 +78,19 @@ class Png(NamedTuple):
         Without `checksums`, those of the pixels are not compared.
         """
         parts, pixels, faults = dict[bytes, bytes](), list[memoryview](), list[str]()
-        for kind, content, whole in _critical_chunks(data):
+        for kind, content, checksum in _critical_chunks(data):
             name = kind.decode(errors="backslashreplace")
             if (kind == IHDR) != (not parts) or kind in parts or (pixels and kind in (PLTE, TRNS)):
                 raise ValueError(f"its chunk {name} is out of place")
             if kind == IEND:
                 break
             if kind == IDAT:
-                if checksums and not whole:
+                if checksums and not _is_whole(kind, content, checksum):
                     faults.append("the checksum of an IDAT chunk differs")
                 pixels.append(content)
             elif kind not in (IHDR, PLTE, TRNS):
                 raise ValueError(f"it has a chunk {name}, without which it must not be decoded")
-            elif whole:
+            elif _is_whole(kind, content, checksum):
                 parts[kind] = bytes(content)
             else:
                 raise ValueError(f"the checksum of its chunk {name} differs")
@@ -153,15 +153,19 @@ class Png(NamedTuple):
         return _png(self[:5], self.palette, self.transparency, b"".join(self.pixels))
 
 
-def _critical_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, bool]]:
-    """Kind and content of each chunk that pixels depend on, and whether its checksum is right; none that is cut off."""
+def _critical_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview]]:
+    """Kind, content and checksum of each chunk that pixels depend on; none that is cut off."""
     view, position = memoryview(data), len(SIGNATURE)
     while position + 12 <= len(view):
         length, kind = struct.unpack_from(">I4s", view, position)
         content, checksum = view[position + 8 : position + 8 + length], view[position + 8 + length :][:4]
         position += 12 + length
         if position <= len(view) and is_critical(kind):
-            yield kind, content, zlib.crc32(content, zlib.crc32(kind)).to_bytes(4, "big") == checksum
+            yield kind, content, checksum
+
+
+def _is_whole(kind: bytes, content: memoryview, checksum: memoryview) -> bool:
+    return zlib.crc32(content, zlib.crc32(kind)).to_bytes(4, "big") == checksum
 
 
 def _header(header: bytes) -> tuple[int, int, int, int, bool]:
