@@ -209,44 +209,46 @@ class ReadFile:
         raise TypeError("an open file cannot be copied: two owners would close it twice")
 
 
-class _ReadStream(io.RawIOBase):
-    """A `ReadFile` from its beginning to its end."""
+class ReadStream(io.RawIOBase):
+    """A `ReadFile` from its beginning to its end; `position` is where the next read begins, bytes."""
 
     def __init__(self, path: str | os.PathLike[str], opener: Opener) -> None:
-        self._file, self._position = ReadFile(path, opener), 0
+        self.file, self.position = ReadFile(path, opener), 0
 
     def readable(self) -> bool:
+        """True."""
         return True
 
     def seekable(self) -> bool:
+        """True."""
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = (0, self._position, self._file.size)[whence]
+        """Set `position`, and return it; raise `OSError` for one before the beginning."""
+        start = (0, self.position, self.file.size)[whence]
         if start + offset < 0:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), self._file.path)
-        self._position = start + offset
-        return self._position
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), self.file.path)
+        self.position = start + offset
+        return self.position
 
     def readinto(self, buffer: Any) -> int:
-        content = self._file.read(len(buffer), self._position)
+        """Fill the buffer, or the beginning of it at the end of the file; return how many bytes."""
+        content = self.file.read(len(buffer), self.position)
         buffer[: len(content)] = content
-        self._position += len(content)
+        self.position += len(content)
         return len(content)
 
     def fileno(self) -> int:
         """For `fstat` and positional reads."""
-        return self._file.descriptor
+        return self.file.descriptor
 
 
 READ_BYTES = 1 << 16
 
 
-def open_file(
-    path: str | os.PathLike[str], opener: Opener = open_any, buffer_bytes: int = READ_BYTES
-) -> io.BufferedReader:
+def open_file(path: str | os.PathLike[str], opener: Opener = open_any) -> io.BufferedReader:
     """Open a file for reading from its beginning, as `open` does; passing errors are tried again."""
-    return io.BufferedReader(_ReadStream(path, opener), READ_BYTES)
+    return io.BufferedReader(ReadStream(path, opener), READ_BYTES)
 
 
 def read_file(path: str | os.PathLike[str], opener: Opener = open_any, most_bytes: int | None = None) -> bytes:
@@ -256,7 +258,7 @@ def read_file(path: str | os.PathLike[str], opener: Opener = open_any, most_byte
         raise ValueError(f"it has {file.size:,} bytes")
     if size := file.size:
         return file.read(size, 0)
-    return io.BufferedReader(_ReadStream(path, opener)).read()  # some FUSE tell no size
+    return io.BufferedReader(ReadStream(path, opener)).read()  # some FUSE tell no size
 
 
 def map_file(path: str | os.PathLike[str], opener: Opener = open_any) -> bytes | mmap.mmap:

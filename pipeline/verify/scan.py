@@ -20,9 +20,9 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from pipeline.files import ReadFile
+from pipeline.files import ReadStream
 from pipeline.format.images import BadImage, check_image, image_format, jpeg_size
-from pipeline.format.index_rows import row_type
+from pipeline.format.index_rows import MAX_KEY_BYTES, row_type
 from pipeline.format.planes import PLANES
 from pipeline.format.sample import PARTS, UNKNOWN, set_key
 from pipeline.format.tar import BLOCK, ZEROS, Member, tar_header
@@ -33,7 +33,7 @@ MAX_MEMBER_BYTES = 1 << 30  # of a picture: more is none
 MAX_LOST_BYTES = 1 << 26  # without a header, after which none is looked for: a sparse file can be of any length
 INT32, INT64 = range(-(1 << 31), 1 << 31), range(-(1 << 63), 1 << 63)
 Rows = NDArray[np.void]  # of the index: `manifest.row_type`
-WIDE = row_type(100)  # of rows that any tar may hold: no name in a tar is longer
+WIDE = row_type(MAX_KEY_BYTES)  # of rows that any tar may hold
 
 
 class StoredPart(NamedTuple):
@@ -113,24 +113,17 @@ class Entry(NamedTuple):
     sizes: list[tuple[int, int]]  # of its parts: height, width
 
 
-class _HashedFile(io.RawIOBase):
+class _HashedStream(ReadStream):
     """A file that is read from its beginning to its end, and hashed on the way."""
 
     def __init__(self, path: Path) -> None:
-        self._file = ReadFile(path, open_regular)
+        super().__init__(path, open_regular)
         self.hash = hashlib.sha256()
-        self.bytes = 0
-        self.size = self._file.size
-
-    def readable(self) -> bool:
-        return True
 
     def readinto(self, buffer: Any) -> int:
-        content = self._file.read(len(buffer), self.bytes)
-        buffer[: len(content)] = content
-        self.hash.update(content)
-        self.bytes += len(content)
-        return len(content)
+        count = super().readinto(buffer)
+        self.hash.update(memoryview(buffer)[:count])
+        return count
 
 
 class Scan:
@@ -153,14 +146,14 @@ class Scan:
         self._parts, self._verify, self._has_json = parts, verify, has_json
         self._names = [part.name for part in parts] + ["json"] * has_json
         lines = list[str]()
-        hashed = _HashedFile(path)
+        hashed = _HashedStream(path)
         with io.BufferedReader(hashed, READ_BYTES) as file:
-            members = self._members(file, hashed.size)
+            members = self._members(file, hashed.file.size)
             for key, group in groupby(members, lambda member: member.key):
                 entry = list(group)
                 lines.append(" ".join(f"{m.extension} {m.offset} {len(m.content)} {key}.{m.extension}" for m in entry))
                 self._add(key, entry)
-        self.sha256, self.total_bytes = hashed.hash.hexdigest(), hashed.bytes
+        self.sha256, self.total_bytes = hashed.hash.hexdigest(), hashed.position
         self.index = "\n".join([f"v1.2 {len(lines)}", *lines, ""]).encode()
 
     def _members(self, file: IO[bytes], total: int) -> Iterator[ScannedMember]:
