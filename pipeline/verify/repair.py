@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from pipeline.errors import InputError, Problem
-from pipeline.files import ReadFile, read_file
+from pipeline.files import ReadFile, open_file, read_file
 from pipeline.format.depth import HOLES_KEY, NEAR, NO_DEPTH, STORED, WITH_HOLES
 from pipeline.format.index_rows import row_type
 from pipeline.format.manifest import (
@@ -223,10 +223,14 @@ def _stored(shards: Path, records: Path, names: list[str]) -> tuple[str, tuple[s
 def _has_holes(shards: Path, records: Path, names: list[str]) -> bool:
     """Whether the json of the first set that has one says that its depth has holes (see `depth.HOLES_KEY`)."""
     for path in (folder / name for name in names for folder in (shards, records)):
-        with suppress(OSError, tarfile.TarError, ValueError), tarfile.open(path) as tar:
+        with (
+            suppress(OSError, tarfile.TarError, ValueError, RecursionError, TypeError),
+            open_file(path, open_regular) as file,
+            tarfile.open(fileobj=file, mode="r:") as tar,
+        ):
             for member in tar:
-                if member.name.endswith(".json") and (file := tar.extractfile(member)):
-                    return HOLES_KEY in json.loads(file.read())
+                if member.name.endswith(".json") and (note := tar.extractfile(member)):
+                    return HOLES_KEY in json.loads(note.read())
     return False
 
 

@@ -149,6 +149,16 @@ def test_a_json_that_no_checksum_covers_is_not_called_verified(packed: Path, sha
     assert (report.damaged, report.unverified) == ([], 1)
 
 
+@pytest.mark.parametrize("note", [b"5", b"null", b"[]", b"{", b"[" * 60])
+def test_a_json_that_is_no_object_costs_its_set(note: bytes, packed: Path, shards: Path) -> None:
+    key, name, offsets = places(packed, 0)
+    content = (shards / name).read_bytes()
+    place = content.index(b'{"bg": ', offsets[2])
+    end = content.index(b"}", place) + 1
+    (shards / name).write_bytes(content[:place] + note.ljust(end - place)[: end - place] + content[end:])
+    assert [problem.path for problem in repair(shards).damaged] == [f"{name}/{key}"]
+
+
 def test_a_set_whose_background_is_damaged_is_left_out(packed: Path, shards: Path) -> None:
     flip_bit(shards / "backgrounds.tar", Manifest.load(packed).backgrounds[4].offset + 300)
     report = repair(shards)
