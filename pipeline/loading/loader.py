@@ -119,7 +119,7 @@ class Loader:
         self._epoch, self._step = 0, 0
         self._place_loaded = True
         self._chosen_epoch: int | None = None  # for the next iteration, while one runs
-        self._iterations, self._iterating = 0, False
+        self._iteration: object | None = None  # the one that runs
 
     def __reduce__(self) -> tuple[Callable[..., "Loader"], tuple[Any, ...]]:
         """A copy, or what is unpickled, is a loader that opens the shards anew, where this one is in its epoch."""
@@ -141,7 +141,8 @@ class Loader:
     @property
     def epoch(self) -> int:
         """The epoch that the next batch is of, from 0: of the iteration that runs, or else of the next."""
-        return self._next_epoch() if self._left_early() else self._epoch
+        left_early = self._step and not self._iteration and not self._place_loaded
+        return self._next_epoch() if left_early else self._epoch
 
     @property
     def device(self) -> torch.device:
@@ -192,30 +193,29 @@ class Loader:
         Raises `InputError` if too many sets are damaged or cannot be decoded, or there is no memory for a batch, and
         `RuntimeError` if meanwhile another iteration began or a state was loaded: its batches would be others.
         """
-        if self._iterating or self._left_early():
+        if self._step and not self._place_loaded:  # one runs, or was left early
             self._move(self._next_epoch())
-        self._iterations += 1
-        this, self._iterating, self._place_loaded = self._iterations, True, False
+        this = self._iteration = object()
+        self._place_loaded = False
         try:
             last = False
             while not last:
-                if this != self._iterations:
+                if this is not self._iteration:
                     raise RuntimeError("another iteration of this loader has begun, or a state was loaded: leave this")
                 batch = self._next()
                 self._step += 1
                 last = self._step == len(self)
                 if last:
                     self._move(self._next_epoch())
-                    self._iterating = False
                 yield batch
             self._settle()  # after an epoch too short for that
         except BaseException:  # whoever leaves early may never come back
-            if this == self._iterations:
+            if this is self._iteration:
                 self.close()
             raise
         finally:
-            if this == self._iterations:
-                self._iterating = False
+            if this is self._iteration:
+                self._iteration = None
 
     def _next(self) -> Batch:
         """The next batch. Where there is no memory for it, the cache is given up, and it is begun anew."""
@@ -255,13 +255,10 @@ class Loader:
         """
         if epoch < 0:
             raise InputError(f"epoch {epoch}: expected 0 or more")
-        if self._iterating:
+        if self._iteration and self._step:  # one runs, and has not handed out its last batch
             self._chosen_epoch = epoch
         elif epoch != self._epoch or not self._place_loaded:
             self._move(epoch)
-
-    def _left_early(self) -> bool:
-        return self._step > 0 and not self._iterating and not self._place_loaded
 
     def _next_epoch(self) -> int:
         """The epoch of the iteration after this one."""
@@ -342,7 +339,7 @@ class Loader:
             raise InputError(f"loader state is damaged: epoch {epoch}, position {step} of {len(self)}")
         self.close()
         self._epoch, self._step, self._place_loaded = epoch, step, True
-        self._iterations, self._iterating, self._chosen_epoch = self._iterations + 1, False, None
+        self._iteration = self._chosen_epoch = None
 
     def _identity(self) -> dict[str, int | str]:
         return {
