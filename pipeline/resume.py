@@ -162,9 +162,10 @@ def _save_complete(path: Path, arguments: Arguments, newest_ns: int) -> None:
     with atomic_file(path) as file:
         file.write(json.dumps(arguments, indent=1).encode())
     with suppress(OSError):  # a mount that sets no times leaves that of now
-        for time_ns in (newest_ns, newest_ns + 2 * 10**9):  # some keep times in steps of two seconds
-            if newest_ns and (time_ns == newest_ns or path.stat().st_mtime_ns < newest_ns):
-                os.utime(path, ns=(time_ns, time_ns))
+        if newest_ns:
+            os.utime(path, ns=(newest_ns, newest_ns))
+            if path.stat().st_mtime_ns < newest_ns:  # some keep times in steps of two seconds
+                os.utime(path, ns=(newest_ns + 2 * 10**9, newest_ns + 2 * 10**9))
 
 
 def _remove(records: Path) -> None:
