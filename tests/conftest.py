@@ -63,6 +63,22 @@ def planes(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def trained(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small run on `packed`, with its report; read only."""
+    from tests.tools.test_train_command import trained_on  # here: most tests do without torch
+
+    return trained_on(packed, tmp_path_factory.mktemp("trained") / "run")
+
+
+@pytest.fixture(scope="session")
+def mask_alone(bare: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small run without depth, on `bare`; read only."""
+    from tests.tools.test_train_command import trained_on
+
+    return trained_on(bare, tmp_path_factory.mktemp("mask_alone") / "run", "--no-depth")
+
+
+@pytest.fixture(scope="session")
 def s15() -> Path:
     """The original's own 4 sets."""
     if not S15.is_dir():

@@ -50,13 +50,6 @@ def trained(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.fixture(scope="module")
-def mask_alone(bare: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("mask_alone") / "run"
-    printed(CliRunner().invoke(train_main, ["--shards", str(bare), "--out", str(out), *SMALL, "--no-depth"]))
-    return out
-
-
 def cell_slowly(key: str) -> str:
     fg, bg = (int(key.split("_")[place]) for place in (1, 3))
     seen = [group(salt, number) == "train" for salt, number in ((BACKGROUND_SALT, bg), (FOREGROUND_SALT, fg))]

@@ -15,7 +15,7 @@ import train.export
 from pipeline.installation import install_hint
 from pipeline.loading.loader import Loader
 from tests.samples import files_below, write
-from tests.tools.test_train_command import one_line_error, printed, trained_on
+from tests.tools.test_train_command import one_line_error, printed
 from tools.export import main
 from train.checkpoint import Run, load, load_run, weights
 from train.export import Exported, checked_pictures
@@ -28,11 +28,6 @@ pytest.importorskip("onnxscript")
 
 def export(run: Path, *flags: str) -> Result:
     return CliRunner().invoke(main, [str(run), *flags])
-
-
-@pytest.fixture(scope="module")
-def trained(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained_on(packed, tmp_path_factory.mktemp("trained") / "run")
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +122,9 @@ def test_two_exports_of_a_run_are_the_same_bytes(trained: Path, exported: Path, 
     assert len({(tmp_path / f"{number}.safetensors").read_bytes() for number in range(3)}) == 1
 
 
-def test_a_run_without_depth_gives_the_mask_alone(bare: Path, tmp_path: Path) -> None:
-    run, path = trained_on(bare, tmp_path / "run", "--no-depth"), tmp_path / "mask.onnx"
-    printed(export(run, "--onnx", str(path)))
+def test_a_run_without_depth_gives_the_mask_alone(mask_alone: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mask.onnx"
+    printed(export(mask_alone, "--onnx", str(path)))
     [mask] = computed(path, *np.zeros((2, 3, SIZE, SIZE, 1), np.uint8))
     assert mask.shape == (3, 1, SIZE, SIZE)
 

@@ -11,7 +11,7 @@ from PIL import Image
 import train.predict
 from pipeline.resume import UNFINISHED
 from tests.samples import files_below, jpeg, png, smooth_picture, write
-from tests.tools.test_train_command import one_line_error, printed, trained_on
+from tests.tools.test_train_command import one_line_error, printed
 from tools.predict import main
 from train.checkpoint import load_run
 from train.predict import Pair
@@ -23,16 +23,6 @@ KINDS = ("mask.png", "depth.png", "depth-colour.png", "side-by-side.png")
 def predict(run: Path, background: Path, overlay: Path, out: Path, *flags: str) -> Result:
     arguments = [str(run), "--background", str(background), "--overlay", str(overlay), "--out", str(out)]
     return CliRunner().invoke(main, [*arguments, "--device", "cpu", *flags])
-
-
-@pytest.fixture(scope="module")
-def trained(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained_on(packed, tmp_path_factory.mktemp("trained") / "run")
-
-
-@pytest.fixture(scope="module")
-def mask_alone(bare: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained_on(bare, tmp_path_factory.mktemp("mask_alone") / "run", "--no-depth")
 
 
 def gray(seed: int) -> NDArray[np.uint8]:

@@ -1,3 +1,4 @@
+import shutil
 import signal
 from pathlib import Path
 
@@ -27,6 +28,12 @@ def trained_on(shards: Path, out: Path, *flags: str) -> Path:
     """The folder of a small run."""
     printed(run(shards, out, *SMALL, *flags))
     return out
+
+
+@pytest.fixture
+def small_run(trained: Path, tmp_path: Path) -> Path:
+    """A small run without its report, to go on with."""
+    return Path(shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("report.html")))
 
 
 def one_line_error(result: Result) -> str:
@@ -85,10 +92,9 @@ def test_the_same_command_again_says_that_the_run_is_complete(
     assert files(out) == before
 
 
-def test_a_report_that_a_kill_prevented_is_written_by_the_same_command(packed: Path, tmp_path: Path) -> None:
-    out = trained_on(packed, tmp_path / "run", "--no-report")
-    assert "report: " in printed(run(packed, out, *SMALL))
-    assert (out / "report.html").exists()
+def test_a_report_that_a_kill_prevented_is_written_by_the_same_command(packed: Path, small_run: Path) -> None:
+    assert "report: " in printed(run(packed, small_run, *SMALL))
+    assert (small_run / "report.html").exists()
 
 
 def test_another_run_in_the_folder_of_a_complete_one_is_refused_by_name(
@@ -145,11 +151,10 @@ def test_a_run_that_has_a_checkpoint_goes_on_with_resume_auto(packed: Path, tmp_
     assert "--epochs 1: the complete run in" in message
 
 
-def test_at_the_end_of_the_first_epoch_best_may_be_all_that_there_is(packed: Path, tmp_path: Path) -> None:
-    out = trained_on(packed, tmp_path / "run", "--no-report")
-    (out / "last.pt").unlink()
-    told = printed(run(packed, out, *SMALL, "--no-report"))
-    assert f"{out / 'last.pt'}: missing; going on from the one before, best.pt, of step 4" in told
+def test_at_the_end_of_the_first_epoch_best_may_be_all_that_there_is(packed: Path, small_run: Path) -> None:
+    (small_run / "last.pt").unlink()
+    told = printed(run(packed, small_run, *SMALL, "--no-report"))
+    assert f"{small_run / 'last.pt'}: missing; going on from the one before, best.pt, of step 4" in told
 
 
 def test_a_second_trainer_in_the_folder_is_refused(packed: Path, tmp_path: Path) -> None:

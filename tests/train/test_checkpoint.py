@@ -6,7 +6,6 @@ import torch
 
 from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest
-from tests.tools.test_train_command import trained_on
 from train.checkpoint import FORMAT, Checkpoint, load, load_network, load_run, save, weights, write_archive
 from train.model import UNet
 from train.optim import adamw
@@ -107,11 +106,6 @@ def test_weights_of_another_network_are_refused_with_both_shapes(tmp_path: Path)
     del weights["mask_head.draw.bias"]
     with pytest.raises(InputError, match=r"mask_head\.draw\.bias is missing, but here it is float32 \[4\]"):
         load_network(UNet(4), weights, tmp_path / "last.pt")
-
-
-@pytest.fixture(scope="module")
-def trained(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained_on(packed, tmp_path_factory.mktemp("trained") / "run")
 
 
 def test_a_run_is_what_its_checkpoint_says(trained: Path, packed: Path) -> None:

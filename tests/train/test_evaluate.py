@@ -11,17 +11,11 @@ from pipeline.format.manifest import Manifest, load_index
 from pipeline.loading.loader import Loader
 from tests.loading.test_shard_reader import flip_bit
 from tests.tools.test_evaluate_command import evaluate, printed, scored
-from tests.tools.test_train_command import trained_on
 from train.checkpoint import load_run
 from train.evaluate import CELLS, cells_of, draw, open_split
 
 CPU = torch.device("cpu")
 SIZES = {"new_new": 4, "new_seen": 16, "seen_new": 16, "seen_seen": 64}  # of the split "all"
-
-
-@pytest.fixture(scope="module")
-def trained(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained_on(packed, tmp_path_factory.mktemp("trained") / "run")
 
 
 def in_cells(shards: Path, rows: list[int]) -> dict[str, set[int]]:

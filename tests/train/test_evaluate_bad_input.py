@@ -17,7 +17,7 @@ from pipeline.packing.pack import PackOptions, pack
 from tests.loading.test_shard_reader import flip_bit
 from tests.samples import jpeg, overlay, set_paths, smooth_picture, soft_disc, split_rows, write
 from tests.tools.test_evaluate_command import evaluate, scored
-from tests.tools.test_train_command import one_line_error, trained_on
+from tests.tools.test_train_command import one_line_error
 from train.checkpoint import load_run, write_archive
 from train.evaluate import CELLS, open_split
 from train.evaluate import evaluate as score
@@ -29,11 +29,6 @@ IDS = {
     (salt, of): next(n for n in range(99) if group(salt, n) == of)
     for salt, of in product((BACKGROUND_SALT, FOREGROUND_SALT), SPLITS)
 }
-
-
-@pytest.fixture(scope="module")
-def trained(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained_on(packed, tmp_path_factory.mktemp("trained") / "run")
 
 
 def shards_of(folder: Path, *cells: tuple[str, str]) -> Path:

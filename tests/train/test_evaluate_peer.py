@@ -14,7 +14,7 @@ from train.evaluate import CELLS
 
 
 @pytest.fixture(scope="module")
-def trained(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def peer_trained(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run trained on a random split by set."""
     return trained_on(packed, tmp_path_factory.mktemp("peer") / "run", "--peer-protocol")
 
@@ -30,16 +30,16 @@ def trained_on_slowly(shards: Path, rows: range | list[int]) -> int:
     return sum(group(PEER_SALT, loader.key(row)) == "train" for row in rows)
 
 
-def test_a_run_knows_how_it_was_trained(trained: Path, packed: Path, tmp_path: Path) -> None:
-    assert load_run(trained, "best", torch.device("cpu")).peer_protocol
-    assert not load_run(trained_on(packed, tmp_path / "run"), "best", torch.device("cpu")).peer_protocol
+def test_a_run_knows_how_it_was_trained(peer_trained: Path, trained: Path) -> None:
+    assert load_run(peer_trained, "best", torch.device("cpu")).peer_protocol
+    assert not load_run(trained, "best", torch.device("cpu")).peer_protocol
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_under_its_own_protocol_no_set_was_trained_on_but_it_leaks(
-    trained: Path, packed: Path, tmp_path: Path, split: str
+    peer_trained: Path, packed: Path, tmp_path: Path, split: str
 ) -> None:
-    numbers, tables = said(trained, packed, tmp_path, "--peer-protocol", "--split", split)
+    numbers, tables = said(peer_trained, packed, tmp_path, "--peer-protocol", "--split", split)
     assert numbers["sets"] > 0
     assert numbers["sets_trained_on"] == 0
     assert numbers["leaking"]
@@ -50,9 +50,9 @@ def test_under_its_own_protocol_no_set_was_trained_on_but_it_leaks(
     assert "headline" not in tables
 
 
-def test_its_own_validation_is_found_again(trained: Path, packed: Path, tmp_path: Path) -> None:
-    numbers, _ = said(trained, packed, tmp_path, "--peer-protocol", "--split", "val", "--checkpoint", "last")
-    logged = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+def test_its_own_validation_is_found_again(peer_trained: Path, packed: Path, tmp_path: Path) -> None:
+    numbers, _ = said(peer_trained, packed, tmp_path, "--peer-protocol", "--split", "val", "--checkpoint", "last")
+    logged = [json.loads(line) for line in (peer_trained / "metrics.jsonl").read_text().splitlines()]
     last = [line for line in logged if line["kind"] == "val"][-1]
     found = numbers["cells"]["leaking"]["scores"]["network"]
     assert numbers["sets"] == last["sets"]
@@ -60,8 +60,8 @@ def test_its_own_validation_is_found_again(trained: Path, packed: Path, tmp_path
         assert found[name]["mean"] == pytest.approx(last[name], abs=1e-4)
 
 
-def test_in_four_cells_nothing_is_new_to_it(trained: Path, packed: Path, tmp_path: Path) -> None:
-    numbers, tables = said(trained, packed, tmp_path, "--split", "all")
+def test_in_four_cells_nothing_is_new_to_it(peer_trained: Path, packed: Path, tmp_path: Path) -> None:
+    numbers, tables = said(peer_trained, packed, tmp_path, "--split", "all")
     assert set(numbers["cells"]) == set(CELLS)
     assert (numbers["leaking"], numbers["protocol"]) == (True, "split by background and foreground id")
     assert numbers["sets_trained_on"] == trained_on_slowly(packed, range(100)) > numbers["cells"]["seen_seen"]["sets"]
@@ -71,8 +71,8 @@ def test_in_four_cells_nothing_is_new_to_it(trained: Path, packed: Path, tmp_pat
     assert max(len(line) for line in tables.splitlines() if "best.pt" not in line) <= 100
 
 
-def test_elsewhere_it_leaks_where_ids_are_the_same(trained: Path, bare: Path, tmp_path: Path) -> None:
-    numbers, tables = said(trained, bare, tmp_path)
+def test_elsewhere_it_leaks_where_ids_are_the_same(peer_trained: Path, bare: Path, tmp_path: Path) -> None:
+    numbers, tables = said(peer_trained, bare, tmp_path)
     assert numbers["sets_trained_on"] is None
     assert (
         "trained on other shards, on a random split by set: LEAKING where the ids of this data are the same" in tables

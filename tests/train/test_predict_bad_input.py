@@ -15,16 +15,11 @@ from pipeline.errors import InputError
 from pipeline.resume import UNFINISHED
 from tests.samples import files_below, jpeg, png, smooth_picture, write
 from tests.tools.test_predict_command import opened, predict
-from tests.tools.test_train_command import one_line_error, printed, trained_on
+from tests.tools.test_train_command import one_line_error, printed
 from tools.outputs import require_file, require_writable
 from train.predict import Pair
 
 PIXELS = smooth_picture(1)
-
-
-@pytest.fixture(scope="module")
-def trained(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained_on(packed, tmp_path_factory.mktemp("trained") / "run")
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-from tests.tools.test_train_command import trained_on
 from train.report import write_report
 
 WIDTHS = (1200, 400)  # pixels
@@ -67,8 +66,8 @@ def asked(chromium: str, folder: Path, pages: list[tuple[str, int]], *, dark: bo
 
 
 @pytest.fixture(scope="module")
-def report(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    run = trained_on(packed, tmp_path_factory.mktemp("runs") / "run")
+def report(packed: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    run = shutil.copytree(trained, tmp_path_factory.mktemp("runs") / "run")
     return write_report(run, packed, torch.device("cpu")).read_text()
 
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
+import train.trainer
 from pipeline.devices import torch_device
 from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest
@@ -101,19 +102,39 @@ def mask_alone(bare: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture
+def without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of a small run's time is for curves, at which a test may not look."""
+    monkeypatch.setattr(train.trainer, "draw_curves", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def crashed(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders, by the step, of a run that keeps a checkpoint of each, as a crash after that step leaves them."""
+    folder = tmp_path_factory.mktemp("crashed")
+
+    def keep_and_crash(step: int) -> None:
+        shutil.copytree(folder / "run", folder / str(step))
+        crash_at(STEPS)(step)
+
+    with pytest.raises(CrashError):
+        fit(Trainer(configuration(packed, folder / "run", checkpoint_every=1)), keep_and_crash)
+    return folder
+
+
+@pytest.mark.usefixtures("without_curves")
 @pytest.mark.parametrize("step", range(1, STEPS + 1))
 def test_a_run_that_crashes_at_any_step_and_resumes_ends_in_the_same_bits(
-    packed: Path, tmp_path: Path, whole: Path, step: int
+    packed: Path, tmp_path: Path, whole: Path, crashed: Path, step: int
 ) -> None:
-    config = configuration(packed, tmp_path)
-    with pytest.raises(CrashError):
-        fit(Trainer(configuration(packed, tmp_path, checkpoint_every=1)), crash_at(step))
+    shutil.copytree(crashed / str(step), tmp_path, dirs_exist_ok=True)
     if step == 1:
         assert load(tmp_path / "last.pt").state["step"] == 1
-    fit(Trainer(config, resume=True))
+    fit(Trainer(configuration(packed, tmp_path), resume=True))
     assert_equal_runs(tmp_path, whole)
 
 
+@pytest.mark.usefixtures("without_curves")
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGHUP, 0)])
 @pytest.mark.parametrize("step", [1, 4])
 def test_a_signal_keeps_the_run_and_resuming_ends_in_the_same_bits(

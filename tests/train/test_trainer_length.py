@@ -1,6 +1,7 @@
 """How long a run is, what a resumed one may change, and what it goes on from."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +106,26 @@ def test_settings_out_of_range_are_named(changes: dict[str, Any], message: str) 
         configuration(Path(), Path(), **changes)
 
 
+@pytest.fixture(scope="module")
+def one_epoch(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one epoch, with its checkpoints; read only."""
+    out = tmp_path_factory.mktemp("one_epoch") / "run"
+    fit(Trainer(configuration(packed, out, epochs=1)))
+    return out
+
+
 @pytest.fixture
-def half(packed: Path, tmp_path: Path) -> Path:
-    """A run that ends after one epoch, with its checkpoints."""
-    fit(Trainer(configuration(packed, tmp_path / "run", epochs=1)))
-    return tmp_path / "run"
+def half(one_epoch: Path, tmp_path: Path) -> Path:
+    """The same, to go on with."""
+    return Path(shutil.copytree(one_epoch, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def seven_steps(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 7 steps that was never damaged; read only."""
+    out = tmp_path_factory.mktemp("seven_steps") / "run"
+    fit(Trainer(configuration(packed, out, sets=112)))
+    return out
 
 
 def test_all_that_differs_is_listed_and_may_be_overridden(packed: Path, half: Path) -> None:
@@ -153,10 +169,10 @@ def damaged(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["cut short", "empty", "missing"])
-def test_after_a_damaged_checkpoint_the_one_before_is_gone_on_from(packed: Path, tmp_path: Path, how: str) -> None:
-    whole, run = tmp_path / "whole", tmp_path / "run"
-    for out in (whole, run):
-        fit(Trainer(configuration(packed, out, sets=112)))
+def test_after_a_damaged_checkpoint_the_one_before_is_gone_on_from(
+    packed: Path, seven_steps: Path, tmp_path: Path, how: str
+) -> None:
+    run = Path(shutil.copytree(seven_steps, tmp_path / "run"))
     assert [load(run / name).state["step"] for name in ("previous.pt", "last.pt")] == [6, 7]
     damaged(run / "last.pt", how)
     os.truncate(run / "best.pt", 1000)
@@ -169,7 +185,7 @@ def test_after_a_damaged_checkpoint_the_one_before_is_gone_on_from(packed: Path,
         [fallback] = load_run(run, name, torch.device("cpu")).fallbacks
         assert fallback.startswith("last.pt: ")
         assert fallback.endswith("going on from the one before, previous.pt, of step 6")
-    last, expected = load(run / "last.pt"), load(whole / "last.pt")
+    last, expected = load(run / "last.pt"), load(seven_steps / "last.pt")
     assert all(torch.equal(last.network[name], weights) for name, weights in expected.network.items())
     assert load(run / "previous.pt").state["step"] == 6  # not the damaged one
     damaged(run / "last.pt", "cut short")

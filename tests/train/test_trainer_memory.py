@@ -8,11 +8,12 @@ import torch
 
 from pipeline.errors import InputError
 from tests.loading.test_release import no_memory
-from tests.train.test_trainer import assert_equal_runs, configuration, fit
+from tests.train.test_trainer import assert_equal_runs, configuration, fit, without_curves
 from train.checkpoint import load
 from train.distributed import Distributed
 from train.trainer import Trainer
 
+__all__ = ["without_curves"]
 STEPS = 16  # 2 epochs of 64 sets, 8 at a time
 
 
@@ -40,6 +41,7 @@ def run_out_at(steps: list[int], trainer: Trainer, monkeypatch: pytest.MonkeyPat
 WHY = "CUDA out of memory. Tried to allocate 2.00 GiB: the memory of"
 
 
+@pytest.mark.usefixtures("without_curves")
 @pytest.mark.parametrize("steps", [[12], [8, 12], [9, 16]])
 def test_a_step_that_finds_no_memory_is_done_again_and_the_run_ends_in_the_same_bits(
     steps: list[int], packed: Path, tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
@@ -57,6 +59,7 @@ def test_a_step_that_finds_no_memory_is_done_again_and_the_run_ends_in_the_same_
     assert [line.split("given back, ")[1] for line in told] == ends[: len(steps)]
 
 
+@pytest.mark.usefixtures("without_curves")
 @pytest.mark.parametrize(
     ("steps", "changes", "world"),
     [
