@@ -276,7 +276,11 @@ def map_file(path: str | os.PathLike[str], opener: Opener = open_any) -> bytes |
 
 def map_array(path: str | os.PathLike[str], opener: Opener = open_any) -> NDArray[Any]:
     """The array of an .npy file, not to be written to, as `map_file` has its bytes; raise ValueError if it is none."""
-    content = map_file(path, opener)
+    return npy_array(map_file(path, opener))
+
+
+def npy_array(content: bytes | mmap.mmap) -> NDArray[Any]:
+    """The array of an .npy file's bytes, which it shares, not to be written to; raise ValueError if it is none."""
     start = io.BytesIO(content[:READ_BYTES])
     version = np.lib.format.read_magic(start)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

@@ -138,6 +138,10 @@ class Storage(ABC):
         """All of an object, mapped into memory where it is a local file."""
         return self.read_all(name)
 
+    def drop(self, name: str) -> bool:
+        """Forget the local copy of an object, which has turned out to be damaged; whether there was one."""
+        return False
+
     def close(self) -> None:  # noqa: B027 - nothing to do where nothing stays open
         """Let go of files and connections; reading again opens them again."""
 
@@ -181,12 +185,16 @@ class Folder(Storage):
 
     def stat(self, name: str) -> Stat:
         """See `Storage.stat`."""
-        status = os.fstat(self._file(name).descriptor)
+        file = ReadFile(self.location / name, open_regular)
+        status = os.fstat(file.descriptor)
         return Stat(status.st_size, f"{status.st_ino:x}-{status.st_mtime_ns:x}")
 
     def read(self, name: str, offset: int, size: int) -> bytes:
         """See `Storage.read`."""
-        return self._file(name).read(size, offset)
+        file = self._file(name)
+        if size > STREAM_BYTES:  # memory is taken before it is read
+            size = min(size, max(0, file.size - offset))
+        return file.read(size, offset)
 
     def read_all(self, name: str, most_bytes: int | None = None) -> bytes:
         """See `Storage.read_all`."""

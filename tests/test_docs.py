@@ -22,7 +22,7 @@ WORDLESS = {  # messages without fixed text of their own: what they pass on has 
     "f'{damage}: {damage.remedy}'",
     "f'{found}: {found.remedy}'",
     "f'{path}: {error}'",
-    "f'{shards / MANIFEST} {problem}: {REBUILD}'",
+    "f'{storage / MANIFEST} {problem}: {REBUILD}'",
     "f'{count}{first.path}: {first.why} ({first.kind}); {remedy}'",
     "missing_peer(name) or f'{error}: {INSTALL}'",
     "self._too_large(before + 1, error)",

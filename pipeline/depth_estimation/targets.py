@@ -257,7 +257,7 @@ def _backgrounds(reader: ShardReader) -> Iterator[tuple[int, Picture]]:
             yield background.id, _picture(reader.read_background(background.id))
         except BadImage as error:
             raise InputError(
-                f"{reader.folder / BACKGROUNDS}: background {background.id}: {error}: pack again"
+                f"{reader.location / BACKGROUNDS}: background {background.id}: {error}: pack again"
             ) from None
 
 

@@ -1,8 +1,9 @@
 """The index and the manifest: where every byte of a shard directory is, and what it must hash to."""
 
 import hashlib
+import io
 import json
-import os
+import mmap
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.files import ReadFile, map_array, open_file
+from pipeline.files import npy_array
 from pipeline.format.depth import NEAR, NO_DEPTH, STORED, WITH_HOLES
 from pipeline.format.index_rows import MAX_KEY_BYTES, START_BYTES, are_plain, can_lie, index_start, is_index, row_type
 from pipeline.format.planes import PLANES
 from pipeline.format.sample import PARTS
-from pipeline.regular_files import open_regular
 from pipeline.resume import atomic_file, require_finished
+from pipeline.storage import Location, Storage, storage_of
 
 FORMAT = "fgbg-shards"
 VERSION = 1
@@ -133,10 +134,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
             file.write(self.to_json().encode())
 
     @classmethod
-    def load(cls, shards: Path) -> "Manifest":
+    def load(cls, shards: Location | Storage) -> "Manifest":
         """Read manifest.json; raise `InputError` if there is none, or not one that this fgbg reads, in every field."""
-        path = shards / MANIFEST
-        text = read_manifest(path)
+        storage = storage_of(shards)
+        path, text = storage / MANIFEST, read_manifest(storage)
         try:
             _require_version(text, path)
             manifest = msgspec.json.decode(text, type=cls)
@@ -168,23 +169,26 @@ class _Version(msgspec.Struct):
     version: msgspec.Raw = msgspec.Raw(b"null")
 
 
-def read_manifest(path: Path) -> bytes:
+def read_manifest(storage: Storage) -> bytes:
     """The bytes of manifest.json; raise `InputError` if there is none, or no file that could be one."""
     try:
-        file = ReadFile(path, open_regular)
-        text = file.read(min(file.size, MAX_MANIFEST_BYTES) + 1, 0)
+        return storage.read_all(MANIFEST, MAX_MANIFEST_BYTES)
     except FileNotFoundError:
-        require_finished(path.parent)
+        if isinstance(storage.location, Path):
+            require_finished(storage.location)
         remedy = "make them with fgbg-pack SOURCE --shards DIR"
-        raise InputError(f"no shards in {path.parent}: {MANIFEST} is missing; {remedy}") from None
+        raise InputError(f"no shards in {storage.location}: {MANIFEST} is missing; {remedy}") from None
     except OSError as error:
+        path = storage / MANIFEST
+        if not isinstance(path, Path):
+            raise
         raise InputError(f"{path} cannot be read ({error.strerror}): copy it again, or {REBUILD}") from None
-    if len(text) > MAX_MANIFEST_BYTES:
-        raise InputError(f"{path} has over {MAX_MANIFEST_BYTES >> 20} MiB, which no manifest needs: {REBUILD}")
-    return text
+    except ValueError:
+        path, most = storage / MANIFEST, MAX_MANIFEST_BYTES >> 20
+        raise InputError(f"{path} has over {most} MiB, which no manifest needs: {REBUILD}") from None
 
 
-def _require_version(text: bytes, path: Path) -> None:
+def _require_version(text: bytes, path: Location) -> None:
     """Raise `InputError` if a manifest is of another format or version, ValueError or RecursionError if it is none."""
     found = msgspec.json.decode(text, type=_Version)
     about = [_printable(bytes(raw).decode(errors="replace").strip('"')) for raw in (found.format, found.version)]
@@ -222,34 +226,38 @@ def save_index(shards: Path, sets: int, blocks: Iterable[NDArray[np.void]]) -> s
             if not number:
                 file.write(index_start(rows.dtype, sets))
             file.write(rows.tobytes())
-    return _file_sha256(shards / INDEX)
-
-
-def _file_sha256(path: Path, most_bytes: int | None = None) -> str:
-    """Empty for a file of more than `most_bytes`, which is not read."""
-    with open_file(path, open_regular) as file:
-        if most_bytes is not None and os.fstat(file.fileno()).st_size > most_bytes:
-            return ""
+    with storage_of(shards).open(INDEX) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load_index(shards: Path, manifest: Manifest) -> NDArray[np.void]:
+def load_index(shards: Location | Storage, manifest: Manifest) -> NDArray[np.void]:
     """Map index.npy, [sets] of `row_type`; raise `InputError` unless it is the one the manifest was written with."""
-    path = shards / INDEX
+    storage = storage_of(shards)
+    path = storage / INDEX
     try:
-        digest = _file_sha256(path, START_BYTES + (manifest.sets + 1) * row_type(MAX_KEY_BYTES).itemsize)
+        content = _read_index(storage, manifest)
     except FileNotFoundError:
         raise InputError(f"{path} is missing: copy it again, or {REBUILD}") from None
-    if digest != manifest.index_sha256:
+    if content is None:
         differs = f"{path} does not belong to the manifest beside it (its hash differs)"
         raise InputError(f"{differs}: copy it again, or {REBUILD}")
-    file = ReadFile(path, open_regular)
-    if not is_index(file.read(START_BYTES, 0), file.size):
+    if not is_index(content[:START_BYTES], len(content)):
         raise InputError(f"{path} is no index of this format: copy it again, or {REBUILD}")
-    rows: NDArray[np.void] = map_array(path, open_regular)
+    rows: NDArray[np.void] = npy_array(content)
     if (problem := _disagreement(manifest, rows.view(np.ndarray))) is not None:
-        raise InputError(f"{shards / MANIFEST} {problem}: {REBUILD}")
+        raise InputError(f"{storage / MANIFEST} {problem}: {REBUILD}")
     return rows
+
+
+def _read_index(storage: Storage, manifest: Manifest) -> bytes | mmap.mmap | None:
+    """The bytes of index.npy, mapped where they can be; None where they are not those that the manifest names."""
+    if storage.stat(INDEX).size > START_BYTES + (manifest.sets + 1) * row_type(MAX_KEY_BYTES).itemsize:
+        return None
+    content = storage.map(INDEX)
+    # What is mapped is read for its hash: to touch what is cut off meanwhile would kill the process.
+    with io.BytesIO(content) if isinstance(content, bytes) else storage.open(INDEX) as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return content if digest == manifest.index_sha256 else None
 
 
 def _disagreement(manifest: Manifest, rows: NDArray[np.void]) -> str | None:

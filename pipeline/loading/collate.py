@@ -71,7 +71,7 @@ class BackgroundCache:
         try:
             self.pictures = torch.cat(list(decode(encoded, options)))
         except (Undecodable, BadFrame) as error:
-            which = f"{shards.folder / BACKGROUNDS}: background {self._first_bad(encoded, decode, options)}"
+            which = f"{shards.location / BACKGROUNDS}: background {self._first_bad(encoded, decode, options)}"
             raise InputError(
                 f"{which} cannot be decoded ({error}), and every set on it needs it: pack again with --verify decode"
             ) from error

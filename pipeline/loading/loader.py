@@ -94,7 +94,7 @@ class Loader:
         if not members.count:
             have = f"{plural(manifest.sets, 'set')} on {plural(len(manifest.backgrounds), 'background')}"
             more = "more backgrounds and foregrounds needed"
-            raise InputError(f"no set of {shards.folder} is in the split {split} ({have}): {more}")
+            raise InputError(f"no set of {shards.location} is in the split {split} ({have}): {more}")
         name = split if picked is None else f"{split}, {len(picked)} rows {zlib.crc32(picked.tobytes()):08x}"
         key = f"{manifest.sha256}/{name}/{config.seed}"
         sampler = Sampler(members.sizes, config.batch_size, key, config.shuffle, config.window)
@@ -123,7 +123,7 @@ class Loader:
 
     def __reduce__(self) -> tuple[Callable[..., "Loader"], tuple[Any, ...]]:
         """A copy, or what is unpickled, is a loader that opens the shards anew, where this one is in its epoch."""
-        return _reopened, (self._opened.reader.folder, self.config, *self._asked, self.state_dict())
+        return _reopened, (self._opened.reader.location, self.config, *self._asked, self.state_dict())
 
     def sibling(
         self, split: str, *, shuffle: bool = True, resident: str = "off", picked: NDArray[np.int64] | None = None

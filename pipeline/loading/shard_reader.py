@@ -4,15 +4,11 @@ Shards are read, never mapped into memory: a mapped file that is cut short kills
 back short.
 """
 
-import errno
 import json
 import tarfile
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -25,8 +21,8 @@ from pipeline.format.planes import PLANES
 from pipeline.format.sample import UNKNOWN
 from pipeline.format.tar import BLOCK
 from pipeline.regular_files import open_regular
+from pipeline.storage import Content, Folder, Location, Storage, storage_of
 
-MAX_OPEN_FILES = 256
 MAX_JSON_BYTES = 1 << 26
 
 
@@ -41,16 +37,16 @@ class Damaged(Exception):  # noqa: N818 - a finding about the data, not a fault 
 class ShardReader:
     """The bytes of a shard directory; threads may share it. `close` it, or let it go."""
 
-    def __init__(self, folder: Path, manifest: Manifest, rows: NDArray[np.void], *, depth: bool = True) -> None:
+    def __init__(
+        self, shards: Location | Storage, manifest: Manifest, rows: NDArray[np.void], *, depth: bool = True
+    ) -> None:
         """`rows` is the index, [sets] of `manifest.row_type`.
 
         Without `depth`, its pictures are left unread where they are files of their own.
         """
-        self._open_files: OrderedDict[str, ReadFile] = OrderedDict()
-        self._opening = Lock()
         self._index_file: ReadFile | None = None
         self._index_bytes = 0
-        self.folder = folder
+        self.storage = storage_of(shards)
         self.manifest = manifest
         self.index = rows.view(np.ndarray)  # still mapped, without the cost of `np.memmap` at every access
         self._backgrounds = {background.id: background for background in manifest.backgrounds}
@@ -60,17 +56,24 @@ class ShardReader:
         """What `read` returns, in this order."""
 
     @classmethod
-    def open(cls, shards: Path, *, depth: bool = True) -> "ShardReader":
+    def open(cls, shards: Location | Storage, *, depth: bool = True) -> "ShardReader":
         """The reader of a finished shard directory; raise `InputError` if it is none, or does not belong together."""
-        manifest = Manifest.load(shards)
-        reader = cls(shards, manifest, load_index(shards, manifest), depth=depth)
-        reader._index_file = ReadFile(shards / INDEX, open_regular)
-        reader._index_bytes = reader._index_file.size
+        storage = storage_of(shards)
+        manifest = Manifest.load(storage)
+        reader = cls(storage, manifest, load_index(storage, manifest), depth=depth)
+        if isinstance(storage, Folder):
+            reader._index_file = ReadFile(storage.location / INDEX, open_regular)
+            reader._index_bytes = reader._index_file.size
         return reader
 
-    def __reduce__(self) -> tuple[Callable[[Path], "ShardReader"], tuple[Path]]:
+    def __reduce__(self) -> tuple[Callable[..., "ShardReader"], tuple[Any, ...]]:
         """A copy, or what is unpickled, opens the files anew."""
-        return partial(ShardReader.open, depth="depth" in self.parts), (self.folder,)
+        return partial(_reopened, "depth" in self.parts), self.storage.__reduce__()
+
+    @property
+    def location(self) -> Location:
+        """The shard directory."""
+        return self.storage.location
 
     def records(self, rows: NDArray[np.int64]) -> NDArray[np.void]:
         """These rows of the index, [N] of `manifest.row_type`, copied out of the file; raise `InputError` if it shrank.
@@ -84,7 +87,7 @@ class ShardReader:
     def check_index(self) -> None:
         """Raise `InputError` if index.npy was cut short since it was opened. (One that is replaced never is.)"""
         if self._index_file and self._index_file.size < self._index_bytes:
-            raise InputError(f"{self.folder / INDEX} was cut short while it was in use: copy it again, then resume")
+            raise InputError(f"{self.storage / INDEX} was cut short while it was in use: copy it again, then resume")
 
     def key(self, row: int) -> str:
         """The name of the set at a row of the index."""
@@ -122,6 +125,8 @@ class ShardReader:
         for part, offset, size, crc32 in zip(self.members, offsets, sizes, crc32s, strict=True):
             start, end = offset - first, offset - first + size
             if zlib.crc32(view[start:end]) != crc32:
+                if self.storage.drop(name):
+                    return self._read_set(key, name, offsets, sizes, crc32s)
                 how = "cut short" if end > len(content) else "damaged (CRC differs)"
                 raise Damaged(key.decode(), f"{part} in {name} is {how}", name)
             parts.append(whole[start:end])
@@ -137,12 +142,12 @@ class ShardReader:
         end = int(self.index["offset"][row, last]) + int(self.index["size"][row, last])
         start = -(-end // BLOCK) * BLOCK
         try:
-            header = tarfile.TarInfo.frombuf(self._read(self.key(row), shard, start, BLOCK), "utf-8", "strict")
+            header = tarfile.TarInfo.frombuf(bytes(self._read(self.key(row), shard, start, BLOCK)), "utf-8", "strict")
             if header.name != name:
                 raise ValueError(f"found {header.name}")
             if header.size > MAX_JSON_BYTES:
                 raise ValueError(f"it has {header.size:,} bytes")
-            note = json.loads(self._read(self.key(row), shard, start + BLOCK, header.size))
+            note = json.loads(bytes(self._read(self.key(row), shard, start + BLOCK, header.size)))
             if not isinstance(note, dict):
                 raise ValueError(f"found a {type(note).__name__}")
             ids = [UNKNOWN if note[name] is None else note[name] for name in ("bg", "fg", "id")]
@@ -152,11 +157,10 @@ class ShardReader:
             raise Damaged(self.key(row), f"{name} in {shard} is damaged ({error})", shard) from error
         return note
 
-    def _read(self, key: str, name: str, offset: int, size: int) -> bytes:
+    def _read(self, key: str, name: str, offset: int, size: int) -> Content:
         """Bytes of a shard, fewer where it is cut short; raise `Damaged` if it cannot be read, for the set `key`."""
         try:
-            file = self._file(name)
-            return file.read(size, offset)
+            return self.storage.read(name, offset, size)
         except OSError as error:
             raise Damaged(key, f"{name} cannot be read ({error.strerror})", name) from error
 
@@ -164,37 +168,22 @@ class ShardReader:
         """The encoded picture of background `bg`, uint8 [size]; raise `InputError` if it is not as it was packed."""
         background = self._backgrounds[bg]
         try:
-            file = self._file(BACKGROUNDS)
-            content = file.read(min(background.size, file.size), background.offset)
+            content = self.storage.read(BACKGROUNDS, background.offset, background.size)
         except OSError as error:
-            raise InputError(f"{self.folder / BACKGROUNDS} cannot be read ({error.strerror}): copy it again") from error
+            raise InputError(
+                f"{self.storage / BACKGROUNDS} cannot be read ({error.strerror}): copy it again"
+            ) from error
         if zlib.crc32(content) != background.crc32:
-            where = f"{self.folder / BACKGROUNDS}: background {bg}"
+            if self.storage.drop(BACKGROUNDS):
+                return self.read_background(bg)
+            where = f"{self.storage / BACKGROUNDS}: background {bg}"
             raise InputError(f"{where} is damaged (CRC differs), and every set on it needs it: copy or pack again")
         return np.frombuffer(content, np.uint8)
 
-    def _file(self, name: str) -> ReadFile:
-        """A file of the shard directory; it stays open as long as the caller holds it, whatever others open."""
-        with self._opening:
-            file = self._open_files.get(name)
-            if file is None:
-                file = self._open_files[name] = self._opened(name)
-                if len(self._open_files) > MAX_OPEN_FILES:
-                    self._open_files.popitem(last=False)
-            else:
-                self._open_files.move_to_end(name)
-            return file
-
-    def _opened(self, name: str) -> ReadFile:
-        try:
-            return ReadFile(self.folder / name, open_regular)
-        except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE):
-                raise
-        self._open_files.clear()  # fewer may be open than are kept
-        return ReadFile(self.folder / name, open_regular)
-
     def close(self) -> None:
         """Close the files; reading again opens them again."""
-        with self._opening:
-            self._open_files.clear()
+        self.storage.close()
+
+
+def _reopened(depth: bool, open_storage: Callable[..., Storage], arguments: tuple[Any, ...]) -> ShardReader:
+    return ShardReader.open(open_storage(*arguments), depth=depth)

@@ -92,8 +92,8 @@ def merge(sources: Sequence[Path], shards: Path, sets_merged: Callable[[int, int
         result = tally(shards, records, count)
         for store in stores:
             result.problems.extend(
-                Problem(f"{store.folder.resolve().name}/{path}", kind, why)
-                for path, kind, why in read_problems(store.folder / "problems.csv")
+                Problem(f"{_folder(store).resolve().name}/{path}", kind, why)
+                for path, kind, why in read_problems(_folder(store) / "problems.csv")
             )
         _join_metadata(stores, shards)
         optional = first.optional | {
@@ -119,8 +119,8 @@ def _require_same_kind(one: ShardReader, other: ShardReader) -> None:
         if (differs := kinds[1].get(name)) != value:
             name = name.replace("_", " ")
             raise InputError(
-                f"{one.folder} has {name} {value}, {other.folder} has {name} {differs}: only shards of one kind can "
-                f"be merged; pack one of them again like the other"
+                f"{one.location} has {name} {value}, {other.location} has {name} {differs}: only shards of one kind "
+                f"can be merged; pack one of them again like the other"
             )
 
 
@@ -132,8 +132,8 @@ def _backgrounds(stores: Sequence[ShardReader]) -> dict[int, ShardReader]:
             first, picture = origins.setdefault(one.id, (store, (one.size, one.crc32)))
             if picture != (one.size, one.crc32):
                 raise InputError(
-                    f"background {one.id} of {store.folder} is another picture than background {one.id} of "
-                    f"{first.folder}: ids have to differ where pictures do; "
+                    f"background {one.id} of {store.location} is another picture than background {one.id} of "
+                    f"{first.location}: ids have to differ where pictures do; "
                     f"pack one of them again under other numbers (--field)"
                 )
     return {bg: store for bg, (store, _) in sorted(origins.items())}
@@ -142,7 +142,7 @@ def _backgrounds(stores: Sequence[ShardReader]) -> dict[int, ShardReader]:
 def _require_distinct_sets(stores: Sequence[ShardReader]) -> None:
     keys, counts = np.unique(np.concatenate([store.index["key"] for store in stores]), return_counts=True)
     if (duplicates := keys[counts > 1]).size:
-        holders = [str(store.folder) for store in stores if duplicates[0] in store.index["key"]]
+        holders = [str(store.location) for store in stores if duplicates[0] in store.index["key"]]
         raise InputError(
             f"{plural(duplicates.size, 'set is', 'sets are')} there twice, the first is {duplicates[0].decode()} "
             f"(in {' and '.join(holders)}): take one of these away, or pack it again under other numbers (--field)"
@@ -164,10 +164,15 @@ def _shards(stores: Sequence[ShardReader]) -> Iterator[tuple[Path, ShardInfo, Ro
         sizes = np.array([[manifest.sizes[name][end] for name in manifest.members] for end in ("min", "max")])
         rows = rows_of_shards(store.index, len(manifest.shards))
         for info, of_shard in zip(manifest.shards, rows, strict=True):
-            path = store.folder / info.name
+            path = _folder(store) / info.name
             if (found := ReadFile(path, open_regular).size) != info.bytes:
                 raise InputError(f"{path} has {found:,} bytes, not {info.bytes:,}: copy it again")
             yield path, info, of_shard.astype(key_type), sizes
+
+
+def _folder(store: ShardReader) -> Path:
+    """The folder that a reader reads from: what is merged is linked."""
+    return Path(str(store.location))
 
 
 def _require_idx(path: Path, sets: int) -> None:
@@ -192,7 +197,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
 def _join_metadata(stores: Sequence[ShardReader], shards: Path) -> None:
     """Join the tables beside the shards; one that is not beside all of them, or is damaged, is left out and told."""
     for name in (LABELS, ORIGINS):
-        files = [store.folder / name for store in stores]
+        files = [_folder(store) / name for store in stores]
         missing = [file for file in files if not file.exists()]
         try:
             if missing and missing != files:

@@ -46,6 +46,7 @@ from pipeline.packing.finalize import (
 )
 from pipeline.regular_files import open_regular
 from pipeline.resume import COMPLETE, UNFINISHED, atomic_file, require_finished, resumable, unfinished_run
+from pipeline.storage import Folder
 from pipeline.verify.check import idx_damage, rows_of_backgrounds, rows_of_shards
 from pipeline.verify.scan import WIDE, Entry, Rows, Scan, StoredPart, background_id, stored_background, stored_parts
 from pipeline.workers import Workers
@@ -183,10 +184,9 @@ class _OldManifest:
     """What can still be read of the old manifest and index."""
 
     def __init__(self, shards: Path) -> None:
-        path = shards / MANIFEST
         self.text = ""
         with suppress(OSError, InputError):
-            self.text = read_manifest(path).decode(errors="replace")
+            self.text = read_manifest(Folder(shards)).decode(errors="replace")
         self.checksums = dict[str, Checksums]()  # of each tar
         self.optional = dict[str, Any]()  # fields that came after version 1
         self.key_length = 0
