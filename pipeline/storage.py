@@ -72,9 +72,11 @@ class Url:
 
 
 Location = Path | Url
+StrLocation = str | os.PathLike[str] | Url
+"""How users give a location: see `location_of`."""
 
 
-def location_of(text: "str | os.PathLike[str] | Url") -> Location:
+def location_of(text: StrLocation) -> Location:
     """A folder or a file as a path, all else that has a scheme as a `Url`; raises `InputError` for another scheme."""
     if isinstance(text, Url):
         return text
@@ -273,7 +275,12 @@ class Folder(Storage):
             self._open_files.clear()
 
 
-def storage_of(location: "str | os.PathLike[str] | Url | Storage") -> Storage:
+def open_location(location: Location) -> io.BufferedReader:
+    """A file, or an object, as a stream, for reading from its beginning to its end."""
+    return storage_of(location.parent).open(location.name)
+
+
+def storage_of(location: StrLocation | Storage) -> Storage:
     """The storage of a folder or a URL; raises `InputError` for a URL of a scheme that fgbg does not read."""
     if isinstance(location, Storage):
         return location

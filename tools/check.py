@@ -7,17 +7,18 @@ from pathlib import Path
 import click
 
 from pipeline.format.depth import NEAR, STORED
+from pipeline.storage import Location
 from pipeline.verify.check import CheckOptions, CheckReport, check
 from pipeline.verify.repair import DAMAGED_SUFFIX, RepairReport, repair
 from pipeline.words import plural
-from tools.cli import Command, advance, echo, progress_bar
+from tools.cli import Command, LocationType, advance, echo, progress_bar
 
 DEFAULTS = CheckOptions()
 
 
 @click.command(cls=Command)
-@click.option("--shards", type=click.Path(path_type=Path), default=Path("shards"), show_default=True,
-              help="The shard directory.")  # fmt: skip
+@click.option("--shards", type=LocationType(), default=Path("shards"), show_default=True,
+              help="The shard directory, or its URL.")  # fmt: skip
 @click.option("--decode", is_flag=True, help="Decode every picture as well.")
 @click.option(
     "--full", is_flag=True, help="--decode, and compare what the stock webdataset reader sees with the index."
@@ -31,7 +32,7 @@ DEFAULTS = CheckOptions()
 @click.option("--workers", type=click.IntRange(1), default=DEFAULTS.workers, show_default="one a core",
               help="Processes; what is found does not depend on it.")  # fmt: skip
 def main(
-    shards: Path,
+    shards: Location,
     decode: bool,
     full: bool,
     repair_index: bool,
@@ -50,10 +51,12 @@ def main(
         raise click.UsageError("--repair-index decodes every picture by itself: leave out --decode and --full")
     if not repair_index and (depth_encoding or depth_near):
         raise click.UsageError("--depth-encoding and --depth-near belong to --repair-index")
+    if repair_index and not isinstance(shards, Path):
+        raise click.UsageError("--repair-index writes beside the tars: copy the shards to a folder first")
     label = "repairing" if repair_index else "checking"
     with progress_bar(label, 1) as bar:
         done = functools.partial(advance, bar, label)
-        if repair_index:
+        if repair_index and isinstance(shards, Path):
             repaired = repair(shards, depth_encoding, depth_near, workers=workers, tars_read=done)
         else:
             report = check(shards, CheckOptions(decode or full, full, workers), done)
@@ -69,7 +72,7 @@ def main(
         click.get_current_context().exit(1)
 
 
-def describe(report: CheckReport, shards: Path) -> str:
+def describe(report: CheckReport, shards: Location) -> str:
     """One line: how much was read, how fast, and whether all is well."""
     manifest, megabytes = report.manifest, report.bytes / 1e6
     verdict = f"damage found: {len(report.damage):,}" if report.damage else "all is as it was packed"
@@ -80,7 +83,7 @@ def describe(report: CheckReport, shards: Path) -> str:
     )
 
 
-def describe_repair(report: RepairReport, shards: Path) -> str:
+def describe_repair(report: RepairReport, shards: Location) -> str:
     """One line: what there is now, what was left out, and what could not be known."""
     manifest = report.manifest
     aside = f"; the damaged tars are kept as *.tar{DAMAGED_SUFFIX}" if report.damaged else ""

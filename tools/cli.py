@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.errors import AlreadyComplete, InputError, explain
+from pipeline.storage import Url, location_of
 from pipeline.words import printable
 from tools.limits import require_usable
 from train.config import Option, kinds_of
@@ -89,6 +90,21 @@ def _with_notes(text: str, error: BaseException) -> str:
     return printable("; ".join([text, *getattr(error, "__notes__", ())]))
 
 
+class LocationType(click.Path):
+    """A folder as a `Path`, or a URL of object storage as a `pipeline.storage.Url`."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See `location_of`, whose errors are of usage here."""
+        try:
+            place = location_of(value)
+        except InputError as error:
+            self.fail(str(error), param, ctx)
+        return place if isinstance(place, Url) else super().convert(place, param, ctx)
+
+
 def options_of(config: type, names: Collection[str] | None = None) -> Callable[[Any], Any]:
     """A decorator that gives a click command an option for each field of a dataclass, or for those of some `names`.
 
@@ -116,6 +132,8 @@ def _option_of(entry: "Field[Any]") -> Callable[[Any], Any]:
         settings |= {"default": entry.default, "show_default": option.shown_default or True}
     if option.choices:
         settings["type"] = click.Choice(option.choices)
+    elif Url in kinds:
+        settings["type"] = LocationType()
     elif os.PathLike in kinds:
         settings["type"] = click.Path(path_type=Path)
     elif bool not in kinds:

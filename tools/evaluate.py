@@ -12,7 +12,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import click
 
 from pipeline.loading.split import SPLITS
-from tools.cli import Command, echo, progress_bar
+from pipeline.storage import Location
+from tools.cli import Command, LocationType, echo, progress_bar
 from tools.outputs import require_writable
 from train.config import CHECKPOINTS, DEVICES
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command)
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--shards", type=click.Path(path_type=Path), required=True, help="Folder of packed shards, of any data.")
+@click.option("--shards", type=LocationType(), required=True, help="Folder or URL of packed shards, of any data.")
 @click.option("--split", type=click.Choice([*SPLITS, "all"]), default="test", show_default=True,
               help="Whose backgrounds and foregrounds are the new ones; those of train are the seen.")  # fmt: skip
 @click.option("--checkpoint", type=click.Choice(CHECKPOINTS), default="best", show_default=True,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
               help="Score at most N sets of each cell, drawn at random, the same each time; default: all.")  # fmt: skip
 def main(
     run: Path,
-    shards: Path,
+    shards: Location,
     split: str,
     checkpoint: str,
     device: str,

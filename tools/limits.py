@@ -45,7 +45,7 @@ def _problem(option: click.Parameter, value: Any) -> str:
         return f"{value} is no number: give one that is finite"
     if isinstance(value, int) and abs(value) > (most := LARGEST.get(option.name or "", MOST_COUNT)):
         return f"{str(value)[:40]} is too large: expected at most {most:,}"
-    if isinstance(option.type, click.Path):
+    if isinstance(value, str | os.PathLike) and isinstance(option.type, click.Path):
         return _problem_of_path(os.fsencode(value))
     return ""
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from pipeline.errors import InputError
 from pipeline.files import read_file
 from pipeline.resume import atomic_file
-from train.config import CHECKPOINTS, Config, StrPath
+from pipeline.storage import StrLocation
+from train.config import CHECKPOINTS, Config
 from train.networks import build_network
 from train.runtime import forbid_tf32
 from train.saved_state import require_sound, require_weights
@@ -171,7 +172,7 @@ def weights(saved: Checkpoint) -> dict[str, Tensor]:
     return saved.ema or saved.network
 
 
-def load_run(folder: Path, name: str, device: torch.device, shards: StrPath = NO_SHARDS) -> Run:
+def load_run(folder: Path, name: str, device: torch.device, shards: StrLocation = NO_SHARDS) -> Run:
     """Load the checkpoint `name` ("best" or "last") of the run in `folder`, to be used on `shards` or without any.
 
     The network has its `weights`. Raises `InputError` where there is no such run or checkpoint, and where the

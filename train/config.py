@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, get_args, get_origin
 
 from pipeline.errors import InputError
 from pipeline.limits import MOST_BATCH, MOST_COUNT, MOST_EDGE, MOST_SEED
+from pipeline.storage import StrLocation
 from pipeline.words import printable
 
 StrPath = str | os.PathLike[str]
@@ -124,8 +125,8 @@ def setting(default: Any, help: str, **limits: Any) -> Any:
 class Config:
     """Everything that decides what a training run does. Raises `InputError` for a value outside of its limits."""
 
-    shards: StrPath = field(metadata={"option": Option("Folder of packed shards.")})
-    """Folder of packed shards."""
+    shards: StrLocation = field(metadata={"option": Option("Folder or URL of packed shards.")})
+    """Folder or URL of packed shards."""
     out: StrPath = field(metadata={"option": Option("Folder for this run; new or empty.")})
     """Folder of the run: checkpoints, logs, pictures."""
     epochs: int | None = setting(10, "How often every training set is seen.", minimum=1, maximum=MOST_EPOCHS)

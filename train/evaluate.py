@@ -7,7 +7,6 @@ after one more JPEG round trip: their ceiling.
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -115,7 +114,7 @@ def open_split(
     With depth where both have it. Of each cell at most `most` sets: which, depends on the shards alone, and those of a
     smaller number are among those of a larger. Raises `InputError` as `Loader` does.
     """
-    manifest = Manifest.load(Path(run.config.shards))
+    manifest = Manifest.load(run.config.shards)
     config = replace(
         run.config, depth=run.config.depth and "depth" in manifest.parts, resident="off", augment=False, window=None
     )

@@ -23,10 +23,11 @@ from pipeline.format.sample import UNKNOWN
 from pipeline.loading.batch import Batch
 from pipeline.loading.split import BACKGROUND_SALT, FOREGROUND_SALT, SPLITS, group
 from pipeline.resume import atomic_file
+from pipeline.storage import StrLocation
 from pipeline.words import plural, printable
 from pipeline.workers import available_cores
 from train.checkpoint import BEST, Run, load_run
-from train.config import Config, StrPath
+from train.config import Config
 from train.curves import COLOURS, LOSSES, OPTIMIZATION, SCORES, SPEED, Chart, draw_svg
 from train.evaluate import Cell, Evaluation, evaluate, open_split
 from train.evaluation_table import DEPTH, MASK
@@ -85,7 +86,7 @@ class SettingRow(NamedTuple):
 
 
 def write_report(
-    folder: Path, shards: StrPath, device: torch.device, watch: Callable[[Iterable[Batch]], Iterable[Batch]] = iter
+    folder: Path, shards: StrLocation, device: torch.device, watch: Callable[[Iterable[Batch]], Iterable[Batch]] = iter
 ) -> Path:
     """Write `folder`/report.html about the run in `folder`, finished or not, on `shards`; return its path.
 
@@ -105,7 +106,7 @@ def write_report(
         evaluation = evaluate(run, "val", scored, watch)
     except InputError as error:
         warnings.append(f"Nothing was scored: {error}")
-    packed = data(Path(shards))
+    packed = data(shards)
     warnings += [f"Warning of the packing: {line}." for line in packed.pop("packing_warnings")]
     page = render({
         "name": folder.resolve().name,
@@ -158,7 +159,7 @@ def render(content: dict[str, Any]) -> str:
     return environment.get_template(TEMPLATE).render(content, **constants)
 
 
-def _load_run(folder: Path, shards: StrPath, device: torch.device, warnings: list[str]) -> Run:
+def _load_run(folder: Path, shards: StrLocation, device: torch.device, warnings: list[str]) -> Run:
     try:
         return load_run(folder, "best", device, shards)
     except InputError as error:
@@ -274,7 +275,7 @@ def together(title: str, epochs: Sequence[Epoch]) -> Epoch:
     return Epoch(title, sets, sec, waited_sec, epochs[0].scores if len(epochs) == 1 else {})
 
 
-def data(shards: Path) -> dict[str, Any]:
+def data(shards: StrLocation) -> dict[str, Any]:
     """What the manifest says, and the number of sets by the splits of background and foreground; or what is wrong."""
     try:
         manifest = Manifest.load(shards)

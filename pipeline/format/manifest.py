@@ -20,7 +20,7 @@ from pipeline.format.index_rows import MAX_KEY_BYTES, START_BYTES, are_plain, ca
 from pipeline.format.planes import PLANES
 from pipeline.format.sample import PARTS
 from pipeline.resume import atomic_file, require_finished
-from pipeline.storage import Location, Storage, storage_of
+from pipeline.storage import Location, Storage, StrLocation, storage_of
 
 FORMAT = "fgbg-shards"
 VERSION = 1
@@ -134,7 +134,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
             file.write(self.to_json().encode())
 
     @classmethod
-    def load(cls, shards: Location | Storage) -> "Manifest":
+    def load(cls, shards: StrLocation | Storage) -> "Manifest":
         """Read manifest.json; raise `InputError` if there is none, or not one that this fgbg reads, in every field."""
         storage = storage_of(shards)
         path, text = storage / MANIFEST, read_manifest(storage)
@@ -230,7 +230,7 @@ def save_index(shards: Path, sets: int, blocks: Iterable[NDArray[np.void]]) -> s
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load_index(shards: Location | Storage, manifest: Manifest) -> NDArray[np.void]:
+def load_index(shards: StrLocation | Storage, manifest: Manifest) -> NDArray[np.void]:
     """Map index.npy, [sets] of `row_type`; raise `InputError` unless it is the one the manifest was written with."""
     storage = storage_of(shards)
     path = storage / INDEX

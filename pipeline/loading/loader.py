@@ -1,12 +1,10 @@
 """The loader: batches of a split on the device, ahead of whoever takes them; it remembers where it is."""
 
 import logging
-import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -33,6 +31,7 @@ from pipeline.loading.sample_cache import SampleCache
 from pipeline.loading.sampler import Sampler
 from pipeline.loading.shard_reader import ShardReader
 from pipeline.loading.split import Split
+from pipeline.storage import Location, StrLocation
 from pipeline.words import plural
 from pipeline.workers import available_cores
 
@@ -68,12 +67,14 @@ class Loader:
 
     def __init__(
         self,
-        shards: str | os.PathLike[str],
+        shards: StrLocation,
         split: str = "train",
         config: LoaderConfig | None = None,
         **settings: Any,
     ) -> None:
         """Open a shard directory for reading one `split`: "train", "val", "test", "all" (see `split.Split`).
+
+        `shards` is its folder, or its URL: "s3://bucket/shards", gs://, az://, http(s)://.
 
         `settings` are fields of `LoaderConfig`; they win over those of `config`, if there is one.
 
@@ -82,7 +83,7 @@ class Loader:
         device.
         """
         config = replace(config or LoaderConfig(), **settings)
-        self._build(open_shards(Path(shards), config), split, config)
+        self._build(open_shards(shards, config), split, config)
 
     def _build(
         self, opened: OpenedShards, split: str, config: LoaderConfig, picked: NDArray[np.int64] | None = None
@@ -353,25 +354,25 @@ class Loader:
 
 
 def _reopened(
-    folder: Path, config: LoaderConfig, split: str, picked: NDArray[np.int64] | None, state: dict[str, int | str]
+    shards: Location, config: LoaderConfig, split: str, picked: NDArray[np.int64] | None, state: dict[str, int | str]
 ) -> Loader:
     loader = Loader.__new__(Loader)
-    loader._build(open_shards(folder, config), split, config, picked)
+    loader._build(open_shards(shards, config), split, config, picked)
     loader.load_state_dict(state)
     return loader
 
 
-def open_shards(folder: Path, config: LoaderConfig) -> OpenedShards:
+def open_shards(shards: StrLocation, config: LoaderConfig) -> OpenedShards:
     """Open a shard directory, and decode its backgrounds; raises `InputError` as `Loader` does."""
     device = torch_device(config.device)
     if device.type == "cuda" and (problem := dali_problem()):
         log.warning("the GPU may fail: %s", problem)
-    reader = ShardReader.open(folder, depth=config.depth)
+    reader = ShardReader.open(shards, depth=config.depth)
     if config.depth and "depth" not in reader.parts:
-        add = f"add it (fgbg-depth {folder} --model FILE.onnx --shards NEW)"
-        raise InputError(f"the sets of {folder} have no depth: {add}, or train the mask alone (--no-depth)")
+        add = f"add it (fgbg-depth {shards} --model FILE.onnx --shards NEW)"
+        raise InputError(f"the sets of {shards} have no depth: {add}, or train the mask alone (--no-depth)")
     if reader.manifest.codec == PLANES and config.size != (stored := reader.manifest.plane_size):
-        held = f"{folder} holds planes of {stored} x {stored} pixels, size {config.size} was asked for"
+        held = f"{shards} holds planes of {stored} x {stored} pixels, size {config.size} was asked for"
         raise InputError(f"{held}: ask for {stored}, or pack again with --size {config.size}")
     share = -(-config.batch_size // config.world)
     kind = "gpu" if device.type == "cuda" else "cpu"

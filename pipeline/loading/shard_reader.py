@@ -21,7 +21,7 @@ from pipeline.format.planes import PLANES
 from pipeline.format.sample import UNKNOWN
 from pipeline.format.tar import BLOCK
 from pipeline.regular_files import open_regular
-from pipeline.storage import Content, Folder, Location, Storage, storage_of
+from pipeline.storage import Content, Folder, Location, Storage, StrLocation, storage_of
 
 MAX_JSON_BYTES = 1 << 26
 
@@ -38,7 +38,7 @@ class ShardReader:
     """The bytes of a shard directory; threads may share it. `close` it, or let it go."""
 
     def __init__(
-        self, shards: Location | Storage, manifest: Manifest, rows: NDArray[np.void], *, depth: bool = True
+        self, shards: StrLocation | Storage, manifest: Manifest, rows: NDArray[np.void], *, depth: bool = True
     ) -> None:
         """`rows` is the index, [sets] of `manifest.row_type`.
 
@@ -56,7 +56,7 @@ class ShardReader:
         """What `read` returns, in this order."""
 
     @classmethod
-    def open(cls, shards: Location | Storage, *, depth: bool = True) -> "ShardReader":
+    def open(cls, shards: StrLocation | Storage, *, depth: bool = True) -> "ShardReader":
         """The reader of a finished shard directory; raise `InputError` if it is none, or does not belong together."""
         storage = storage_of(shards)
         manifest = Manifest.load(storage)

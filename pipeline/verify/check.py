@@ -7,11 +7,14 @@ names the file and the set.
 
 import hashlib
 import json
+import shutil
 import tarfile
+import tempfile
 import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -21,11 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.files import ReadFile
 from pipeline.format.manifest import BACKGROUNDS, INDEX, MANIFEST, Manifest, ShardInfo, load_index
 from pipeline.format.sample import PARTS, UNKNOWN
 from pipeline.format.tar import BLOCK
-from pipeline.regular_files import open_regular
+from pipeline.storage import Location, open_location, storage_of
 from pipeline.verify.scan import WIDE, Rows, Scan, StoredPart, stored_background, stored_parts
 from pipeline.words import plural
 from pipeline.workers import Workers, available_cores
@@ -59,7 +61,7 @@ class CheckReport(NamedTuple):
 class CheckJob(NamedTuple):
     """A shard to check; it is sent to a worker."""
 
-    path: Path
+    path: Location
     info: ShardInfo
     rows: Rows | None  # of the index; None if the index cannot be used
     parts: tuple[StoredPart, ...]
@@ -75,7 +77,9 @@ class CheckedTar(NamedTuple):
     sizes: NDArray[np.int64] | None  # [2, parts, 2]: smallest and largest (height, width); None if sets are damaged
 
 
-def check(shards: Path, options: CheckOptions, sets_checked: Callable[[int, int], None] | None = None) -> CheckReport:
+def check(
+    shards: Location, options: CheckOptions, sets_checked: Callable[[int, int], None] | None = None
+) -> CheckReport:
     """Compare everything in the shard directory `shards`; `sets_checked` is told (more, of all).
 
     Raises `InputError` if there is no manifest that can be read, or the directory is unfinished.
@@ -103,12 +107,14 @@ def check(shards: Path, options: CheckOptions, sets_checked: Callable[[int, int]
     return CheckReport(manifest, damage, total, time.monotonic() - start)
 
 
-def _manifest_damage(shards: Path, manifest: Manifest) -> Iterator[str]:
+def _manifest_damage(shards: Location, manifest: Manifest) -> Iterator[str]:
     """Damage of the manifest itself, and shard files that it does not name."""
     if hashlib.sha256(manifest.to_json().encode()).hexdigest() != manifest.sha256:
         yield f"{MANIFEST}: it is not as it was written (other blanks, order or spelling)"
     if (counted := sum(info.sets for info in manifest.shards)) != manifest.sets:
         yield f"{MANIFEST}: it has {plural(manifest.sets, 'set')}, and {counted:,} in its shards"
+    if not isinstance(shards, Path):  # what only reads lists nothing: a web server may not be able to
+        return
     known = {info.name for info in manifest.shards}
     for path in sorted((*shards.glob("sets-*.tar"), *shards.glob("sets-*.idx"))):
         if path.with_suffix(".tar").name not in known:
@@ -124,7 +130,7 @@ def _index_damage(manifest: Manifest, index: Rows) -> Iterator[str]:
         yield f"{INDEX}: it has {plural(found, 'foreground')}, the manifest {manifest.foregrounds:,}"
 
 
-def _jobs(shards: Path, manifest: Manifest, index: Rows | None, options: CheckOptions) -> Iterator[CheckJob]:
+def _jobs(shards: Location, manifest: Manifest, index: Rows | None, options: CheckOptions) -> Iterator[CheckJob]:
     parts = stored_parts(manifest.codec, manifest.parts)
     rows = [None] * len(manifest.shards) if index is None else rows_of_shards(index, len(manifest.shards))
     for info, of_shard in zip(manifest.shards, rows, strict=True):
@@ -142,16 +148,30 @@ def check_shard(job: CheckJob) -> CheckedTar:
     parts = [part.name for part in job.parts]
     damage = tar_damage(scan, job.info, job.rows, parts)
     if not damage and job.options.stock_reader and job.rows is not None:
-        damage = list(stock_reader_damage(job.path, job.rows, parts))
+        with _local_copy(job.path) as path:
+            damage = list(stock_reader_damage(path, job.rows, parts))
     sizes = None if damage or not scan.entries else scan.size_ranges()
     damage = [f"{name}: {line}" for line in damage]
-    idx = job.path.with_suffix(".idx")
+    idx = job.path.parent / f"{name.removesuffix('.tar')}.idx"
     if scan.whole and (why := idx_damage(idx, scan.index)):
         damage.append(f"{idx.name}: {why}")
     return CheckedTar(damage, sets, scan.total_bytes, sizes)
 
 
-def _check_backgrounds(shards: Path, manifest: Manifest, options: CheckOptions) -> CheckedTar:
+@contextmanager
+def _local_copy(path: Location) -> Iterator[Path]:
+    """A file of this machine: itself, or a copy for as long as it is needed."""
+    if isinstance(path, Path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="fgbg-check-") as folder, open_location(path) as stored:
+        copy = Path(folder, path.name)
+        with copy.open("wb") as file:
+            shutil.copyfileobj(stored, file)
+        yield copy
+
+
+def _check_backgrounds(shards: Location, manifest: Manifest, options: CheckOptions) -> CheckedTar:
     """Read backgrounds.tar and compare it with the manifest."""
     part = stored_background(manifest.codec)
     try:
@@ -279,11 +299,10 @@ def _differences(row: np.void, found: np.void, parts: Sequence[str]) -> Iterator
             yield f"the index has {name} {row[name].tolist()} for {len(parts)} parts"
 
 
-def idx_damage(path: Path, expected: bytes) -> str:
+def idx_damage(path: Location, expected: bytes) -> str:
     """What is wrong with a .idx; empty if nothing is."""
     try:
-        file = ReadFile(path, open_regular)
-        lines = file.read(len(expected) + 1, 0).split(b"\n")
+        lines = bytes(storage_of(path.parent).read(path.name, 0, len(expected) + 1)).split(b"\n")
     except OSError as error:
         return f"it cannot be read ({error.strerror})"
     expected_lines = expected.split(b"\n")

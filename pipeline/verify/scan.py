@@ -13,20 +13,18 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from math import isqrt
-from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from pipeline.files import ReadStream
 from pipeline.format.images import BadImage, check_image, image_format, jpeg_size
 from pipeline.format.index_rows import MAX_KEY_BYTES, row_type
 from pipeline.format.planes import PLANES
 from pipeline.format.sample import PARTS, UNKNOWN, set_key
 from pipeline.format.tar import BLOCK, ZEROS, Member, tar_header
-from pipeline.regular_files import open_regular
+from pipeline.storage import Location, open_location
 
 READ_BYTES = 1 << 20
 MAX_MEMBER_BYTES = 1 << 30  # of a picture: more is none
@@ -113,17 +111,24 @@ class Entry(NamedTuple):
     sizes: list[tuple[int, int]]  # of its parts: height, width
 
 
-class _HashedStream(ReadStream):
+class _HashedStream(io.RawIOBase):
     """A file that is read from its beginning to its end, and hashed on the way."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, open_regular)
-        self.hash = hashlib.sha256()
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.hash, self.bytes = hashlib.sha256(), 0
+        self.size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+
+    def readable(self) -> bool:
+        return True
 
     def readinto(self, buffer: Any) -> int:
-        count = super().readinto(buffer)
-        self.hash.update(memoryview(buffer)[:count])
-        return count
+        content = self._file.read(len(buffer))
+        buffer[: len(content)] = content
+        self.hash.update(content)
+        self.bytes += len(content)
+        return len(content)
 
 
 class Scan:
@@ -140,20 +145,19 @@ class Scan:
     whole: bool
     """Whether no header is lost, nor the tar's end."""
 
-    def __init__(self, path: Path, parts: Sequence[StoredPart], verify: str, *, has_json: bool = True) -> None:
+    def __init__(self, path: Location, parts: Sequence[StoredPart], verify: str, *, has_json: bool = True) -> None:
         """`parts` that every entry has, `verify` as in `images.check_image`; without `has_json` no entry has one."""
         self.entries, self.faults, self.whole = [], [], True
         self._parts, self._verify, self._has_json = parts, verify, has_json
         self._names = [part.name for part in parts] + ["json"] * has_json
         lines = list[str]()
-        hashed = _HashedStream(path)
-        with io.BufferedReader(hashed, READ_BYTES) as file:
-            members = self._members(file, hashed.file.size)
+        with open_location(path) as stored, io.BufferedReader(hashed := _HashedStream(stored), READ_BYTES) as file:
+            members = self._members(file, hashed.size)
             for key, group in groupby(members, lambda member: member.key):
                 entry = list(group)
                 lines.append(" ".join(f"{m.extension} {m.offset} {len(m.content)} {key}.{m.extension}" for m in entry))
                 self._add(key, entry)
-        self.sha256, self.total_bytes = hashed.hash.hexdigest(), hashed.position
+        self.sha256, self.total_bytes = hashed.hash.hexdigest(), hashed.bytes
         self.index = "\n".join([f"v1.2 {len(lines)}", *lines, ""]).encode()
 
     def _members(self, file: IO[bytes], total: int) -> Iterator[ScannedMember]:
