@@ -20,6 +20,7 @@ from pipeline.format.png import SIGNATURE, Png, encode_png, without_ancillary
 
 VERIFY = ("decode", "header")
 JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+JFIF_START = b"\xff\xd8\xff\xe0\0\x10JFIF\0"
 END_SLACK = 4096  # bytes: some writers leave something after the end mark
 MAX_PIXELS = 100_000_000
 """Of one picture, for every command: more is a decompression bomb, or a mistake."""
@@ -183,7 +184,7 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
     return height, width
 
 
-def decode_jpeg_gray(data: bytes, *, eighth: bool = False) -> NDArray[np.uint8]:
+def decode_jpeg_gray(data: bytes | NDArray[np.uint8], *, eighth: bool = False) -> NDArray[np.uint8]:
     """Decode a JPEG to uint8 [H, W], or to the means of its blocks of 8 x 8 pixels, uint8 [ceil(H / 8), ceil(W / 8)].
 
     An eighth takes half to a third of the time, and every coded bit is parsed, which is where damage shows. Raises
@@ -211,6 +212,21 @@ def has_colours(data: bytes) -> bool:
     if data.startswith(SIGNATURE):
         return bool(data[25] & 2)  # of its header: the colour type
     return str(simplejpeg.decode_jpeg_header(data)[2]) != "Gray"
+
+
+def holds_rgb(data: NDArray[np.uint8]) -> bool:
+    """Whether a JPEG, uint8 [bytes], holds red, green and blue, and not Y, Cb and Cr as nearly all do; False for what is no JPEG.
+
+    libjpeg says so, by the Adobe marker, or by the names of the components; where there is a JFIF marker, it never
+    does. That takes a microsecond, and less of files that begin as nearly all do.
+    """
+    view = data.data
+    if view[: len(JFIF_START)] == JFIF_START or view[: len(JPEG_START)] != JPEG_START:
+        return False
+    try:
+        return str(simplejpeg.decode_jpeg_header(view)[2]) == "RGB"
+    except ValueError:  # no decoder can do with it
+        return False
 
 
 def encode_rgb(image: NDArray[np.uint8], quality: int) -> bytes:

@@ -18,7 +18,8 @@ from torch.utils.dlpack import from_dlpack
 from pipeline.devices import dali_extra, torch_device
 from pipeline.errors import InputError
 from pipeline.format.depth import WITH_HOLES, depth_table
-from pipeline.format.png import without_ancillary
+from pipeline.format.images import BadImage, decode_jpeg_gray, holds_rgb
+from pipeline.format.png import encode_png, without_ancillary
 from pipeline.installation import install_hint
 from pipeline.loading.buffers import BufferPool
 
@@ -159,6 +160,20 @@ def build_graph(source: Callable[[], Encoded], tables: Mapping[str, Table], opti
     return graph
 
 
+def for_gpu(content: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An encoded picture, uint8 [bytes], as "gpu" decodes it to the pixels of "cpu"; `content` itself if that does.
+
+    nvJPEG takes all JPEGs of three colours for YCbCr, whatever they state: one of RGB becomes a gray PNG, of the pixels
+    that libjpeg makes of it. Raises `Undecodable` for one that does not decode without a warning.
+    """
+    if not holds_rgb(content):
+        return without_ancillary(content)
+    try:
+        return np.frombuffer(encode_png(decode_jpeg_gray(content)), np.uint8)
+    except BadImage as error:
+        raise Undecodable(str(error)) from error
+
+
 class _Feed:
     """What a graph draws its batches from. It knows neither graph nor decoder, so that both go when they are let go.
 
@@ -166,13 +181,14 @@ class _Feed:
     as long as the graph is there.
     """
 
-    def __init__(self, prefetch: int) -> None:
+    def __init__(self, options: DecodeOptions) -> None:
         self.batches: Iterator[Encoded] = iter(())
-        self._in_flight: deque[Encoded] = deque(maxlen=prefetch + 2)
+        self._for_device = for_gpu if options.device == "gpu" else without_ancillary
+        self._in_flight: deque[Encoded] = deque(maxlen=options.prefetch + 2)
 
     def __call__(self) -> Encoded:
         # Else libpng makes a PNG's colours gray by the gamma that its metadata state, unlike all others.
-        batch = [[without_ancillary(content) for content in part] for part in next(self.batches)]
+        batch = [[self._for_device(content) for content in part] for part in next(self.batches)]
         self._in_flight.append(batch)
         return batch
 
@@ -192,7 +208,7 @@ class Decoder:
         self._graph: tuple[Pipeline, _Feed] | None = self._build()
 
     def _build(self) -> "tuple[Pipeline, _Feed]":
-        feed = _Feed(self._options.prefetch)
+        feed = _Feed(self._options)
         return build_graph(feed, self._tables, self._options), feed
 
     def decode(self, batches: Iterator[Encoded]) -> Generator[dict[str, torch.Tensor], None, None]:

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import InputError
 from pipeline.format.depth import colour_map, depth_table
-from pipeline.loading.decode import HOLES, DecodeOptions, Decoder, Encoded, Table, Undecodable, hardware_load
+from pipeline.loading.decode import HOLES, DecodeOptions, Decoder, Encoded, Table, Undecodable, _Feed, hardware_load
 from tests.samples import jpeg, png, smooth_picture
 
 OPTIONS = DecodeOptions(batch_size=4, size=32, device="cpu", threads=1, prefetch=2)
@@ -32,6 +33,68 @@ def by_pillow(data: bytes, size: int = 32) -> np.ndarray:
     return np.asarray(gray.resize((size, size), Image.Resampling.BILINEAR), dtype=int)
 
 
+def rgb_jpeg() -> bytes:
+    """A JPEG of red, green and blue: its Adobe marker says so, and the names of its components."""
+    buffer = io.BytesIO()
+    Image.fromarray(smooth_picture(5)).save(buffer, "JPEG", quality=90, keep_rgb=True)
+    return buffer.getvalue()
+
+
+def named(data: bytes, names: bytes) -> bytes:
+    """A JPEG whose three components have these names."""
+    frame, scan, renamed = data.index(b"\xff\xc0"), data.index(b"\xff\xda"), bytearray(data)
+    renamed[frame + 10 : frame + 19 : 3] = renamed[scan + 5 : scan + 11 : 2] = names
+    return bytes(renamed)
+
+
+RGB = rgb_jpeg()
+ADOBE = slice(RGB.index(b"\xff\xee"), RGB.index(b"\xff\xee") + 16)
+JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
+RGB_JPEGS = {"both": RGB, "Adobe": named(RGB, b"\1\2\3"), "names": RGB[:2] + RGB[ADOBE.stop :]}
+OTHER_JPEGS = {
+    "JFIF and both": RGB[:2] + JFIF + RGB[2:],
+    "neither": named(RGB_JPEGS["names"], b"\1\2\3"),
+    "Adobe, YCbCr": RGB[: ADOBE.stop - 1] + b"\1" + RGB[ADOBE.stop :],
+    "usual": jpeg(smooth_picture(5)),
+    "Exif": jpeg(smooth_picture(5))[:2] + b"\xff\xe1\0\x08Exif\0\0" + jpeg(smooth_picture(5))[2:],
+    "gray": jpeg(smooth_picture(5, 1)),
+    "no JPEG": png(smooth_picture(5)),
+    "cut short": RGB[:100],
+}
+
+
+def handed(content: NDArray[np.uint8], device: str) -> NDArray[np.uint8]:
+    """What DALI gets of an encoded picture."""
+    feed = _Feed(replace(OPTIONS, device=device))
+    feed.batches = iter([[[content]]])
+    [[found]] = feed()
+    return found
+
+
+@pytest.mark.parametrize("form", RGB_JPEGS)
+def test_nvjpeg_gets_no_jpeg_of_rgb(form: str) -> None:
+    content = np.frombuffer(RGB_JPEGS[form], np.uint8)
+    for_gpu = handed(content, "gpu")
+    with Image.open(io.BytesIO(for_gpu.tobytes())) as picture:
+        assert (picture.format, picture.mode, picture.size) == ("PNG", "L", (48, 48))
+        levels = np.asarray(picture)
+    assert np.array_equal(levels, decode(RGB_JPEGS[form], size=48).numpy()[0, 0])
+    luma = np.asarray(Image.fromarray(smooth_picture(5)).convert("L"))
+    assert np.abs(levels - luma.astype(int)).max() <= 8  # what JPEG makes of it; as YCbCr it is far off
+    assert handed(content, "cpu") is content
+
+
+@pytest.mark.parametrize("form", OTHER_JPEGS)
+def test_other_pictures_are_handed_to_a_gpu_as_they_are(form: str) -> None:
+    content = np.frombuffer(OTHER_JPEGS[form], np.uint8)
+    assert handed(content, "gpu") is content
+
+
+def test_a_damaged_jpeg_of_rgb_is_undecodable_on_a_gpu() -> None:
+    with pytest.raises(Undecodable, match=r"^JPEG does not decode: "):
+        handed(np.frombuffer(RGB[: len(RGB) // 2], np.uint8), "gpu")
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_gray_decode_and_antialiased_resize_equal_pillows(device: str) -> None:
     pictures = [
@@ -41,9 +104,10 @@ def test_gray_decode_and_antialiased_resize_equal_pillows(device: str) -> None:
         smooth_picture(3, 3, 20),
     ]
     files = [jpeg(pictures[0]), jpeg(pictures[1]), jpeg(np.ascontiguousarray(pictures[2])), png(pictures[3])]
+    files += [RGB_JPEGS["both"], RGB_JPEGS["names"]]
     batch = decode(*files, device=device).cpu()
     assert batch.dtype == torch.uint8
-    assert batch.shape == (4, 1, 32, 32)
+    assert batch.shape == (6, 1, 32, 32)
     for picture, data in zip(batch.numpy(), files, strict=True):
         # Both convert with BT.601 and filter with a triangle; decoders and rounding may differ by a level each.
         assert np.abs(picture[0].astype(int) - by_pillow(data)).max() <= 3
