@@ -215,7 +215,7 @@ def has_colours(data: bytes) -> bool:
 
 
 def holds_rgb(data: NDArray[np.uint8]) -> bool:
-    """Whether a JPEG, uint8 [bytes], holds red, green and blue, and not Y, Cb and Cr as nearly all do; False for what is no JPEG.
+    """Whether a picture, uint8 [bytes], is a JPEG of red, green and blue, and not of Y, Cb and Cr as nearly all are.
 
     libjpeg says so, by the Adobe marker, or by the names of the components; where there is a JFIF marker, it never
     does. That takes a microsecond, and less of files that begin as nearly all do.
