@@ -1,5 +1,6 @@
 import os
 import signal
+from collections.abc import Generator
 from pathlib import Path
 
 # Before torch is loaded, and for what tests start: networks of 4 channels keep no second thread busy, which then spins.
@@ -32,6 +33,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.filterwarnings("default", *known), append=False)
             if not torch.cuda.is_available():
                 item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Hide the machine's GPUs from tests that are not marked `gpu`: of them, "auto" is the CPU everywhere."""
+    with pytest.MonkeyPatch.context() as patched:
+        if not item.get_closest_marker("gpu"):
+            patched.setattr(torch.cuda, "is_available", lambda: False)
+            patched.setenv("CUDA_VISIBLE_DEVICES", "")  # of what they start
+        return (yield)
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,8 @@ BATCH, SIZE = 10, 16
 
 
 def load(shards: Path, split: str = "train", **settings: Any) -> Loader:
-    return Loader(shards, split, **({"batch_size": BATCH, "size": SIZE, "threads": 1} | settings))
+    values: dict[str, Any] = {"batch_size": BATCH, "size": SIZE, "device": "cpu", "threads": 1}
+    return Loader(shards, split, **(values | settings))
 
 
 def rows(loader: Loader) -> list[list[int]]:
@@ -355,7 +356,7 @@ def test_magma_depth_comes_out_linear_with_the_near_road_bright(s15: Path, tmp_p
 
 @pytest.mark.gpu
 def test_the_gpu_gives_what_the_cpu_gives(packed: Path) -> None:
-    on_gpu, on_cpu = load(packed, device="gpu"), load(packed)
+    on_gpu, on_cpu = load(packed, device="gpu"), load(packed, device="cpu")
     for one, other in zip(on_gpu, on_cpu, strict=True):
         assert torch.equal(one.index.cpu(), other.index)
         for name in ("bg", "fg_bg", "mask", "depth"):
