@@ -1,5 +1,10 @@
 """The largest values of settings that several commands have: far above any use, below what ends in an overflow."""
 
+import re
+
+from pipeline.errors import InputError
+from pipeline.words import printable
+
 MOST_SEED = 2**63 - 1
 """PyTorch's and NumPy's generators take as much."""
 MOST_COUNT = 10**12
@@ -12,3 +17,11 @@ MOST_WORKERS = 1_024
 """Threads or processes."""
 MOST_PREFETCH = 1_024
 """Batches under way."""
+
+
+def byte_count(text: str) -> int:
+    """Bytes as a user writes them: "100GB", "1.5 TiB", "0"; raise `InputError` for anything else."""
+    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,3})?) ?(?:([kmgt])(i?))?b?", text.strip().lower())
+    if found is None:
+        raise InputError(f"size {printable(text[:40])!r}: expected bytes such as 100GB, 500MB, 1.5TB, or 0")
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".index(found[2] or " "))

@@ -3,8 +3,9 @@
 import json
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 # Before torch is loaded: its threads shall sleep, not spin, while they wait for one another, beside DALI's threads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -13,9 +14,9 @@ import click
 
 from pipeline.loading.split import SPLITS
 from pipeline.storage import Location
-from tools.cli import Command, LocationType, echo, progress_bar
+from tools.cli import Command, LocationType, echo, options_of, progress_bar
 from tools.outputs import require_writable
-from train.config import CHECKPOINTS, DEVICES
+from train.config import CHECKPOINTS, DEVICES, Config
 
 if TYPE_CHECKING:
     from pipeline.loading.batch import Batch
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
               help="Write evaluation.json, evaluation.txt and worst.png there.")  # fmt: skip
 @click.option("--peer-protocol", is_flag=True,
               help="LEAKING: part the sets at random, 80/10/10, as published numbers do.")  # fmt: skip
+@options_of(Config, ("cache", "cache_size"))
 @click.option("--sets-per-cell", type=click.IntRange(1), metavar="N",
               help="Score at most N sets of each cell, drawn at random, the same each time; default: all.")  # fmt: skip
 def main(
@@ -45,6 +47,7 @@ def main(
     out: Path | None,
     peer_protocol: bool,
     sets_per_cell: int | None,
+    **cache: Any,
 ) -> None:
     """Score the network that fgbg-train left in the folder RUN.
 
@@ -63,6 +66,7 @@ def main(
         require_writable(out)
     on = torch_device(device)
     trained = load_run(run, checkpoint, on, shards)
+    trained = trained._replace(config=replace(trained.config, **cache))
     for fallback in trained.fallbacks:
         echo(f"the run went back once: {fallback}", err=True)
     data = open_split(trained, split, on, peer=peer_protocol, most=sets_per_cell)

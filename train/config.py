@@ -9,7 +9,7 @@ from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any, NamedTuple, get_args, get_origin
 
 from pipeline.errors import InputError
-from pipeline.limits import MOST_BATCH, MOST_COUNT, MOST_EDGE, MOST_SEED
+from pipeline.limits import MOST_BATCH, MOST_COUNT, MOST_EDGE, MOST_SEED, byte_count
 from pipeline.storage import StrLocation
 from pipeline.words import printable
 
@@ -56,6 +56,8 @@ MAY_CHANGE = (
     "out",
     "device",
     "resident",
+    "cache",
+    "cache_size",
     "compile",
     "hw_decoder_load",
     "log_every",
@@ -240,6 +242,12 @@ class Config:
     )
     """Share of the JPEGs that the hardware engine of a GPU decodes, 0 to 1; None: see `decode.hardware_load`, and
     0 if deterministic, since which pictures it decodes depends on the batch, and it may round otherwise than CUDA."""
+    cache: str | None = setting(
+        None, "Folder on a local disk where shards behind a URL are kept.", shown_default="the user's cache folder"
+    )
+    """Folder on a local disk where shards behind a URL are kept; None: fgbg in the user's cache folder."""
+    cache_size: str = setting("100GB", "What all in that folder may take; 0: keep nothing.")
+    """What all that is in that folder may take, such as "100GB"; "0": nothing is kept."""
     window: int | None = setting(
         None,
         "Shards that are shuffled among each other, where random reads are dear.",
@@ -273,6 +281,7 @@ class Config:
             raise InputError(
                 f"{' '.join(budgets) or 'no length of the run'}: expected one of --epochs, --sets, --minutes"
             )
+        byte_count(self.cache_size)
         if self.size % 16:
             raise InputError(f"--size {self.size}: expected {SIZES}")
         if self.deterministic and self.hw_decoder_load:

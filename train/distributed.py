@@ -39,7 +39,7 @@ class Distributed:
 
     def __init__(self, rank: int = 0, world: int = 1, local: int = 0, local_world: int = 1) -> None:
         """`rank` of `world` processes; `local` of the `local_world` that are on this machine. No group is formed."""
-        self.rank, self.world, self.local = rank, world, local
+        self.rank, self.world, self.local, self.local_world = rank, world, local, local_world
         self.first = rank == 0
         """Whether this is rank 0, the only one that writes files and prints."""
         self.cores = max(1, available_cores() // local_world)

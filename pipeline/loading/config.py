@@ -1,11 +1,12 @@
 """The settings of a loader: one field each, checked in one place."""
 
+import os
 from dataclasses import dataclass
 
 import torch
 
 from pipeline.errors import InputError
-from pipeline.limits import MOST_BATCH, MOST_COUNT, MOST_EDGE, MOST_PREFETCH, MOST_SEED, MOST_WORKERS
+from pipeline.limits import MOST_BATCH, MOST_COUNT, MOST_EDGE, MOST_PREFETCH, MOST_SEED, MOST_WORKERS, byte_count
 from pipeline.loading.augment import Augmentation
 from pipeline.loading.sample_cache import PLACES
 
@@ -18,6 +19,10 @@ LARGEST = {
     "threads": MOST_WORKERS,
     "prefetch": MOST_PREFETCH,
 }
+WHOLE_NUMBERS = (
+    *("batch_size", "size", "seed", "rank", "world", "local_world"),
+    *("readers", "prefetch", "threads", "window"),
+)
 OPTIONAL = ("threads", "window")  # settings that may be None
 
 
@@ -40,6 +45,12 @@ class LoaderConfig:
     """Number of this process among those that share each global batch, from 0."""
     world: int = 1
     """How many processes there are."""
+    local_world: int = 1
+    """How many of them share this machine, and with it the cache: ranks 0 to `local_world` - 1, and so on."""
+    cache: str | os.PathLike[str] | None = None
+    """Folder on a local disk where shards behind a URL are kept; None: fgbg in the user's cache folder."""
+    cache_size: str = "100GB"
+    """What all that is in that folder may take; "0": nothing is kept."""
     depth: bool = True
     """Whether depth is loaded. Without, no byte of it is read (of planes: none is handed on)."""
     shuffle: bool = True
@@ -64,7 +75,18 @@ class LoaderConfig:
     """Share of the split's sets that may be damaged before an iteration ends with an error."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "size", "seed", "rank", "world", "readers", "prefetch", "threads", "window"):
+        for name in (
+            "batch_size",
+            "size",
+            "seed",
+            "rank",
+            "world",
+            "local_world",
+            "readers",
+            "prefetch",
+            "threads",
+            "window",
+        ):
             if not isinstance(value := getattr(self, name), int | None) or (value is None and name not in OPTIONAL):
                 raise InputError(f"{name} {value!r}: expected a whole number")
             if value is not None and value > (most := LARGEST.get(name, MOST_COUNT)):
@@ -72,7 +94,8 @@ class LoaderConfig:
         if not (self.batch_size >= self.world > self.rank >= 0):
             got = f"batch size {self.batch_size}, rank {self.rank} of {self.world}"
             raise InputError(f"{got}: expected 0 <= rank < world <= batch size")
-        for name in ("size", "prefetch", "readers"):
+        byte_count(self.cache_size)
+        for name in ("size", "prefetch", "readers", "local_world"):
             if (value := getattr(self, name)) < 1:
                 raise InputError(f"{name} {value}: expected 1 or more")
         if self.threads is not None and self.threads < 1:
