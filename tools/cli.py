@@ -45,6 +45,8 @@ class Command(click.Command):
             echo(str(done))
         except InputError as error:
             raise click.ClickException(_with_notes(str(error), error)) from error
+        except BrokenPipeError:  # of `| head`: click ends without a word
+            raise
         except OSError as error:
             raise click.ClickException(_with_notes(explain(error), error)) from error
         except KeyboardInterrupt as error:

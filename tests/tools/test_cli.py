@@ -1,6 +1,7 @@
 """What all commands share: help that comes at once, options made from a dataclass."""
 
 import configparser
+import errno
 import io
 import re
 import subprocess
@@ -12,7 +13,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from tools.cli import advance, options_of, progress_bar
+from tools.cli import Command, advance, options_of, progress_bar
 from train.config import Option, StrPath, setting
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +75,16 @@ def test_the_help_is_in_the_order_of_the_fields() -> None:
         "--kind [a|b] Which. [default: a]",
         "--more-of-it / --no-more-of-it Whether. [default: more-of-it]",
     ]
+
+
+def test_nothing_is_said_where_nobody_reads_on() -> None:
+    @click.command(cls=Command)
+    def command() -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    done = CliRunner().invoke(command, [])
+    assert done.exit_code == 1
+    assert done.output == ""
 
 
 def test_a_bar_is_full_only_at_the_end_of_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:
