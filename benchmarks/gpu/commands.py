@@ -3,10 +3,13 @@
 import json
 import math
 import os
+import re
 import shutil
+import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
+from importlib.util import find_spec
 from itertools import islice, pairwise, repeat
 from pathlib import Path
 from statistics import median_low
@@ -20,7 +23,7 @@ from benchmarks.gpu.process import SIZES, Context
 from benchmarks.gpu.record import ROOT, Findings, load_record
 from benchmarks.harness import Loaded
 from benchmarks.peers_pillow import seed
-from benchmarks.processes import CommandError, run, seconds_taken
+from benchmarks.processes import GRACE_SEC, CommandError, last_line, run, run_command, seconds_taken
 from pipeline.errors import InputError
 from pipeline.workers import available_cores
 from tools.bench_loader import LoadOptions
@@ -60,6 +63,7 @@ def _make(
 
 
 MARKED = "gpu"
+MOST_WORKERS = 8  # each has a CUDA context, and imports torch and DALI
 
 
 def tests(context: Context, found: Findings) -> None:
@@ -69,26 +73,33 @@ def tests(context: Context, found: Findings) -> None:
 
 def run_tests(context: Context, found: Findings, project: Path) -> None:
     """The same of any project."""
-    report, names = Path(context.work, "junit.xml"), sorted((project / "tests").rglob("test_*.py"))
+    report, log = Path(context.work, "junit.xml"), Path(context.work, "pytest.log")
+    names = sorted((project / "tests").rglob("test_*.py"))
     files = [str(path) for path in names if f"mark.{MARKED}" in path.read_text()]  # the others take long to import
     report.unlink(missing_ok=True)
     flags = ["-c", str(project / "setup.cfg"), "--rootdir", str(project), "-q", "-m", MARKED, "-W", "default",
-             "-p", "no:cacheprovider", "--junitxml", str(report), *files]  # fmt: skip
-    try:
-        run("pytest", flags, [], report.with_name("pytest.json"), report.with_name("pytest.log"))
-    except CommandError:
-        if not report.exists():  # it did not get so far; else the file tells what failed
-            raise
+             "-p", "no:cacheprovider", "--junitxml", str(report)]  # fmt: skip
+    if find_spec("xdist"):
+        flags += ["-n", str(min(MOST_WORKERS, available_cores()))]
+    # It ends before the part is stopped: what it has found by then is in its report.
+    limit_sec = max(1.0, context.left_sec - 2 * GRACE_SEC)
+    ended = run_command([sys.executable, "-m", "pytest", *flags, *files], log, limit_sec)
+    if not report.exists():  # it did not get so far; else the file tells what failed
+        raise CommandError(f"{last_line(log)} (exit code {ended.code}; all of its output: {log})")
     cases, failures = list(ElementTree.parse(report).iter("testcase")), list[str]()
     for case, child in ((parent, child) for parent in cases for child in parent):
         if child.tag in ("failure", "error", "skipped"):
             why = (child.get("message") or child.text or "no reason").strip().splitlines()[0]
             failures.append(f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}: {child.tag}: {why}")
     seconds = sum(float(case.get("time", 0)) for case in cases)
+    told = re.search(r"(\d+) passed", last_line(log))  # the report has those that were stopped, too, as if they had
+    passed = int(told[1]) if told else 0
     found.columns = ["passed", "failed or skipped", "s"]
-    cells = [str(len(cases) - len(failures)), str(len(failures)), f"{seconds:.0f}"]
-    none = [] if cases else [f"no test in {project / 'tests'} is marked {MARKED}"]
-    found.row(f"pytest -m {MARKED}", {"seconds": seconds}, cells, failures or none)
+    cells = [str(passed), str(len(failures)), f"{seconds:.0f}"]
+    none = [] if passed or not ended.in_time else [f"no test in {project / 'tests'} is marked {MARKED}"]
+    found.row(f"pytest -m {MARKED}", {"passed": passed, "seconds": seconds}, cells, failures or none)
+    if not ended.in_time:
+        found.late("the tests that had not ended")
 
 
 # Network, batch, pixels, loader processes at most, steps not timed, steps of a window, windows.

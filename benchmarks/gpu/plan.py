@@ -31,7 +31,7 @@ PARTS = (
     Part("stalls", 30, 130, _SPEED, (JPEG, PLANES)),
     Part("decode", 15, 60, _SPEED, (JPEG, PLANES)),
     Part("throughput", 20, 150, _SPEED),
-    Part("tests", 20, 80, _COMMANDS, needs_gpu=True),
+    Part("tests", 60, 170, _COMMANDS, needs_gpu=True),
     Part("original", 15, 50, _COMMANDS, (JPEG,)),
     Part("nccl", 20, 80, _COMMANDS, (JPEG,)),
     Part("end_to_end", 60, 1800, _COMMANDS),

@@ -23,7 +23,7 @@ from benchmarks.gpu.process import Context
 from benchmarks.gpu.record import Findings, load_record
 from benchmarks.gpu.speed import Case, counted, timed_steps
 from benchmarks.harness import Loaded
-from benchmarks.processes import CommandError
+from benchmarks.processes import Exit, run_command
 from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest
 from pipeline.loading.decode import DecodeOptions, Decoder
@@ -411,13 +411,20 @@ PROJECT = {
 }
 
 
-def test_tests_that_fail_or_are_skipped_are_named(
-    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found, project = Findings(Path(context.root), "tests", context.circumstances(PARTS[-1])), tmp_path / "project"
-    (project / "tests/below").mkdir(parents=True)
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One with tests that are marked; they run in one process."""
+    monkeypatch.setattr(commands, "find_spec", lambda _: None)
+    (tmp_path / "project/tests/below").mkdir(parents=True)
     for name, text in PROJECT.items():
-        (project / name).write_text(text)
+        (tmp_path / "project" / name).write_text(text)
+    return tmp_path / "project"
+
+
+def test_tests_that_fail_or_are_skipped_are_named(
+    context: Context, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Findings(Path(context.root), "tests", context.circumstances(PARTS[-1]))
     run_tests(context, found, project)
     row = found.rows["pytest -m gpu"]
     assert row["cells"][:2] == ["1", "2"]
@@ -425,12 +432,24 @@ def test_tests_that_fail_or_are_skipped_are_named(
         "test_a::test_bad: failure: assert 1 == 2", "test_a::test_left_out: skipped: no file"
     ]  # fmt: skip
 
-    def run(*_: object) -> None:
-        raise CommandError("no module of this name")
-
-    monkeypatch.setattr(commands, "run", run)
-    with pytest.raises(InputError, match="no module of this name"):
+    monkeypatch.setattr(sys, "executable", "false")
+    with pytest.raises(InputError, match=r"\(exit code 1; all of its output: .*pytest.log\)$"):
         run_tests(context, found, project)
+
+
+def test_of_tests_that_are_stopped_those_that_ended_are_kept(
+    context: Context, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = "import os, signal\n@pytest.mark.gpu\ndef test_stopped(): os.killpg(0, signal.SIGINT)\n"
+    (project / "tests/below/test_a.py").write_text(PROJECT["tests/below/test_a.py"] + stopped)
+    monkeypatch.setattr(commands, "run_command", lambda *how: Exit(run_command(*how).code, in_time=False))
+    found = Findings(Path(context.root), "tests", context.circumstances(PARTS[-1]))
+    run_tests(context, found, project)
+    assert found.rows["pytest -m gpu"]["cells"][:2] == ["1", "2"]
+    found.end()
+    assert (load_record(Path(context.root), "tests") or {})["notes"] == [
+        "no time was left for the tests that had not ended: the same command goes on"
+    ]
 
 
 # --- end to end
