@@ -102,7 +102,7 @@ class SectionedCommand(Command):
 @click.option("--grid", multiple=True, metavar="AXIS=VALUES",
               help=f"Values of an axis, with commas; may be repeated. Axes: {', '.join(AXES)}.")  # fmt: skip
 @click.option("--window", type=click.IntRange(1), default=64, show_default=True,
-              help="Shards that are shuffled together; beside it, all of them.")  # fmt: skip
+              help="Shards read and mixed at a time; beside it, all of them.")  # fmt: skip
 @click.pass_context
 def main(
     ctx: click.Context,

@@ -250,12 +250,13 @@ class Config:
     """What all that is in that folder may take, such as "100GB"; "0": nothing is kept."""
     window: int | None = setting(
         None,
-        "Shards that are shuffled among each other, where random reads are dear.",
+        "Shards read and mixed at a time, by all ranks together.",
         minimum=1,
         maximum=MOST_COUNT,
         shown_default="all",
     )
-    """Shards that are shuffled among each other, for storage where random reads are dear; None: all of them."""
+    """Shards that are read at a time, by all ranks together, and whose sets are mixed, where random reads are dear or
+    each host downloads what it reads; None: all of them."""
     seed: int = setting(0, "For first weights, order of the sets, augmentation.", minimum=0, maximum=MOST_SEED)
     """Decides the network's first weights, the order of the sets and their augmentation."""
     log_every: int = setting(20, "Steps between two lines of metrics.", minimum=1, maximum=MOST_COUNT)

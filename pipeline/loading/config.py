@@ -56,7 +56,7 @@ class LoaderConfig:
     shuffle: bool = True
     """Whether sets come in another order in each epoch, or as they lie in the index."""
     window: int | None = None
-    """Shards whose sets are shuffled among each other and read one window after the other; None: all of them."""
+    """Shards that are read at a time, by all ranks together, and whose sets are mixed; None: all of them."""
     resident: str = "off"
     """Where decoded sets stay for later epochs: "device", "host", "auto" (where there is room), or "off"."""
     resident_share: float = 0.6

@@ -36,7 +36,8 @@ from pipeline.words import plural
 from pipeline.workers import available_cores
 
 log = logging.getLogger(__name__)
-STATE_VERSION = 2
+STATE_VERSION, LANES_STATE_VERSION = 2, 3
+"""Of the order of a whole set, and of one in lanes: version 2 with a window had windows of another order."""
 FIRST_STEPS = 3
 """Batches after whose use the consumer has taken the memory that it needs: CUDA graphs are recorded in these steps."""
 
@@ -332,6 +333,9 @@ class Loader:
 
         Raises `InputError` if that one had other data, another split, seed, batch size or window.
         """
+        if state.get("version") == STATE_VERSION and (window := state.get("window")):
+            gone = f"loader state has an order in windows of {window} that this fgbg no longer has"
+            raise InputError(f"{gone}: start anew, or go on with the fgbg that saved it")
         for name, value in self._identity().items():
             if state.get(name) != value:
                 raise InputError(f"loader state has {name} {state.get(name)!r}, this loader {value!r}: use the same")
@@ -344,7 +348,7 @@ class Loader:
 
     def _identity(self) -> dict[str, int | str]:
         return {
-            "version": STATE_VERSION,
+            "version": LANES_STATE_VERSION if self.config.window else STATE_VERSION,
             "manifest": self.manifest.sha256,
             "split": self._split,
             "seed": self.config.seed,

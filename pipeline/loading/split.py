@@ -30,7 +30,9 @@ TEST_SHARE, VAL_SHARE = 0.1, 0.1
 # Chosen once so that ids 0..9 and 0..99 fall exactly 8:1:1, and every other count nearly so. Changing one would leak.
 BACKGROUND_SALT, FOREGROUND_SALT = "background 5420", "foreground 57535"
 TABLE_IDS, NOT_YET = 1 << 20, 2  # ids below the first are looked up, in a table of 0 (no), 1 (yes) and this
-KEPT_WINDOWS = 2  # a batch may end one window and begin the next
+
+
+_Windows = dict[int, tuple[NDArray[np.int64], NDArray[np.unsignedinteger]]]  # (shards, rows)
 
 
 @lru_cache(1 << 16)
@@ -44,7 +46,7 @@ def group(salt: str, name: int | str) -> str:
 class Split:
     """The rows of the index that a split holds, found shard by shard.
 
-    None of them is kept but those of two windows, and those of PEER_SPLITS.
+    None of them is kept but those of the windows of the last two batches, and those of PEER_SPLITS.
     """
 
     def __init__(
@@ -72,7 +74,8 @@ class Split:
             self.sizes[shards] += np.diff(np.searchsorted(rows, self._bounds[shards.start : shards.stop + 1]))
         self.count = int(self.sizes.sum())
         """Sets in the split."""
-        self._windows = list[tuple[NDArray[np.int64], NDArray[np.unsignedinteger]]]()  # (shards, rows), latest last
+        # Of the batch before and of the last one, by the identity of the array of shards.
+        self._earlier, self._latest = _Windows(), _Windows()
 
     def all_rows(self) -> NDArray[np.int64]:
         """Rows of the index of all its sets, ascending, int64 [count]."""
@@ -84,15 +87,17 @@ class Split:
 
         Raises `InputError` if the index was written over since it was mapped.
         """
-        found = [self._window(piece.shards)[piece.positions] for piece in slices]
+        windows, found = _Windows(), []
+        for shards, positions in slices:
+            if (name := id(shards)) not in windows:
+                known = self._latest.get(name) or self._earlier.get(name)
+                windows[name] = known or (shards, self._window(shards))
+            found.append(windows[name][1][positions])
+        self._earlier, self._latest = self._latest, windows
         return np.concatenate(found, dtype=np.int64) if found else np.empty(0, np.int64)
 
     def _window(self, shards: NDArray[np.int64]) -> NDArray[np.unsignedinteger]:
         """The split's rows of some shards, [N], in as few bytes as hold them."""
-        for known, rows in self._windows:
-            if known is shards or np.array_equal(known, shards):
-                return rows
-        del self._windows[: 1 - KEPT_WINDOWS]
         rows = np.empty(self.sizes[shards].sum(), np.min_scalar_type(self._bounds[-1]))
         filled = 0
         for held in self._blocks(shards):
@@ -101,7 +106,6 @@ class Split:
             rows[filled - len(held) : filled] = held
         if filled != len(rows):
             raise InputError(f"{INDEX} was changed while it was in use: see what fgbg-check says, and start again")
-        self._windows.append((shards, rows))
         return rows
 
     def _blocks(self, shards: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
