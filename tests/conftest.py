@@ -20,6 +20,8 @@ settings.load_profile("fgbg")
 # What a shell starts in the background ignores Ctrl-C, and so does all that it starts; tests interrupt what they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+pytest_plugins = ("tests.services.fixtures",)
+
 # 10 x 10 ids: the split puts 64 sets in train, 1 in val, 1 in test.
 IDS = 10
 
