@@ -14,7 +14,7 @@ from pipeline.loading.cache_folder import locked
 from pipeline.loading.shard_cache import ShardCache
 from tests.caches import PART_BYTES, SHARD_BYTES, Source, in_turn
 
-PROCESSES, EPOCHS = 4, 3
+PROCESSES, EPOCHS = 4, 6
 
 
 def read_epochs(shards: Path, directory: Path, limit_bytes: int, log: Path, seed: int) -> None:
