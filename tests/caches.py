@@ -9,10 +9,10 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.format.manifest import BACKGROUNDS, INDEX, MANIFEST, Manifest, ShardInfo
 from pipeline.loading.cache_plan import NextUses
+from pipeline.loading.sampler import Turns
 from pipeline.storage import Folder
 
 SHARD_BYTES, PART_BYTES = 3000, 1024
@@ -77,9 +77,9 @@ class Source(Folder):
 def in_turn(shards: int, batches_a_shard: int = 2) -> NextUses:
     """A plan that uses one shard after the other, in another order in each epoch."""
 
-    def turns(epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def turns(epoch: int) -> Turns:
         first = np.random.default_rng(epoch).permutation(shards) * batches_a_shard
-        return first, first + batches_a_shard - 1
+        return Turns(first, first + batches_a_shard - 1)
 
     return NextUses(turns, shards * batches_a_shard)
 

@@ -5,27 +5,37 @@ and nothing is fetched that is needed later than all that would go for it. Where
 again in each epoch; by recency it would be 85 %.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.loading.sampler import Sampler, Turns
+
 NEVER = int(np.iinfo(np.int64).max)
 EPOCHS_AHEAD = 2
 """Epochs in which the next use of a shard is looked for, the current one not counted."""
-
-Turns = Callable[[int], tuple[NDArray[np.int64], NDArray[np.int64]]]
-"""The first and the last batch, int64 [shards] each, that reads from each shard in an epoch; -1 where none does."""
 
 
 class NextUses:
     """When each shard is needed next, counted in batches over all epochs: batch b of epoch e is e * batches + b."""
 
-    def __init__(self, turns: Turns, batches: int) -> None:
-        """`turns` are those of all ranks of this host together: of each shard the first first, and the last last."""
+    def __init__(self, turns: Callable[[int], Turns], batches: int) -> None:
+        """`turns` are those of an epoch, `batches` are in each."""
         self._turns, self.batches = turns, batches
-        self._known: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+        self._known: dict[int, Turns] = {}
+
+    @classmethod
+    def of_ranks(cls, sampler: Sampler, ranks: Iterable[int], world: int) -> "NextUses":
+        """When any of these ranks, those of one host, needs a shard."""
+
+        def turns(epoch: int) -> Turns:
+            each = [sampler.turns(epoch, rank, world) for rank in ranks]
+            first = np.min([np.where(one.first < 0, NEVER, one.first) for one in each], axis=0)
+            return Turns(first, np.max([one.last for one in each], axis=0))
+
+        return cls(turns, sampler.batches)
 
     def __call__(self, position: int) -> NDArray[np.int64]:
         """Int64 [shards]: `position` itself for a shard in use, NEVER where no use is near enough to be known."""
@@ -36,10 +46,11 @@ class NextUses:
         for number in range(epoch + EPOCHS_AHEAD, epoch - 1, -1):
             if number not in self._known:
                 self._known[number] = self._turns(number)
-            first, last = (batch + number * self.batches for batch in self._known[number])
+            first, last = self._known[number]
+            start = number * self.batches
             found = np.full(len(first), NEVER) if found is None else found
-            is_left = (self._known[number][1] >= 0) & (last >= position)
-            found = np.where(is_left, np.maximum(first, position), found)
+            is_left = (last >= 0) & (last + start >= position)
+            found[is_left] = np.maximum(first[is_left] + start, position)
         assert found is not None
         return found
 

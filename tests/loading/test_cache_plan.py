@@ -2,25 +2,17 @@
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from pipeline.loading.cache_plan import NEVER, NextUses, next_fetch
+from pipeline.loading.sampler import Sampler, Turns
 
-SHARDS, WINDOW, WINDOW_BATCHES = 96, 6, 4
-BATCHES = SHARDS // WINDOW * WINDOW_BATCHES
-
-
-def turns(epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Shuffled shards in windows, as of the sampler."""
-    order = np.random.default_rng(epoch).permutation(SHARDS)
-    first = np.empty(SHARDS, np.int64)
-    first[order] = np.arange(SHARDS) // WINDOW * WINDOW_BATCHES
-    return first, first + WINDOW_BATCHES - 1
+SHARDS, WINDOW = 96, 6
+SIZES = np.full(SHARDS, 40)
 
 
 def test_next_uses_are_found_over_epochs() -> None:
     first = [np.array([0, 4, -1]), np.array([4, 0, -1])]
-    uses = NextUses(lambda epoch: (first[epoch % 2], np.where(first[epoch % 2] < 0, -1, first[epoch % 2] + 3)), 8)
+    uses = NextUses(lambda epoch: Turns(first[epoch % 2], np.array([3, 3, -1]) + first[epoch % 2]), 8)
     assert uses(0).tolist() == [0, 4, NEVER]
     assert uses(3).tolist() == [3, 4, NEVER]
     assert uses(4).tolist() == [12, 4, NEVER]
@@ -30,11 +22,31 @@ def test_next_uses_are_found_over_epochs() -> None:
     assert uses(7).tolist() == [12, 7, NEVER]
 
 
-def belady(capacity: int, epochs: int) -> list[int]:
+@pytest.mark.parametrize("ranks", [[0], [1, 2], [0, 1, 2]])
+def test_next_uses_are_those_of_the_batches_of_all_ranks_of_a_host(ranks: list[int]) -> None:
+    """Within its turn a shard is in use, also where a batch takes no set of it."""
+    sizes = np.array([7, 12, 0, 9, 20])
+    sampler = Sampler(sizes, 8, "key", window=2)
+    uses, epochs = NextUses.of_ranks(sampler, ranks, 3), 3
+    used: list[set[int]] = []
+    for position in range(epochs * sampler.batches):
+        slices = [part for rank in ranks for part in sampler.batch(*divmod(position, sampler.batches), rank, 3)]
+        used.append({
+            int(part.shards[np.searchsorted(np.cumsum(sizes[part.shards]), place, "right")])
+            for part in slices for place in part.positions
+        })  # fmt: skip
+    for position in range((epochs - 2) * sampler.batches):
+        found = uses(position)
+        for shard in range(5):
+            later = [place for place in range(position, len(used)) if shard in used[place]]
+            assert found[shard] in (position, min(later, default=NEVER))
+            assert found[shard] <= min(later, default=NEVER)
+
+
+def belady(sampler: Sampler, capacity: int, epochs: int) -> list[int]:
     """Fetches in each epoch of the best there can be, by brute force over all turns."""
-    order = [(int(first) + epoch * BATCHES, shard, epoch) for epoch in range(epochs)
-             for shard, first in enumerate(turns(epoch)[0])]  # fmt: skip
-    order.sort()
+    order = sorted((int(first) + epoch * sampler.batches, shard, epoch) for epoch in range(epochs)
+                   for shard, first in enumerate(sampler.turns(epoch).first))  # fmt: skip
     held: set[int] = set()
     fetched = [0] * epochs
     for place, (_, shard, epoch) in enumerate(order):
@@ -49,10 +61,11 @@ def belady(capacity: int, epochs: int) -> list[int]:
 
 @pytest.mark.parametrize("capacity", [24, 48, 72, 96])
 def test_no_more_is_fetched_again_than_must_be(capacity: int) -> None:
-    epochs, uses = 5, NextUses(turns, BATCHES)
+    sampler = Sampler(SIZES, 16, "key", window=WINDOW)
+    epochs, uses, batches = 5, NextUses.of_ranks(sampler, range(3), 3), sampler.batches
     held, sizes = np.zeros(SHARDS, np.bool_), np.full(SHARDS, 10)
     fetched, missed, evicted_in_use = [0] * epochs, 0, 0
-    for position in range((epochs - 1) * BATCHES):
+    for position in range((epochs - 1) * batches):
         next_uses = uses(position)
         while True:
             room = (capacity - int(held.sum())) * 10
@@ -62,10 +75,10 @@ def test_no_more_is_fetched_again_than_must_be(capacity: int) -> None:
             evicted_in_use += int((next_uses[fetch.victims] <= position).sum())
             held[fetch.victims] = False
             held[fetch.number] = True
-            fetched[int(next_uses[fetch.number]) // BATCHES] += 1
+            fetched[int(next_uses[fetch.number]) // batches] += 1
         assert held.sum() <= capacity
         missed += int((~held & (next_uses == position)).sum())
-    best = belady(capacity, epochs - 1)
+    best = belady(sampler, capacity, epochs - 1)
     assert missed == evicted_in_use == 0
     assert fetched[0] == best[0] == SHARDS
     assert sum(fetched[1 : epochs - 1]) <= 1.05 * sum(best[1:])
