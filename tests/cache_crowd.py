@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline.format.manifest import Manifest
-from pipeline.loading import cache_fetcher
+from pipeline.loading import cache_download
 from pipeline.loading.cache_folder import locked
 from pipeline.loading.shard_cache import ShardCache
 from tests.caches import PART_BYTES, SHARD_BYTES, Source, in_turn
@@ -19,7 +19,7 @@ PROCESSES, EPOCHS = 4, 6
 
 def read_epochs(shards: Path, directory: Path, limit_bytes: int, log: Path, seed: int) -> None:
     """Read each shard in its turn, and compare; raises AssertionError."""
-    cache_fetcher.HEDGE_UNKNOWN_SEC = 60.0
+    cache_download.HEDGE_UNKNOWN_SEC = 60.0
     manifest, source = Manifest.load(shards), Source(shards, delay_sec=0.0005, log=log)
     cache = ShardCache(source, manifest, directory, limit_bytes, connections=2, part_bytes=PART_BYTES)
     count = len(manifest.shards)

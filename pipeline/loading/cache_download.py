@@ -3,7 +3,10 @@
 import hashlib
 import os
 import time
+from collections import deque
 from threading import Condition
+
+import numpy as np
 
 from pipeline.files import naming
 from pipeline.loading.cache_folder import CachedFile, unlock_and_close
@@ -13,6 +16,29 @@ MOST_ASKED = 2
 """Times that a part is under way at once."""
 MOST_FAILURES = 3
 """Of one part, after which the file is given up for now."""
+
+KNOWN_PARTS = 20
+"""Parts after which it is known how long one takes."""
+HEDGE_SEC, HEDGE_UNKNOWN_SEC = 0.5, 3.0
+"""Shortest time after which a part is asked for again; and that as long as it is not known."""
+RECENT_PARTS = 256
+
+
+class PartTimes:
+    """How long parts take, and so when one is asked for a second time; threads may share it."""
+
+    def __init__(self) -> None:
+        self._recent_sec: deque[float] = deque(maxlen=RECENT_PARTS)
+
+    def add(self, part_sec: float) -> None:
+        """A part took so long."""
+        self._recent_sec.append(part_sec)
+
+    def longest_sec(self) -> float:
+        """The 99th percentile, as far as that is known."""
+        if len(self._recent_sec) < KNOWN_PARTS:
+            return HEDGE_UNKNOWN_SEC
+        return max(HEDGE_SEC, float(np.quantile(list(self._recent_sec), 0.99)))
 
 
 class Download:

@@ -4,7 +4,6 @@ import atexit
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.loading.cache_download import Download
+from pipeline.loading.cache_download import Download, PartTimes
 from pipeline.loading.cache_folder import CachedFile, CacheFolder, Listing
 from pipeline.loading.cache_plan import NEVER, NextUses, next_fetch
 from pipeline.loading.cache_statistics import Meter
@@ -22,16 +21,16 @@ from pipeline.storage import Content, Storage
 log = logging.getLogger(__name__)
 LAG_BATCHES = 8
 """Another rank of this host may be so many batches behind: what was in use then is not given up."""
-HEDGE_PARTS = 20
-"""Parts after which it is known how long one takes."""
-HEDGE_SEC, HEDGE_UNKNOWN_SEC = 0.5, 3.0
-"""Shortest time after which a part is asked for again; and that as long as it is not known."""
 HEDGE_THREADS = 2
 """Beside the connections, for parts that are asked for again: all connections may be stuck."""
+LOOK_SEC = 0.25
+"""Time after which it is looked again for parts that take too long."""
 PLAN_SEC = 0.5
 """Time after which it is looked again what other processes have done."""
 PLAN_SHARE = 0.1
 """Of the time that may go into looking, where it finds nothing to do."""
+SLOW_PLAN_SEC = 0.1
+"""For each that looking takes, as many more parts are begun at once as there are connections."""
 OTHERS_SEC = 30.0
 """Longest wait for a file that another process downloads."""
 PAUSE_SEC = 20.0
@@ -67,7 +66,7 @@ class Fetcher:
         self._stopped = False
         self._downloads: dict[str, Download] = {}
         self._under_way = 0
-        self._part_sec: deque[float] = deque(maxlen=256)
+        self._part_times = PartTimes()
         self._uses: NextUses | None = None
         self._position = 0
         self._demanded: dict[str, None] = {}
@@ -77,7 +76,7 @@ class Fetcher:
         self._told: set[str] = set()
         self._planned: _Planned | None = None
         self._is_planning = False
-        self._plan_at = self._rest_until = self._paused_until = 0.0
+        self._plan_at = self._rest_until = self._paused_until = self._plan_sec = 0.0
 
     def follow(self, uses: NextUses | None, position: int) -> None:
         """Fetch what is next from `position` on, ahead; with None only what is demanded."""
@@ -92,27 +91,29 @@ class Fetcher:
                 self._position, self._plan_at = position, min(self._plan_at, self._rest_until)
                 self._state.notify_all()
 
-    def demand(self, name: str) -> None:
+    def demand(self, file: CachedFile) -> None:
         """Fetch a file, if no plan knows of it."""
-        number = self._numbers[name]
+        number = self._numbers[file.name]
         with self._state:
-            known = self._uses is not None and (self._planned is None or self._planned.next_uses[number] < NEVER)
-            if name not in self._demanded and not known and len(self._demanded) < self._connections:
-                self._demand(name)
+            is_shard, planned = number < len(self._files) - EXTRAS, self._planned
+            known = self._uses is not None and (planned is None or planned.next_uses[number] < NEVER)
+            if not (is_shard and known) and len(self._demanded) < self._connections:
+                self._demand(file)
 
     def fetch(self, file: CachedFile) -> None:
         """Fetch a file now, and return when it is there, or will not be."""
-        number = self._numbers[file.name]
         with self._state:
-            self._files[number], self._sizes[number] = file, file.size
-            self._demand(file.name)
+            self._demand(file)
             while file.name in self._demanded and not self._stopped:
                 if not self._state.wait(OTHERS_SEC) and file.name not in self._downloads:
                     return  # another process is at it, and may hang
 
-    def _demand(self, name: str) -> None:
-        if not self._stopped and time.monotonic() >= self._paused_until:
-            self._demanded[name] = None
+    def _demand(self, file: CachedFile) -> None:
+        is_new = file.name not in self._demanded
+        if is_new and not self._stopped and time.monotonic() >= self._paused_until:
+            number = self._numbers[file.name]
+            self._files[number], self._sizes[number] = file, file.size
+            self._demanded[file.name] = None
             self._wake()
 
     def is_needed(self, name: str) -> bool:
@@ -191,7 +192,7 @@ class Fetcher:
         if self._uses is None and not self._demanded and not self._downloads:
             return None
         plan_sec = max(self._plan_at, self._paused_until) - time.monotonic()
-        return min(HEDGE_SEC / 2, plan_sec) if plan_sec > 0 else HEDGE_SEC / 2
+        return min(LOOK_SEC, plan_sec) if plan_sec > 0 else LOOK_SEC
 
     def _task(self) -> Callable[[], None] | None:
         """What to do next: a part of a download, the beginning of another, a part that takes too long once more."""
@@ -207,19 +208,13 @@ class Fetcher:
                 self._is_planning, self._plan_at = True, time.monotonic() + PLAN_SEC
                 return self._plan
         for download in downloads:
-            if (number := download.take(self._longest_sec())) is not None:
+            if (number := download.take(self._part_times.longest_sec())) is not None:
                 return self._begun(download, number)
         return None
 
     def _begun(self, download: Download, number: int) -> Callable[[], None]:
         self._under_way += 1
         return lambda: self._fetch_part(download, number)
-
-    def _longest_sec(self) -> float:
-        """Time after which a part is asked for a second time: the p99 of recent ones."""
-        if len(self._part_sec) < HEDGE_PARTS:
-            return HEDGE_UNKNOWN_SEC
-        return max(HEDGE_SEC, float(np.quantile(self._part_sec, 0.99)))
 
     def _fetch_part(self, download: Download, number: int) -> None:
         """Ask for a part, and keep it."""
@@ -253,7 +248,7 @@ class Fetcher:
         if not is_first or name in self._fetched:
             self._meter.refetched(size)
         if is_first:
-            self._part_sec.append(part_sec)
+            self._part_times.add(part_sec)
             if download.is_complete:
                 self._complete(download)
 
@@ -319,11 +314,12 @@ class Fetcher:
             now = time.monotonic()
             with self._state:
                 self._is_planning = False
-                self._rest_until = 0.0 if begun else now + (now - started_sec) / PLAN_SHARE
+                self._plan_sec = now - started_sec
+                self._rest_until = 0.0 if begun else now + self._plan_sec / PLAN_SHARE
                 self._state.notify_all()
 
     def _begin(self, listing: Listing, uses: NextUses | None, position: int) -> int:
-        """Begin as many downloads as keep the connections busy; how many."""
+        """Begin as many downloads as keep the connections busy until it is looked again; how many."""
         next_uses = np.full(len(self._files), NEVER)
         kept = np.zeros(len(self._files), np.bool_)
         if uses is not None:
@@ -343,7 +339,8 @@ class Fetcher:
         evictable = np.zeros(len(self._files), np.bool_)
         evictable[there] = ~kept[there]
         begun, found = 0, None
-        while parts_left < self._connections and not self._stopped:
+        enough = self._connections * (1 + int(self._plan_sec / SLOW_PLAN_SEC))
+        while parts_left < enough and not self._stopped:
             room = self._folder.room(listing)
             found = next_fetch(wanted & (self._sizes > 0), evictable, next_uses, self._sizes, position, room,
                                self._ahead_bytes)  # fmt: skip

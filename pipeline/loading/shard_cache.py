@@ -22,7 +22,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from threading import Lock
+from threading import Lock, local
 from typing import Any
 
 from pipeline.files import ReadFile, map_file
@@ -82,6 +82,7 @@ class ShardCache(Storage):
         self._meter = Meter()
         self._open_files: OrderedDict[str, ReadFile] = OrderedDict()
         self._opening, self._starting = Lock(), Lock()
+        self._served, self._drops = local(), dict[str, int]()  # what a thread has read last, if it was cached
         self._fetcher: Fetcher | None = None
         self._uses: NextUses | None = None
 
@@ -113,20 +114,29 @@ class ShardCache(Storage):
         started_sec = time.perf_counter()
         file = self._by_name.get(name) if self.limit_bytes else None
         content: Content | None = None
-        if file is not None and (content := self._read_local(file, offset, size)) is None and file.size:
+        drops = self._drops.get(name, 0)
+        if file is not None and (content := self._read_local(file, offset, size)) is None:
             fetcher = self._started()
             if download := fetcher.downloading(name):
                 content = download.read(offset, size, WAIT_SEC)
             if content is None:  # it may have come just now
                 content = self._read_local(file, offset, size)
-            if content is None:
-                fetcher.demand(name)
+            if content is None and name != INDEX:  # that is mapped
+                fetcher.demand(self._sized(file))
+        self._served.last = (name, drops) if content is not None else None
         if content is not None:
             self._meter.hit(len(content), time.perf_counter() - started_sec)
             return content
         content = self.source.read(name, offset, size)
         self._meter.missed(len(content), time.perf_counter() - started_sec)
         return content
+
+    def _sized(self, file: CachedFile) -> CachedFile:
+        """With its size, which no manifest has of the index and the backgrounds."""
+        if not file.size:
+            with suppress(OSError):
+                file = self._by_name[file.name] = file._replace(size=self.source.stat(file.name).size)
+        return file
 
     def _read_local(self, file: CachedFile, offset: int, size: int) -> bytes | None:
         """Bytes of a cached file; None where it is not there, or cut short, which removes it."""
@@ -137,7 +147,7 @@ class ShardCache(Storage):
                 return content
         except OSError:
             return None
-        self.drop(file.name)
+        self._discard(file.name)
         return None
 
     def _local(self, name: str) -> ReadFile:
@@ -165,7 +175,7 @@ class ShardCache(Storage):
         if self.limit_bytes and (file := self._by_name.get(name)):
             for _ in range(2):
                 if not self._folder.path(name).exists():
-                    self._started().fetch(file if file.size else file._replace(size=self.source.stat(name).size))
+                    self._started().fetch(self._sized(file))
                 try:
                     content = map_file(self._folder.path(name), open_regular)
                 except OSError:
@@ -173,23 +183,35 @@ class ShardCache(Storage):
                 if hashlib.sha256(content).hexdigest() == file.sha256:
                     self._meter.hit(len(content), 0.0)
                     return content
-                self.drop(name)
+                self._discard(name)
         return self.source.map(name)
 
-    def drop(self, name: str) -> None:
-        """Remove a file in which a checksum was wrong: the next read is of the source, and it is fetched again.
+    def drop(self, name: str) -> bool:
+        """A checksum was wrong in what this thread has read last: whether it came from the cache, and to read it again.
 
-        Only what is wrong then, too, is wrong at the source. A file that had to be dropped twice is left out.
+        It is removed, read from the source and fetched again; only what is wrong then, too, is wrong at the source. A
+        file that had to be dropped twice is left out.
         """
-        if self.limit_bytes and name in self._by_name:
-            fetcher = self._started()
+        last = getattr(self._served, "last", None)
+        if last is None or last[0] != name:
+            return False
+        with self._opening:
+            is_first = self._drops.get(name, 0) == last[1]  # or another thread has read the same, and dropped it
+            self._drops[name] = self._drops.get(name, 0) + is_first
+        if is_first:
+            self._discard(name)
+        return True
+
+    def _discard(self, name: str) -> None:
+        fetcher = self._started()
+        if self._folder.path(name).exists() or fetcher.downloading(name):
             fetcher.distrust(name)
-            with self._opening:
-                self._open_files.pop(name, None)
-            with suppress(OSError):
-                self._folder.remove(name)
-            if self._folder.path(name).exists():  # it cannot be removed
-                del self._by_name[name]
+        with self._opening:
+            self._open_files.pop(name, None)
+        with suppress(OSError):
+            self._folder.remove(name)
+        if self._folder.path(name).exists():  # it cannot be removed
+            self._by_name.pop(name, None)
 
     def statistics(self) -> CacheStatistics:
         """What this process read from where."""

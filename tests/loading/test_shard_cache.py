@@ -5,15 +5,17 @@ import logging
 import os
 import pickle
 import resource
+import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import InputError
 from pipeline.format.manifest import BACKGROUNDS, INDEX, MANIFEST, Manifest
-from pipeline.loading import cache_fetcher, shard_cache
+from pipeline.loading import cache_download, cache_fetcher, shard_cache
 from pipeline.loading.cache_check import check_cache
 from pipeline.loading.cache_folder import require_local
 from pipeline.loading.shard_cache import ShardCache
@@ -181,6 +183,56 @@ def test_index_and_backgrounds_are_fetched_and_verified(shards: Path, manifest: 
     assert not visible(tmp_path / "cache2")
 
 
+def test_backgrounds_are_cached_as_they_are_read(shards: Path, manifest: Manifest, tmp_path: Path) -> None:
+    cache = cache_over(Source(shards), manifest, tmp_path / "cache")
+    cache.follow(in_turn(SHARDS))
+    settle(lambda: cache.is_idle)
+    for offset in (0, 1500):
+        assert cache.read(BACKGROUNDS, offset, 300) == (shards / BACKGROUNDS).read_bytes()[offset : offset + 300]
+        settle(lambda: cache.is_idle)
+    assert (cache.statistics().hits, cache.statistics().misses) == (1, 1)
+    cache.close()
+
+
+def test_what_is_evicted_is_not_held_open(
+    shards: Path, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_fetcher, "LAG_BATCHES", 0)
+    limit = 3 * SHARD_BYTES + len((shards / MANIFEST).read_bytes())
+    cache = cache_over(Source(shards), manifest, tmp_path / "cache", limit)
+    cache.follow(in_turn(SHARDS))
+    read_epoch(cache, manifest, shards, 0, wait=True)
+    cache.at(1, 0)
+    settle(lambda: cache.is_idle)
+    cache.at(1, 1)
+    assert cache.statistics().evictions >= SHARDS - 3
+    assert 0 < len(cache._open_files) <= 3
+    cache.close()
+
+
+def test_a_disk_that_fills_up_means_ranges(
+    shards: Path, manifest: Manifest, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", disk], capture_output=True, check=False)
+    if mount.returncode:
+        pytest.skip("mount: not allowed here")
+    try:
+        cache = cache_over(Source(shards), manifest, disk / "cache")
+        cache.follow(in_turn(SHARDS))
+        assert read_epoch(cache, manifest, shards, 0) == 0
+        settle(lambda: caplog.records)
+        cache.close()
+        assert 1 < len(visible(disk)) < SHARDS
+        assert not list(disk.rglob("*.partial"))
+    finally:
+        subprocess.run(["umount", disk], check=True)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"nothing is cached in {disk / 'cache'} for now: No space left on device"
+    ]
+
+
 def test_another_hash_is_asked_for_once_more_and_then_left_out(
     shards: Path, manifest: Manifest, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -215,9 +267,14 @@ def test_what_is_dropped_comes_from_the_source_and_again(shards: Path, manifest:
     name = manifest.shards[0].name
     local = tmp_path / "cache" / manifest.sha256 / name
     local.write_bytes(bytes(SHARD_BYTES))
-    assert cache.read(name, 0, 10) == bytes(10)
-    cache.drop(name)
+    threads = ThreadPoolExecutor(2)
+    assert cache.read(name, 0, 10) == threads.submit(cache.read, name, 0, 10).result() == bytes(10)
+    assert not cache.drop(manifest.shards[1].name)
+    assert cache.drop(name)
+    assert threads.submit(cache.drop, name).result(), "it has read the same"
+    threads.shutdown()
     assert cache.read(name, 0, 10) == (shards / name).read_bytes()[:10]
+    assert not cache.drop(name), "that was the source's"
     cache.at(1, 0)
     settle(lambda: cache.is_idle)
     for batch in range(2 * SHARDS):
@@ -240,8 +297,8 @@ def test_a_file_cut_short_is_read_from_the_source(shards: Path, manifest: Manife
 def test_a_part_that_takes_too_long_is_asked_for_again(
     shards: Path, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_fetcher, "HEDGE_UNKNOWN_SEC", 0.02)
-    monkeypatch.setattr(cache_fetcher, "HEDGE_SEC", 0.02)
+    monkeypatch.setattr(cache_download, "HEDGE_UNKNOWN_SEC", 0.02)
+    monkeypatch.setattr(cache_fetcher, "LOOK_SEC", 0.01)
 
     class Stalling(Source):
         """Its first three requests get no answer until they are let go."""
@@ -256,8 +313,7 @@ def test_a_part_that_takes_too_long_is_asked_for_again(
     source = Stalling(shards)
     cache = cache_over(source, manifest, tmp_path / "cache")
     name = manifest.shards[0].name
-    cache.read(name, 0, 10) if let_go.is_set() else None
-    cache._started().demand(name)
+    cache._started().demand(cache._by_name[name])
     local = tmp_path / "cache" / manifest.sha256 / name
     settle(local.exists)
     assert local.read_bytes() == (shards / name).read_bytes()
@@ -272,7 +328,7 @@ def test_what_is_on_its_way_is_read_as_it_comes(shards: Path, manifest: Manifest
     source.stuck.clear()
     cache = cache_over(source, manifest, tmp_path / "cache")
     name = manifest.shards[0].name
-    cache._started().demand(name)
+    cache._started().demand(cache._by_name[name])
     settle(lambda: cache._started().downloading(name) is not None)
     threading.Timer(0.05, source.stuck.set).start()
     assert cache.read(name, 1000, 100) == (shards / name).read_bytes()[1000:1100]
@@ -295,7 +351,7 @@ def test_a_download_that_hangs_holds_up_one_read_alone(
     source.stuck.clear()
     cache = cache_over(source, manifest, tmp_path / "cache")
     name = manifest.shards[0].name
-    cache._started().demand(name)
+    cache._started().demand(cache._by_name[name])
     settle(lambda: cache._started().downloading(name) is not None)
     for offset in range(20):
         assert cache.read(name, offset, 10) == (shards / name).read_bytes()[offset : offset + 10]
