@@ -1,3 +1,4 @@
+import gc
 import os
 import signal
 from collections.abc import Generator
@@ -45,6 +46,12 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
             patched.setattr(torch.cuda, "is_available", lambda: False)
             patched.setenv("CUDA_VISIBLE_DEVICES", "")  # of what they start
         return (yield)
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported stays: no collection of garbage has to look at its million objects again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from pipeline.workers import end_with_parent
 
 # Its server imports torch once and forks each rank from there; it ends with this process, however that ends.
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.ranks", "torch._dynamo", "train.networks", "train.losses"])
+CONTEXT.set_forkserver_preload(["tests.ranks", "torch._dynamo.backends.common", "train.trainer", "nvidia.dali.fn"])
 PATIENCE_SEC = 120
 
 

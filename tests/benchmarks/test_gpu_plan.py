@@ -236,11 +236,9 @@ def gone(pid: int) -> bool:
 @pytest.mark.parametrize(
     ("name", "rows", "status", "told"),
     [
-        ("crashes", ["a"], "failed", "ended by SIGSEGV"),
         ("hangs", ["a"], "partial", "stopped after 600 s"),
         ("hangs", [], "failed", "nothing found in 600 s"),
         ("raises", ["a"], "failed", "SystemExit: the last line"),
-        ("ends", ["a", "b"], "done", ""),
     ],
 )
 def test_a_part_ends_alone_with_all_that_it_has_started_and_keeps_its_rows(
@@ -271,11 +269,13 @@ def test_a_part_that_was_stopped_goes_on_from_its_rows(
     context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
-    for rows, end in ((["a"], "crashes"), (["a", "b"], "ends")):
+    for rows, end, status in ((["a"], "crashes", "failed"), (["a", "b"], "ends", "done")):
         (tmp_path / "made_up.py").write_text(MADE_UP % (rows, ENDS[end]))
         found = run_part(Part("part", 1, 60, "made_up"), context, 60.0)
-        assert list(found["rows"]) == rows
-    assert (found["status"], found["failures"]) == ("done", [])
+        assert (found["status"], list(found["rows"])) == (status, rows)
+        assert "ended by SIGSEGV" in "".join(found["failures"]) if status == "failed" else not found["failures"]
+        assert found == load_record(Path(context.root), "part")
+        assert gone(int((Path(context.root) / "part/child").read_text()))
     assert "a: a" not in (Path(context.root) / "logs/part.log").read_text()  # it was not measured again
 
 

@@ -1,17 +1,17 @@
 """The sync: afterwards every rank keeps what any of them kept, as far as it has room."""
 
-from pathlib import Path
+import os
 from typing import NamedTuple
 from unittest.mock import patch
 
 import numpy as np
-import pytest
 import torch
 import torch.distributed as dist
 
 from pipeline.loading.cache_sync import sync
 from pipeline.loading.sample_cache import SampleCache
 from tests.loading.test_sample_cache import CPU, PARTS, pictures
+from tests.ranks import in_ranks
 
 ROWS, SIZE = 60, 4
 SET = len(PARTS) * SIZE**2
@@ -67,9 +67,11 @@ def run(case: Case, group: dist.ProcessGroup | None) -> None:
             sync(resident, group)
 
 
-def ranks(rank: int, rendezvous: str) -> None:
+def ranks() -> None:
     """What a process does: each case in turn."""
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=3)
+    del os.environ["LOCAL_WORLD_SIZE"]  # each has all the room that its case says
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
     pair = dist.new_group([0, 2])
     for name, case in CASES.items():
         if len(case.room) == 3 or rank != 1:
@@ -81,6 +83,5 @@ def ranks(rank: int, rendezvous: str) -> None:
     dist.destroy_process_group()
 
 
-def test_afterwards_all_ranks_keep_what_any_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")  # whatever name this host goes by
-    torch.multiprocessing.spawn(ranks, (str(tmp_path / "rendezvous"),), nprocs=3)  # type: ignore[attr-defined,no-untyped-call]
+def test_afterwards_all_ranks_keep_what_any_kept() -> None:
+    in_ranks(3, ranks)

@@ -80,7 +80,7 @@ def test_every_set_comes_once_an_epoch_in_another_order(packed: Path) -> None:
 
 @pytest.mark.parametrize("worlds", [(1, 1), (2, 2), (3, 3), (4, 4), (1, 3), (4, 2)])
 def test_resuming_at_any_step_on_any_ranks_equals_not_stopping(worlds: tuple[int, int], packed: Path) -> None:
-    undisturbed = load(packed)
+    undisturbed = load(packed, batch_size=22)  # 3 batches of 64 sets, the last of 20
     expected = [*rows(undisturbed), *rows(undisturbed)]
 
     def on_ranks(
@@ -88,7 +88,7 @@ def test_resuming_at_any_step_on_any_ranks_equals_not_stopping(worlds: tuple[int
     ) -> tuple[list[list[int]], dict[str, int | str]]:
         shares, states = [], []
         for rank in range(world):
-            loader = load(packed, rank=rank, world=world)
+            loader = load(packed, batch_size=22, rank=rank, world=world)
             if state is not None:
                 loader.load_state_dict(state)
             share: list[list[int]] = []

@@ -18,6 +18,7 @@ from pipeline.loading.loader import Loader
 from pipeline.loading.shard_reader import ShardReader
 from tests.loading.test_loader import SIZE, equal, load, rows
 from tests.loading.test_shard_reader import flip_bit
+from tests.ranks import in_ranks
 
 SET_BYTES = 3 * SIZE**2
 
@@ -118,24 +119,21 @@ def test_each_rank_keeps_what_it_decoded_and_streams_the_rest(shards: Path) -> N
             assert torch.equal(torch.cat([getattr(share, name) for share in parts]), part)
 
 
-def on_rank(rank: int, rendezvous: str, shards: str, out: str) -> None:
+def on_rank(shards: Path, out: Path) -> None:
     """What a process does: stream an epoch, exchange, and go on without storage and decoder."""
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
-    loader = load(Path(shards), rank=rank, world=2, resident="auto")
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    loader = load(shards, rank=rank, world=2, resident="auto")
     batches = epochs(loader, 1)
     loader.sync_cache()
     ShardReader.read_records = None  # type: ignore[assignment,method-assign]
     loader._stages.decoder.decoder.decode = None  # type: ignore[assignment,method-assign]
-    torch.save([batch.asdict() for batch in batches + epochs(loader, 2)], f"{out}/{rank}.pt")
+    torch.save([batch.asdict() for batch in batches + epochs(loader, 2)], out / f"{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_after_an_exchange_no_rank_reads_or_decodes(
-    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")  # whatever name this host goes by
-    arguments = (str(tmp_path / "rendezvous"), str(packed), str(tmp_path))
-    torch.multiprocessing.spawn(on_rank, arguments, nprocs=2)  # type: ignore[attr-defined,no-untyped-call]
+def test_after_an_exchange_no_rank_reads_or_decodes(packed: Path, tmp_path: Path) -> None:
+    in_ranks(2, on_rank, packed, tmp_path)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for whole, *parts in zip(epochs(load(packed), 3), *ranks, strict=True):
         for name, part in whole.asdict().items():

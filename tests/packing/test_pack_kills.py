@@ -41,7 +41,7 @@ def fork_and_pack():
         TarWriter.add = lambda *arguments: (happens("sync"), add(*arguments))[1]
         os.fsync = lambda file: (happens(), sync(file))
         sys.addaudithook(happens)
-        pack(source, pathlib.Path(shards), PackOptions(workers=1, sets_per_shard=25))
+        pack(source, pathlib.Path(shards), PackOptions(workers=1, sets_per_shard=20))
         print(events, flush=True)
         os._exit(0)
     except BaseException as error:
@@ -66,7 +66,7 @@ def killed_at(source: Path, targets: Path, *moments: int) -> str:
 
 
 def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
-    names = [set_paths(bg, fg, bg * 50 + fg) for bg in range(4) for fg in range(50)]
+    names = [set_paths(bg, fg, bg * 25 + fg) for bg in range(4) for fg in range(25)]
     parts = jpeg(overlay(0, 2)), jpeg(soft_disc(2002)), jpeg(smooth_picture(3, channels=1))
     files = {path: content for paths in names for path, content in zip(paths, parts, strict=True)}
     files |= {f"bg/{bg}.jpg": jpeg(smooth_picture(0)) for bg in range(4)}
@@ -88,6 +88,6 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(tmp_path: Path) -
             finished += 1  # killed while it was tidying up
         else:
             with suppress(AlreadyComplete):  # killed before it had tidied up
-                pack(source, shards, PackOptions(workers=1, sets_per_shard=25))
+                pack(source, shards, PackOptions(workers=1, sets_per_shard=20))
         assert {path: data for path, data in files_below(shards).items() if not path.startswith(".")} == undisturbed
     assert finished < KILLS / 2

@@ -130,15 +130,12 @@ def test_a_run_without_depth_gives_the_mask_alone(mask_alone: Path, tmp_path: Pa
 
 
 def test_a_file_that_computes_otherwise_is_not_written(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = train.export.onnx_model
-
-    def spoilt(exported: Exported, size: int) -> Any:
-        model = made(exported, size)
+    def spoilt(network: Exported, size: int) -> Any:
         with torch.no_grad():
-            next(exported.network.parameters()).mul_(2)
-        return model
+            next(network.parameters()).mul_(2)
+        return onnx.load(exported)
 
     monkeypatch.setattr(train.export, "onnx_model", spoilt)
     line = one_line_error(export(trained, "--onnx", str(tmp_path / "n.onnx")))

@@ -1,4 +1,5 @@
 import io
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -97,9 +98,11 @@ def test_files_have_the_size_of_the_overlay(trained: Path, tmp_path: Path, heigh
 
 
 def test_folders_in_batches_give_what_pairs_one_by_one_give(trained: Path, source: Path, tmp_path: Path) -> None:
-    template = source / "fg_bg/bg_{bg}/fg_{fg}_bg_{bg}_{id}.jpg"
+    for bg in (0, 3, 9):
+        shutil.copytree(source / f"fg_bg/bg_{bg:03}", tmp_path / f"fg_bg/bg_{bg:03}")
+    template = tmp_path / "fg_bg/bg_{bg}/fg_{fg}_bg_{bg}_{id}.jpg"
     text = printed(predict(trained, source / "bg/bg_{bg}.jpg", template, tmp_path / "out", "--batch-size", "7"))
-    assert "predicted 100 pairs" in text
+    assert "predicted 30 pairs" in text
     for bg, fg in ((0, 0), (3, 7), (9, 9)):
         name = f"bg_{bg:03}/fg_{fg:03}_bg_{bg:03}_{bg * 10 + fg:06}"
         single = tmp_path / f"{bg}"
