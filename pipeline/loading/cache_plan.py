@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.loading.sampler import Sampler, Turns
 
 NEVER = int(np.iinfo(np.int64).max)
-EPOCHS_AHEAD = 2
+EPOCHS_AHEAD = 8  # of many hosts one may not need a shard for so long
 """Epochs in which the next use of a shard is looked for, the current one not counted."""
 
 

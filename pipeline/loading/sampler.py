@@ -148,11 +148,13 @@ class Sampler:
             lane += 1
         return slices
 
-    def turns(self, epoch: int, rank: int = 0, world: int = 1) -> Turns:
-        """The first and the last global batch of an epoch in which this rank takes sets of each shard.
+    def turns(self, epoch: int, rank: int = 0, world: int = 1, ranks: int = 1) -> Turns:
+        """The first and the last global batch of an epoch in which a rank takes sets of each shard.
+
+        Or in which any of `ranks` does, from `rank` on, such as those of a host.
 
         Of shards that are shuffled among each other (more in the window than there are lanes, or no window), it is when
-        the rank takes sets of any of them. May be called in any thread.
+        it takes sets of any of them. May be called in any thread.
         """
         layout, full, rest = self._lay_out(epoch), *divmod(self.count, self.batch_size)
         begins, ends, shards = layout.begins, layout.ends, layout.shards
@@ -161,11 +163,12 @@ class Sampler:
             begins = np.repeat(begins[windows[:-1]], np.diff(windows))
             ends = np.repeat(ends[windows[1:] - 1], np.diff(windows))
         first, last = np.full(len(self._sizes), self.batches), np.full(len(self._sizes), -1)
+        among = rank, rank + ranks, world
         cycle = self.lanes // math.gcd(self.lanes, self.batch_size)  # after so many full batches ranks take the same
         for lane in range(self.lanes):
             here = slice(*layout.lanes[lane : lane + 2])
             begin, end, names = begins[here] - self._cuts[lane], ends[here] - self._cuts[lane], shards[here]
-            starts, stops = self._share(np.arange(cycle), self.batch_size, lane, rank, world)
+            starts, stops = self._share(np.arange(cycle), self.batch_size, lane, among)
             taking = np.flatnonzero(starts < stops)
             if taking.size:
                 length, limit = cycle * self.batch_size // self.lanes, self._taken(full, lane)
@@ -179,7 +182,7 @@ class Sampler:
                     last, names[found], late[found] // len(taking) * cycle + taking[late[found] % len(taking)]
                 )
             if rest:
-                [start], [stop] = self._share(np.array([full]), rest, lane, rank, world)
+                [start], [stop] = self._share(np.array([full]), rest, lane, among)
                 found = (begin < stop) & (start < end) & (start < stop)
                 first[names[found]] = np.minimum(first[names[found]], full)
                 last[names[found]] = full
@@ -199,12 +202,15 @@ class Sampler:
         return (sets + length) * lane // self.lanes - sets * lane // self.lanes
 
     def _share(
-        self, numbers: NDArray[np.int64], length: int, lane: int, rank: int, world: int
+        self, numbers: NDArray[np.int64], length: int, lane: int, among: tuple[int, int, int]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """From where to where in a lane a rank takes sets for these batches of `length`: int64 [N] each."""
+        """From where to where in a lane sets are taken for these batches of `length`: int64 [N] each.
+
+        `among` is the first rank that takes them, the one after the last, and how many there are.
+        """
         left, right = (self._edge(numbers, length, number) for number in (lane, lane + 1))
         taken = self._taken(numbers, lane) - left
-        first, last = (np.clip(length * number // world, left, right) for number in (rank, rank + 1))
+        first, last = (np.clip(length * rank // among[2], left, right) for rank in among[:2])
         return taken + first, taken + last
 
     def _window_at(self, position: int, lane: int) -> "_Window":

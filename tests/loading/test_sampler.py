@@ -195,6 +195,14 @@ def test_turns_are_those_of_all_batches(
         else:  # of shards that are shuffled together: when any of them is needed
             assert all(a <= c <= d <= b for (a, b), (c, d) in zip(found, expected, strict=True) if c >= 0)
             assert all(size > 0 for size, (a, _) in zip(sizes, found, strict=True) if a >= 0)
+    of_ranks = [order.turns(1, rank, world) for rank in range(world)]
+    for ranks in range(1, world + 1):
+        first, last = order.turns(1, world - ranks, world, ranks)
+        firsts = np.stack([turns.first for turns in of_ranks[world - ranks :]])
+        assert last.tolist() == np.max([turns.last for turns in of_ranks[world - ranks :]], axis=0).tolist()
+        assert (
+            first.tolist() == np.where(last < 0, -1, np.where(firsts < 0, order.batches, firsts).min(axis=0)).tolist()
+        )
 
 
 def test_turns_of_a_huge_set_are_arithmetic() -> None:
