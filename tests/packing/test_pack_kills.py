@@ -11,7 +11,7 @@ from pipeline.packing.pack import PackOptions, pack
 from tests.miniatures import write_zip
 from tests.samples import files_below, jpeg, overlay, set_paths, smooth_picture, soft_disc
 
-KILLS = 15
+KILLS = 10
 
 # Runs in a fresh interpreter, so that nothing else is in the process that is killed. Python tells an audit hook of
 # each file it opens, renames or removes, and of each folder it makes, before it does. A sync, and a set appended to a

@@ -192,7 +192,7 @@ def test_a_zip64_directory_of_absurd_size_is_refused(size: int, offset: int, tmp
         Listing(open_sources([path]))
 
 
-@pytest.mark.parametrize("size", [b"77777777777", b"\xff" * 12, b"\x80" + b"\x7f" * 11, b"-0000000010", b"00000100000"])
+@pytest.mark.parametrize("size", [b"7777777777", b"\xff" * 12, b"\x80" + b"\x7f" * 11, b"-0000000010", b"00000100000"])
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
 def test_a_tar_member_of_absurd_size_is_refused(size: bytes, mode: str, tmp_path: Path) -> None:
     path = write_tar({"a.jpg": b"abc", "b.jpg": b"abc"}, tmp_path / "x.tar")

@@ -18,7 +18,7 @@ from pipeline.workers import Progress
 from tests.loading.test_shard_reader import flip_bit
 from tests.samples import files_below, without_depth, write, write_sets
 
-FLIPS = 600
+FLIPS = 300
 QUICK, FULL = CheckOptions(workers=1), CheckOptions(decode=True, stock_reader=True, workers=1)
 
 
