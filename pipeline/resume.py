@@ -58,22 +58,32 @@ def unfinished_run(folder: Path) -> dict[str, Any] | None:
     try:
         if records.is_symlink():  # what is written and removed there would be elsewhere
             raise InputError(f"{records} is a link, which no run makes: remove it")
-        begun = json.loads(read_file(records / ARGUMENTS, open_regular, MAX_ARGUMENTS_BYTES))
-        if not isinstance(begun, dict) or not isinstance(begun.get("command"), str):
-            raise ValueError("it names no command")
+        return parse_arguments(read_file(records / ARGUMENTS, open_regular, MAX_ARGUMENTS_BYTES))
     except NotRegular:
         raise
     except OSError:
         return None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{records / ARGUMENTS} is damaged ({error}): remove {records}, then begin again") from None
-    return begun
+
+
+def parse_arguments(text: bytes) -> Arguments:
+    """The arguments that a run has kept; raise ValueError or RecursionError where they are none."""
+    arguments = json.loads(text)
+    if not isinstance(arguments, dict) or not isinstance(arguments.get("command"), str):
+        raise ValueError("it names no command")
+    return arguments
 
 
 def require_files(folder: Path, names: Iterable[str]) -> None:
     """Raise `InputError` unless what a complete run has written is there."""
     if gone := next((name for name in names if not (folder / name).is_file()), None):
-        raise InputError(f"{folder} was complete, and {gone} is gone: copy it again, or remove {folder}")
+        raise gone_from(folder, gone)
+
+
+def gone_from(place: object, name: str) -> InputError:
+    """What to raise where a complete run has left something that is there no more."""
+    return InputError(f"{place} was complete, and {name} is gone: copy it again, or remove {place}")
 
 
 @contextmanager
@@ -106,11 +116,8 @@ def resumable(
     begun = unfinished_run(folder)
     if begun is None and fresh:
         require_unused(folder)
-    if begun is not None and (differs := _difference(begun, wanted)):
-        raise InputError(
-            f"{folder} holds an unfinished {begun['command']} {differs}: continue with the same, "
-            f"or remove {folder if fresh else records}"
-        )
+    if begun is not None:
+        require_unfinished_with(folder, begun, wanted, folder if fresh else records)
     with held(folder) as is_new:
         if unfinished_run(folder) != begun:
             raise InputError(f"another process was at work in {folder} just now: give the same command again")
@@ -143,19 +150,37 @@ def _require_incomplete(folder: Path, wanted: Arguments, result: Callable[[], st
         return
     if made.get("command") != wanted.get("command"):
         require_unused(folder)
-    if differs := _difference(made, wanted):
-        raise InputError(
-            f"{folder} holds a complete {made.get('command')} {differs}: give the same, another folder, or remove it"
-        )
-    if newest_ns > (folder / COMPLETE).stat().st_mtime_ns:
-        raise InputError(
-            f"{folder} is complete, but a file of its source was changed since: give another folder, or remove it"
-        )
+    require_made_with(folder, made, wanted)
+    require_unchanged(folder, newest_ns, (folder / COMPLETE).stat().st_mtime_ns)
     there = result()
     if (folder / UNFINISHED).exists():  # it was killed just before its end
         with locked(folder):
             _remove(folder / UNFINISHED)
     raise AlreadyComplete(f"{folder}: already complete: {there}")
+
+
+def require_unfinished_with(place: object, begun: Arguments, wanted: Arguments, remove: object) -> None:
+    """Raise `InputError` unless the unfinished run in a place was begun with the same arguments."""
+    if differs := _difference(begun, wanted):
+        raise InputError(
+            f"{place} holds an unfinished {begun['command']} {differs}: continue with the same, or remove {remove}"
+        )
+
+
+def require_made_with(place: object, made: Arguments, wanted: Arguments) -> None:
+    """Raise `InputError` unless the complete run in a place was made with the same arguments."""
+    if differs := _difference(made, wanted):
+        raise InputError(
+            f"{place} holds a complete {made.get('command')} {differs}: give the same, another folder, or remove it"
+        )
+
+
+def require_unchanged(place: object, newest_ns: int, made_from_ns: int) -> None:
+    """Raise `InputError` if the source of the complete run in a place has a file that is newer than what it had."""
+    if newest_ns > made_from_ns:
+        raise InputError(
+            f"{place} is complete, but a file of its source was changed since: give another folder, or remove it"
+        )
 
 
 def _save_complete(path: Path, arguments: Arguments, newest_ns: int) -> None:

@@ -14,6 +14,7 @@ from pipeline.format.manifest import Manifest, load_index
 from pipeline.loading.interop import as_webdataset
 from pipeline.loading.shard_reader import Damaged, ShardReader
 from pipeline.regular_files import FOLLOW_LINKS, open_regular
+from pipeline.storage import Folder
 from pipeline.verify.check import CheckOptions, check
 from pipeline.verify.merge import _require_idx
 from pipeline.verify.repair import repair
@@ -121,16 +122,16 @@ def test_links_are_followed_within_the_folder_by_hash_and_when_told(
 
 def test_merging_takes_no_idx_that_is_something_else(shards: Path, tmp_path: Path) -> None:
     idx = shards / "sets-000000.idx"
-    _require_idx(idx, 16)
+    _require_idx(Folder(shards), idx.name, 16)
     (tmp_path / "secret").write_text("secret")
     idx.unlink()
     idx.symlink_to(tmp_path / "secret")
     with pytest.raises(InputError, match="a link that leads out of its folder"):
-        _require_idx(idx, 16)
+        _require_idx(Folder(shards), idx.name, 16)
     idx.unlink()
     idx.write_text("secret")
     with pytest.raises(InputError, match=r"sets-000000\.idx is not the index of 16 sets: rebuild it"):
-        _require_idx(idx, 16)
+        _require_idx(Folder(shards), idx.name, 16)
 
 
 @pytest.mark.parametrize("name", [".index.npy.partial", ".manifest.json.partial"])

@@ -15,8 +15,9 @@ from pipeline.composing.photos import Photographs, find_pictures, hash_pictures
 from pipeline.composing.stage import Source
 from pipeline.composing.synthetic.source import NEAR_M, Synthetic
 from pipeline.errors import InputError
+from pipeline.storage import Location
 from pipeline.words import plural
-from tools.cli import Command, advance, echo, progress_bar
+from tools.cli import Command, LocationType, advance, echo, progress_bar
 
 PHOTOS = (
     "backgrounds",
@@ -57,7 +58,7 @@ Synthetic depth is 255 * {NEAR_M:g} m / depth, sky 0.
 
 @click.command(cls=Command, help=HELP)
 @click.argument("out", type=click.Path(path_type=Path), required=False)
-@click.option("--shards", type=click.Path(path_type=Path), help="Write shards into this folder, not loose files.")
+@click.option("--shards", type=LocationType(), help="Write shards into this folder, or URL of object storage.")
 @click.option("--sets-per-shard", type=click.IntRange(min=1), default=1000, show_default=True,
               help="Image sets in each tar.")  # fmt: skip
 @click.option("--backgrounds", type=click.Path(path_type=Path),
@@ -99,7 +100,7 @@ def main(
     ctx: click.Context,
     /,
     out: Path | None,
-    shards: Path | None,
+    shards: Location | None,
     sets_per_shard: int,
     synthetic: bool,
     skip_bad: bool,
@@ -164,7 +165,7 @@ def _synthetic(
 
 
 def _photographs(
-    target: Path,
+    target: Location,
     /,
     backgrounds: Path | None,
     foregrounds: Path | None,
@@ -182,8 +183,9 @@ def _photographs(
         raise click.UsageError(f"--scale {scale[0]:g} {scale[1]:g}: expected the smaller first")
     if foreground_level is not None and background_depth is None:
         raise click.UsageError("--foreground-level needs --background-depth: without it there is no depth")
+    output = target if isinstance(target, Path) else None
     find = functools.partial(
-        find_pictures, follow_links=follow_links, output=target, tell=lambda line: echo(line, err=True)
+        find_pictures, follow_links=follow_links, output=output, tell=lambda line: echo(line, err=True)
     )
     names = find(backgrounds), find(foregrounds)
     source = Photographs(backgrounds, foregrounds, *names, size, scale, min_visible, background_depth, foreground_level)

@@ -12,19 +12,20 @@ from pipeline.depth_estimation.run import EstimateOptions, EstimateReport
 from pipeline.depth_estimation.targets import add_depth, rewrite_with_depth
 from pipeline.errors import InputError
 from pipeline.format.manifest import MANIFEST
+from pipeline.storage import Location
 from pipeline.words import plural
 from pipeline.workers import Progress
-from tools.cli import Command, advance, echo, progress_bar
+from tools.cli import Command, LocationType, advance, echo, progress_bar
 
 DEFAULTS = EstimateOptions()
 
 
 @click.command(cls=Command)
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", type=LocationType())
 @click.option("--model", type=click.Path(path_type=Path), required=True, metavar="FILE.onnx",
               help="The network: float32 [N, 3, H, W] (RGB) in, float [N, H, W] or [N, 1, H, W] out.")  # fmt: skip
-@click.option("--shards", type=click.Path(path_type=Path),
-              help="Where a shard directory is rewritten to: a new or an empty folder.")  # fmt: skip
+@click.option("--shards", type=LocationType(),
+              help="Where a shard directory is rewritten to: a new or an empty folder, or a URL.")  # fmt: skip
 @click.option("--size", type=click.IntRange(1), nargs=2, metavar="HEIGHT WIDTH",
               help="Of the network's input, pixels.  [default: as the file has it]")  # fmt: skip
 @click.option("--mean", type=float, nargs=3, metavar="R G B",
@@ -53,9 +54,9 @@ DEFAULTS = EstimateOptions()
 @click.option("--workers", type=click.IntRange(1), default=DEFAULTS.workers, show_default="one a core",
               help="Threads that decode and encode; the bytes written do not depend on it.")  # fmt: skip
 def main(
-    source: Path,
+    source: Location,
     model: Path,
-    shards: Path | None,
+    shards: Location | None,
     range_: tuple[float, float] | None,
     per_image_range: bool,
     quality: int,
@@ -75,7 +76,7 @@ def main(
     """
     if range_ and per_image_range:
         raise click.UsageError("--range and --per-image-range exclude each other: give one")
-    packed = (source / MANIFEST).is_file()
+    packed = not isinstance(source, Path) or (source / MANIFEST).is_file()
     if packed and not shards:
         raise InputError(f"{source} is a shard directory: say where to rewrite it to, --shards NEW")
     if shards and not packed:
@@ -100,9 +101,10 @@ def main(
             bar.update(more, f"{(bar.pos + more) / (time.time() - bar.start):,.1f} sets/s")
 
         progress = Progress(files_found, sets_found, sets_done)
-        if packed and shards:
+        if shards:
             report = rewrite_with_depth(source, shards, depth_model, options, progress)
         else:
+            assert isinstance(source, Path), "a URL is one of shards"
             report = add_depth(
                 source,
                 depth_model,

@@ -23,10 +23,11 @@ from pipeline.packing.mask_files import ENCODINGS as MASK_ENCODINGS
 from pipeline.packing.mask_files import MAX_VALUE
 from pipeline.packing.pack import PackOptions, PackSummary, pack, sets_to_pack
 from pipeline.packing.shapes import FITS
+from pipeline.storage import Location
 from pipeline.verify.merge import merge
 from pipeline.words import plural
 from pipeline.workers import Progress
-from tools.cli import Command, advance, echo, progress_bar
+from tools.cli import Command, LocationType, advance, echo, progress_bar
 
 DEFAULTS = PackOptions()
 EXAMPLES, PROBLEMS = 10, 20  # lines of a dry run
@@ -46,9 +47,9 @@ def _counts(_: click.Context, __: click.Parameter, text: str | None) -> SetCount
 
 
 @click.command(cls=Command)
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=click.Path(path_type=Path))
-@click.option("--shards", type=click.Path(path_type=Path), default=Path("shards"), show_default=True,
-              help="Folder to fill: a new or an empty one.")  # fmt: skip
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=LocationType())
+@click.option("--shards", type=LocationType(), default=Path("shards"), show_default=True,
+              help="Folder to fill, a new or an empty one, or a URL of object storage.")  # fmt: skip
 @click.option("--seed", default=DEFAULTS.seed, show_default=True, help="Of the shuffle over all shards.")
 @click.option("--sets-per-shard", type=click.IntRange(1), default=DEFAULTS.sets_per_shard, show_default=True,
               help="Image sets in each tar.")  # fmt: skip
@@ -101,8 +102,8 @@ def _counts(_: click.Context, __: click.Parameter, text: str | None) -> SetCount
 @click.option("--workers", type=click.IntRange(1), default=DEFAULTS.workers, show_default="one a core",
               help="Processes; the bytes written do not depend on it.")  # fmt: skip
 def main(
-    sources: tuple[Path, ...],
-    shards: Path,
+    sources: tuple[Location, ...],
+    shards: Location,
     layout: str,
     fields: dict[str, str],
     counts: SetCounts | None,
@@ -125,6 +126,9 @@ def main(
     if merging:
         echo(merge_shards(sources, shards))
         return
+    folders = [source for source in sources if isinstance(source, Path)]
+    if remote := [source for source in sources if not isinstance(source, Path)]:
+        raise InputError(f"{remote[0]} is a URL, which only --merge takes as a source: copy it here, and give the copy")
     if size and options["codec"] != PLANES:
         raise click.UsageError(f"--size is for --codec {PLANES}: pictures keep the size that they have")
     how = PackOptions(depth=not no_depth, size=size or DEFAULTS.size, **options)
@@ -141,13 +145,13 @@ def main(
 
         progress = Progress(files_found, sets_found, bar.update)
         if dry_run:
-            lines = list(describe_sets(sets_to_pack(sources, how, progress, chosen, shards)))
+            lines = list(describe_sets(sets_to_pack(folders, how, progress, chosen, shards)))
         else:
-            lines = list(describe(pack(sources, shards, how, progress, chosen), shards))
+            lines = list(describe(pack(folders, shards, how, progress, chosen), shards))
     echo(*lines)
 
 
-def merge_shards(sources: tuple[Path, ...], shards: Path) -> str:
+def merge_shards(sources: tuple[Location, ...], shards: Location) -> str:
     """Join shard directories; return one line on what there is now. Flags that say how to pack are refused."""
     context = click.get_current_context()
     for name in context.params.keys() - {"sources", "shards", "merging"}:
@@ -180,7 +184,7 @@ def _counts_of(kinds: Counter[str]) -> str:
     return ", ".join(f"{count:,} {kind}" for kind, count in sorted((+kinds).items())) or "nothing"
 
 
-def describe(summary: PackSummary, shards: Path) -> Iterator[str]:
+def describe(summary: PackSummary, shards: Location) -> Iterator[str]:
     """What a packing tells: layout and depth, and in one line what was packed, how fast, and what is wrong."""
     yield f"layout: {summary.layout}"
     if summary.depth:

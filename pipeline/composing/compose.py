@@ -7,7 +7,8 @@ import csv
 import functools
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -19,25 +20,17 @@ from pipeline.composing.composer import ComposeOptions, Composer, ImageSet
 from pipeline.composing.photos import capped_foregrounds
 from pipeline.composing.recipe import Recipe
 from pipeline.composing.stage import Source, Stage, prepare
-from pipeline.errors import Problem
+from pipeline.errors import InputError, Problem
 from pipeline.files import read_file, write_file, written_file
 from pipeline.format.depth import NO_DEPTH
 from pipeline.format.images import Picture, encode_gray, encode_rgb
 from pipeline.format.sample import set_key
 from pipeline.format.tar import ShardWriter
 from pipeline.loading.sampler import Permutation
-from pipeline.packing.finalize import (
-    describe_complete,
-    done_shards,
-    finalize,
-    finished_shards,
-    record_path,
-    shard_path,
-    tally,
-    write_backgrounds,
-    write_problems,
-)
+from pipeline.packing.finalize import finalize, write_backgrounds, write_problems
+from pipeline.packing.target import ShardPlace, Target, writing
 from pipeline.resume import atomic_file, require_files, resumable
+from pipeline.storage import Location, Storage
 from pipeline.words import csv_text, plural
 from pipeline.workers import Workers, available_cores
 
@@ -79,8 +72,7 @@ class ComposeJob(NamedTuple):
     source: Source
     recipe: Recipe
     options: ComposeOptions
-    target: Path  # a shard's tar, or the folder of loose files
-    record: Path  # written last: the job is done
+    place: ShardPlace  # of a shard; of loose files, their folder and the record of the job, written last
     numbers: NDArray[np.int64]
 
 
@@ -100,7 +92,7 @@ def write_shard(job: ComposeJob) -> Output:
     composer = _composer(job.stage, job.source, job.recipe, job.options)
     quality, label_quality = job.options.quality, job.options.label_quality
     lines, size_px = list[str](), job.source.size
-    with ShardWriter(job.target, job.recipe.key_length) as writer:
+    with ShardWriter(job.place.path, job.recipe.key_length) as writer:
         for number in job.numbers.tolist():
             image_set = composer.compose(number)
             contents = [encode_rgb(image_set.overlay, quality), encode_gray(image_set.mask, label_quality)]
@@ -109,7 +101,7 @@ def write_shard(job: ComposeJob) -> Output:
             writer.add((image_set.bg, image_set.fg, number), pictures, image_set.label.known())
             lines.append(_label_line(number, image_set))
     shard = writer.shard(Counter(), [], "".join(lines))
-    shard.save(job.record)
+    job.place.save(shard)
     return Output(len(lines), shard.info.bytes)
 
 
@@ -121,20 +113,20 @@ def write_files(job: ComposeJob) -> Output:
     for number in job.numbers.tolist():
         overlay, mask, levels, _, bg, fg = image_set = composer.compose(number)
         stem = f"fg_{fg:03}_bg_{bg:03}"
-        overlays, masks = (job.target / part / f"bg_{bg:03}" for part in ("fg_bg", "fg_bg_mask"))
+        overlays, masks = (job.place.path / part / f"bg_{bg:03}" for part in ("fg_bg", "fg_bg_mask"))
         written_bytes += write_file(overlays / f"{stem}_{number:06}.jpg", encode_rgb(overlay, quality))
         written_bytes += write_file(masks / f"{stem}_mask_{number:06}.jpg", encode_gray(mask, label_quality))
         if levels is not None:
             depth = overlays / f"{stem}_{number:06}_disp.jpeg"
             written_bytes += write_file(depth, encode_gray(levels, label_quality))
         lines.append(_label_line(number, image_set))
-    with atomic_file(job.record) as file:
+    with atomic_file(job.place.record) as file:
         file.write("".join(lines).encode())
     return Output(len(lines), written_bytes)
 
 
 def compose(
-    target: Path,
+    target: Location | Storage,
     source: Source,
     options: ComposeOptions,
     arguments: dict[str, object],
@@ -146,35 +138,44 @@ def compose(
 ) -> ComposeSummary:
     """Compose image sets into `target`, a folder that is new or empty but for hidden files.
 
-    Loose files by default, shards if `sets_per_shard` is given. `arguments` identify the source; the same call goes on
-    with a run that was stopped. Raises `InputError` for pictures that cannot be used (unless they are to be
-    skipped), too few of them, a target in use, or one with an unfinished run of something else, and `AlreadyComplete`
-    for the same call again.
+    Loose files by default, shards if `sets_per_shard` is given, which may go to object storage, too (see
+    `target.writing`). `arguments` identify the source; the same call goes on with a run that was stopped. Raises
+    `InputError` for pictures that cannot be used (unless they are to be skipped), too few of them, a target in use, or
+    one with an unfinished run of something else, and `AlreadyComplete` for the same call again.
     """
     progress = progress or Progress()
     identity = {"command": "fgbg-compose", **asdict(options), **arguments}
     identity |= {"sets_per_shard": sets_per_shard, "skip_bad": skip_bad}
-    describe = describe_complete if sets_per_shard else functools.partial(_describe_files, depth=source.has_depth)
-    complete = functools.partial(describe, target)
-    with resumable(target, identity, result=complete) as records, Workers(workers or available_cores()) as pool:
+    where = writing(target, identity) if sets_per_shard else _writing_files(target, identity, depth=source.has_depth)
+    with where as output, Workers(workers or available_cores()) as pool:
         pictures = len(source.backgrounds) + len(source.foregrounds)
         problems = prepare(
-            records / STAGE,
+            output.records / STAGE,
             source,
             options.quality,
             pool,
             skip_bad=skip_bad,
             progress=lambda more: progress.pictures(more, pictures),
         )
-        stage = Stage(records / STAGE, source)
+        stage = Stage(output.records / STAGE, source)
         recipe = options.recipe(stage.backgrounds, stage.foregrounds)
-        template = ComposeJob(records / STAGE, source, recipe, options, target, records, recipe.numbers())
+        place = ShardPlace(output.folder, output.records)
+        template = ComposeJob(output.records / STAGE, source, recipe, options, place, recipe.numbers())
         if sets_per_shard:
-            output = _into_shards(template, sets_per_shard, stage, problems, pool, progress)
+            written = _into_shards(template, output, sets_per_shard, stage, problems, pool, progress)
         else:
-            output = _into_files(template, stage, problems, pool, progress)
+            written = _into_files(template, output, stage, problems, pool, progress)
         capped = capped_foregrounds(stage)
-    return ComposeSummary(recipe, output, problems, capped)
+    return ComposeSummary(recipe, written, problems, capped)
+
+
+@contextmanager
+def _writing_files(folder: Location | Storage, arguments: Mapping[str, object], *, depth: bool) -> Iterator[Target]:
+    if not isinstance(folder, Path):
+        raise InputError(f"{folder} is no folder, and loose files go to one: make shards, which go anywhere")
+    complete = functools.partial(_describe_files, folder, depth=depth)
+    with resumable(folder, arguments, result=complete) as records:
+        yield Target(folder, records)
 
 
 def _describe_files(folder: Path, *, depth: bool) -> str:
@@ -191,11 +192,17 @@ def _describe_files(folder: Path, *, depth: bool) -> str:
 
 
 def _into_shards(
-    template: ComposeJob, sets_per_shard: int, stage: Stage, problems: list[Problem], pool: Workers, progress: Progress
+    template: ComposeJob,
+    target: Target,
+    sets_per_shard: int,
+    stage: Stage,
+    problems: list[Problem],
+    pool: Workers,
+    progress: Progress,
 ) -> Output:
-    shards, records, sets = template.target, template.record, len(template.numbers)
+    sets = len(template.numbers)
     count = -(-sets // sets_per_shard)
-    done = done_shards(shards, records, count)
+    done = target.done(count)
     shuffle = Permutation(sets, f"pack/{template.options.seed}")
 
     def jobs() -> Iterator[ComposeJob]:
@@ -203,24 +210,22 @@ def _into_shards(
             if shard not in done:
                 turns = np.arange(shard * sets_per_shard, min((shard + 1) * sets_per_shard, sets))
                 numbers = template.numbers[shuffle(turns)]
-                yield template._replace(
-                    target=shard_path(shards, shard), record=record_path(records, shard), numbers=numbers
-                )
+                yield template._replace(place=target.place(shard), numbers=numbers)
 
     output = _work(pool, write_shard, jobs(), sum(done.values()), sets, progress)
     pictures = (Picture("jpg", stage.encoded(bg), 2 * (stage.source.size,)) for bg in range(stage.backgrounds))
-    backgrounds = write_backgrounds(shards, enumerate(pictures))
-    _write_tables(shards, stage, (shard.text for shard in finished_shards(shards, records, count)))
-    total = tally(shards, records, count)
+    backgrounds = write_backgrounds(target.folder, enumerate(pictures))
+    _write_tables(target.folder, stage, (shard.text for shard in target.finished(count)))
+    total = target.tally(count)
     total.problems.extend(problems)
-    finalize(shards, records, count, total, backgrounds, ("gray" if stage.source.has_depth else NO_DEPTH, "bright"))
+    finalize(target, count, total, backgrounds, ("gray" if stage.source.has_depth else NO_DEPTH, "bright"))
     return output
 
 
 def _into_files(
-    template: ComposeJob, stage: Stage, problems: list[Problem], pool: Workers, progress: Progress
+    template: ComposeJob, target: Target, stage: Stage, problems: list[Problem], pool: Workers, progress: Progress
 ) -> Output:
-    folder, records, sets = template.target, template.record, len(template.numbers)
+    folder, records, sets = target.folder, target.records, len(template.numbers)
     for part in ("bg", "fg"):
         (folder / part).mkdir(exist_ok=True)
     for bg in range(stage.backgrounds):
@@ -237,7 +242,9 @@ def _into_files(
     def jobs() -> Iterator[ComposeJob]:
         for start, file, exists in zip(starts, files, done, strict=True):
             if not exists:
-                yield template._replace(record=file, numbers=template.numbers[start : start + SETS_PER_JOB])
+                yield template._replace(
+                    place=ShardPlace(folder, file), numbers=template.numbers[start : start + SETS_PER_JOB]
+                )
 
     before = sum(min(SETS_PER_JOB, sets - start) for start, exists in zip(starts, done, strict=True) if exists)
     output = _work(pool, write_files, jobs(), before, sets, progress)

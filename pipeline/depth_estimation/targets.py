@@ -6,7 +6,6 @@ file as done if it is as it was recorded. A shard directory is rewritten shard b
 """
 
 import csv
-import functools
 import json
 import os
 import zlib
@@ -29,19 +28,13 @@ from pipeline.format.manifest import BACKGROUNDS
 from pipeline.format.planes import PLANES
 from pipeline.format.tar import ShardWriter
 from pipeline.loading.shard_reader import Damaged, ShardReader
-from pipeline.packing.finalize import (
-    describe_complete,
-    done_shards,
-    finalize,
-    record_path,
-    shard_path,
-    tally,
-    write_backgrounds,
-)
+from pipeline.packing.finalize import finalize, write_backgrounds
 from pipeline.packing.folders import describe_refused, no_one
 from pipeline.packing.join import SetFiles, Sets, describe_cause, find_sets
 from pipeline.packing.known_layouts import known_layout
+from pipeline.packing.target import Target, writing
 from pipeline.resume import atomic_file, resumable
+from pipeline.storage import Location, Storage
 from pipeline.words import plural
 from pipeline.workers import Progress
 
@@ -223,12 +216,17 @@ class StoredSet(NamedTuple):
 
 
 def rewrite_with_depth(
-    source: Path, shards: Path, model: DepthModel, options: EstimateOptions, progress: Progress | None = None
+    source: Location,
+    shards: Location | Storage,
+    model: DepthModel,
+    options: EstimateOptions,
+    progress: Progress | None = None,
 ) -> EstimateReport:
     """Write the sets of the shard directory `source` to `shards` (new or empty) with depth maps by `model`.
 
-    Depth maps that are there are replaced; the json of each set gets "depth_range": [far, near]. Raises `InputError` if
-    `source` is no shard directory or `shards` is in use, and what `estimate` raises.
+    Either may be in object storage, see `target.writing`. Depth maps that are there are replaced; the json of each set
+    gets "depth_range": [far, near]. Raises `InputError` if `source` is no shard directory or `shards` is in use, and
+    what `estimate` raises.
     """
     progress = progress or Progress()
     reader = ShardReader.open(source, depth=False)
@@ -236,18 +234,18 @@ def rewrite_with_depth(
     if manifest.codec == PLANES:
         raise InputError(f"{source} holds planes, which lack the pictures' colours: add depth before they are made")
     arguments = {"command": "fgbg-depth", **model.arguments(), "quality": options.quality, "source": manifest.sha256}
-    with resumable(shards, arguments, result=functools.partial(describe_complete, shards)) as records:
-        backgrounds = write_backgrounds(shards, _backgrounds(reader))
+    with writing(shards, arguments) as target:
+        backgrounds = write_backgrounds(target.folder, _backgrounds(reader))
         count = len(manifest.shards)
-        done = done_shards(shards, records, count)
+        done = target.done(count)
         finished_sets = sum(done.values())
         progress.sets_found(manifest.sets - finished_sets)
-        with _ShardsTarget(reader, shards, records) as job:
+        with _ShardsTarget(reader, target) as job:
             report = estimate(model, job, job.batches(done, model.batch_size), options, progress.sets_done)
-        total = tally(shards, records, count)
+        total = target.tally(count)
         if not total.sets:
             raise InputError(f"no overlay in {source} can be used; the first is {total.problems[0].path}")
-        finalize(shards, records, count, total, backgrounds, ("gray", "bright"))
+        finalize(target, count, total, backgrounds, ("gray", "bright"))
     return report._replace(sets_before=finished_sets)
 
 
@@ -264,8 +262,8 @@ def _backgrounds(reader: ShardReader) -> Iterator[tuple[int, Picture]]:
 class _ShardsTarget:
     """A shard directory as a job of `estimate`. One shard is open at a time; leaving the context drops it."""
 
-    def __init__(self, reader: ShardReader, shards: Path, records: Path) -> None:
-        self._store, self._shards, self._notes = reader, shards, records
+    def __init__(self, reader: ShardReader, target: Target) -> None:
+        self._store, self._target = reader, target
         self._key_length = reader.index.dtype["key"].itemsize
         self._sets_left = [shard.sets for shard in reader.manifest.shards]
         self._open: ShardWriter | None = None
@@ -306,7 +304,7 @@ class _ShardsTarget:
     def save(self, batch: list[tuple[StoredSet, EstimateResult]]) -> None:
         shard = batch[0][0].shard
         if not self._open:
-            self._open = ShardWriter(shard_path(self._shards, shard), self._key_length)
+            self._open = ShardWriter(self._target.place(shard).path, self._key_length)
             self._open.__enter__()
             self._problems = list[Problem]()
         for item, result in batch:
@@ -323,7 +321,7 @@ class _ShardsTarget:
         if not self._sets_left[shard]:
             self._open.__exit__(None, None, None)
             left_out = Counter(problem.kind for problem in self._problems)
-            self._open.shard(left_out, self._problems).save(record_path(self._notes, shard))
+            self._target.place(shard).save(self._open.shard(left_out, self._problems))
             self._open = None
 
 

@@ -57,6 +57,11 @@ class ShardInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: Sha256
 
 
+def idx_name(shard: ShardInfo) -> str:
+    """The .idx beside a tar."""
+    return shard.name.removesuffix(".tar") + ".idx"
+
+
 class Background(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One member of backgrounds.tar: bytes [offset, offset + size)."""
 

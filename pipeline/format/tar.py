@@ -125,8 +125,8 @@ class Shard(NamedTuple):
         temporary.replace(path)
 
 
-def load_shard(path: Path, shards: Path) -> Shard | None:
-    """The shard of a progress record (`Shard.save`); None if there is none, or its tar is not there in full.
+def load_shard(path: Path, shards: Path | None) -> Shard | None:
+    """The shard of a progress record (`Shard.save`); None if there is none, or its tar is not in `shards` in full.
 
     What is no such record counts as none, too: the shard is made again.
     """
@@ -134,7 +134,7 @@ def load_shard(path: Path, shards: Path) -> Shard | None:
         with open_file(path, open_regular) as file, np.load(file) as record:
             info, left_out, problems, text = msgspec.convert(json.loads(str(record["about"])), _About)
             rows, sizes = record["rows"], record["sizes"]
-        if info.sets and ReadFile(shards / info.name, open_regular).size != info.bytes:
+        if shards and info.sets and ReadFile(shards / info.name, open_regular).size != info.bytes:
             return None
     except (OSError, ValueError, KeyError, BadZipFile, EOFError, RecursionError, MemoryError, NotImplementedError):
         return None

@@ -2,7 +2,6 @@
 
 import csv
 import io
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,28 +10,25 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.errors import InputError, Problem
-from pipeline.files import read_file
+from pipeline.errors import Problem
 from pipeline.format.depth import WITH_HOLES, colour_holes, depth_table
 from pipeline.format.images import BadImage, Picture, decode_gray, decode_rgb
 from pipeline.format.manifest import (
     BACKGROUNDS,
-    INDEX,
-    MANIFEST,
     Background,
     Manifest,
-    ShardInfo,
     load_index,
     save_index,
     stored_members,
 )
 from pipeline.format.planes import PLANES, decode_set, decompress_frames
 from pipeline.format.sample import UNKNOWN
-from pipeline.format.tar import Shard, TarWriter, load_shard
+from pipeline.format.tar import TarWriter
 from pipeline.loading.shard_reader import ShardReader
-from pipeline.regular_files import open_regular
-from pipeline.resume import atomic_file, require_files
-from pipeline.words import csv_text, from_csv_text, plural, printable
+from pipeline.packing.target import Tally, Target
+from pipeline.resume import atomic_file
+from pipeline.storage import Location, storage_of
+from pipeline.words import csv_text, from_csv_text, printable
 
 MAX_PROBLEMS_BYTES = 1 << 30
 
@@ -56,59 +52,8 @@ def write_backgrounds(shards: Path, pictures: Iterable[tuple[int, Picture]]) -> 
     return BackgroundsTar(backgrounds, writer.sha256, np.array(sizes).reshape(-1, 2))
 
 
-class Tally(NamedTuple):
-    """Totals over the finished shards; their index rows stay in the progress records."""
-
-    infos: list[ShardInfo]
-    sizes: list[NDArray[np.int64]]
-    left_out: Counter[str]
-    problems: list[Problem]
-
-    @property
-    def sets(self) -> int:
-        """Sets in all shards."""
-        return sum(info.sets for info in self.infos)
-
-
-def record_path(records: Path, shard: int) -> Path:
-    """Where the progress record of shard number `shard` is kept (see `resume.resumable`)."""
-    return records / f"sets-{shard:06}.npz"
-
-
-def shard_path(shards: Path, shard: int) -> Path:
-    """The tar of shard number `shard`."""
-    return shards / f"sets-{shard:06}.tar"
-
-
-def done_shards(shards: Path, records: Path, count: int) -> dict[int, int]:
-    """Which of the shards 0 .. count - 1 are finished, and how many sets each has dealt with."""
-    loaded = ((number, load_shard(record_path(records, number), shards)) for number in range(count))
-    return {number: shard.info.sets + shard.left_out.total() for number, shard in loaded if shard}
-
-
-def finished_shards(shards: Path, records: Path, count: int) -> Iterator[Shard]:
-    """The shards 0 .. count - 1, one at a time: index rows are never all in memory."""
-    for number in range(count):
-        shard = load_shard(record_path(records, number), shards)
-        assert shard, "a progress record vanished during the run"
-        yield shard
-
-
-def tally(shards: Path, records: Path, count: int) -> Tally:
-    """Add up the shards 0 .. count - 1, all of which are finished."""
-    total = Tally([], [], Counter(), [])
-    for shard in finished_shards(shards, records, count):
-        total.left_out.update(shard.left_out)
-        total.problems.extend(shard.problems)
-        if shard.info.sets:
-            total.infos.append(shard.info)
-            total.sizes.append(shard.sizes)
-    return total
-
-
 def finalize(
-    shards: Path,
-    records: Path,
+    target: Target,
     count: int,
     total: Tally,
     backgrounds: BackgroundsTar,
@@ -123,13 +68,13 @@ def finalize(
     foregrounds = set[int]()
 
     def rows() -> Iterator[NDArray[np.void]]:
-        with_sets = (shard for shard in finished_shards(shards, records, count) if shard.info.sets)
+        with_sets = (shard for shard in target.finished(count) if shard.info.sets)
         for place, shard in enumerate(with_sets):
             shard.rows["shard"] = place
             foregrounds.update(np.unique(shard.rows["fg"]).tolist())
             yield shard.rows
 
-    index_sha256 = save_index(shards, total.sets, rows())
+    index_sha256 = save_index(target.folder, total.sets, rows())
     manifest = Manifest(
         sets=total.sets,
         foregrounds=len(foregrounds - {UNKNOWN}),
@@ -143,22 +88,10 @@ def finalize(
         codec=codec,
         **optional,
     )
-    write_problems(shards / "problems.csv", total.problems)
-    write_preview(shards, manifest)
-    manifest.save(shards)
+    write_problems(target.folder / "problems.csv", total.problems)
+    write_preview(target, manifest)
+    manifest.save(target.folder)
     return manifest
-
-
-def describe_complete(shards: Path) -> str:
-    """What a shard directory holds, in a phrase; raise `InputError` if files of it are gone, or have other sizes."""
-    require_files(shards, (MANIFEST, INDEX, BACKGROUNDS))
-    manifest = Manifest.load(shards)
-    for info in manifest.shards:
-        require_files(shards, (info.name, info.name.removesuffix(".tar") + ".idx"))
-        if (found := (shards / info.name).stat().st_size) != info.bytes:
-            raise InputError(f"{shards / info.name} has {found:,} bytes, not {info.bytes:,}: copy it again")
-    sets = f"{plural(manifest.sets, 'set')} on {plural(len(manifest.backgrounds), 'background')}"
-    return f"{sets} in {plural(len(manifest.shards), 'shard')}"
 
 
 def _size_ranges(
@@ -180,10 +113,10 @@ def write_problems(path: Path, problems: list[Problem]) -> None:
         file.write(text.getvalue().encode())
 
 
-def read_problems(path: Path) -> list[Problem]:
+def read_problems(path: Location) -> list[Problem]:
     """The rows of problems.csv; none if it is missing, or was not written by this project."""
     try:
-        text = read_file(path, open_regular, MAX_PROBLEMS_BYTES).decode(errors="surrogateescape")
+        text = storage_of(path.parent).read_all(path.name, MAX_PROBLEMS_BYTES).decode(errors="surrogateescape")
         header, *rows = csv.reader(io.StringIO(text, newline=""))
     except (OSError, ValueError, csv.Error):
         return []
@@ -225,9 +158,9 @@ def _decode_planes(reader: ShardReader, row: int, bg: memoryview) -> list[NDArra
     return [square, *decode_set(reader.read(row)[0].data, square, len(reader.parts))]
 
 
-def write_preview(shards: Path, manifest: Manifest) -> None:
+def write_preview(target: Target, manifest: Manifest) -> None:
     """Write preview.jpg: the first sets as they lie in the shards, read back through the index; depth as nearness."""
-    reader = ShardReader(shards, manifest, load_index(shards, manifest))
+    reader = ShardReader(target.reading(BACKGROUNDS), manifest, load_index(target.folder, manifest))
     titles = ["bg", "fg_bg", "mask"]
     if "depth" in reader.parts:
         titles.append("depth (near = bright)")
@@ -248,5 +181,5 @@ def write_preview(shards: Path, manifest: Manifest) -> None:
             pictures[-1] = colour_holes(pictures[-1])
         rows.append((reader.key(row), pictures))
     reader.close()
-    with atomic_file(shards / "preview.jpg") as file:
+    with atomic_file(target.folder / "preview.jpg") as file:
         contact_sheet(titles, rows).save(file, "JPEG", quality=90)

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import InputError
-from pipeline.files import Opener, ReadFile, map_file, open_any
+from pipeline.files import ReadFile, map_file
 from pipeline.packing.tables import decode_text
-from pipeline.regular_files import open_regular
 from pipeline.resume import atomic_file
+from pipeline.storage import Location, storage_of
 from pipeline.words import csv_text, from_csv_text
 
 LABELS, ORIGINS = "labels.csv", "sources.csv"
@@ -93,12 +93,22 @@ class MetadataTable:
         ]
 
 
-def _map_table(path: Path, opener: Opener = open_any) -> bytes | mmap.mmap:
-    if (size := ReadFile(path, opener).size) > MAX_TABLE_BYTES:
+def _map_table(path: Path) -> bytes | mmap.mmap:
+    _require_size(path, ReadFile(path).size)
+    return map_file(path)
+
+
+def _read_table(file: Location) -> bytes:
+    storage = storage_of(file.parent)
+    _require_size(file, storage.stat(file.name).size)
+    return storage.read_all(file.name)
+
+
+def _require_size(file: Location, size: int) -> None:
+    if size > MAX_TABLE_BYTES:
         raise InputError(
-            f"{path} has {size:,} bytes, more than {MAX_TABLE_BYTES:,}: it is no table of sets, take it away"
+            f"{file} has {size:,} bytes, more than {MAX_TABLE_BYTES:,}: it is no table of sets, take it away"
         )
-    return map_file(path, opener)
 
 
 TABLES: dict[str, tuple[Callable[[dict[str, str]], Metadata], tuple[str, ...]]] = {
@@ -146,12 +156,12 @@ class MetadataTables:
             _join_tables(origins, folder / ORIGINS)
 
 
-def join_table_files(files: Sequence[Path], path: Path) -> None:
+def join_table_files(files: Sequence[Location], path: Path) -> None:
     """Write the lines of tables beside shards as one, each once, with the columns of all.
 
     Raises `InputError` for what is no such table.
     """
-    _join_tables([bytes(_map_table(file, open_regular)) for file in files], path)
+    _join_tables([_read_table(file) for file in files], path)
 
 
 def _join_tables(tables: Sequence[bytes], path: Path) -> None:

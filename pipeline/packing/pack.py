@@ -4,7 +4,6 @@ Shards are independent jobs, so any number of worker processes writes the same b
 the way; what is bad is left out by name. The manifest is written last: without it a directory is not a data set.
 """
 
-import functools
 import hashlib
 import time
 from collections import Counter
@@ -27,17 +26,7 @@ from pipeline.loading.sampler import Permutation
 from pipeline.packing.csv_layout import CsvLayout
 from pipeline.packing.depth_files import DepthFiles, OtherEncoding, recognise_depth_files
 from pipeline.packing.depth_holes import Values, parse_invalid
-from pipeline.packing.finalize import (
-    Tally,
-    describe_complete,
-    done_shards,
-    finalize,
-    finished_shards,
-    record_path,
-    shard_path,
-    tally,
-    write_backgrounds,
-)
+from pipeline.packing.finalize import finalize, write_backgrounds
 from pipeline.packing.folders import describe_refused
 from pipeline.packing.join import Sets, describe_cause, find_sets
 from pipeline.packing.layouts import Layout
@@ -49,8 +38,10 @@ from pipeline.packing.sample import inspect_sample, read_sample
 from pipeline.packing.set_reader import MASK_REMARKS, REPAIRED, SetRules
 from pipeline.packing.shapes import FITS, FITTED, Size, cropped
 from pipeline.packing.sources import FileReader, FileSource, unpack_compressed
+from pipeline.packing.target import Tally, Target, writing
 from pipeline.packing.worker import ShardJob, WorkTime, require_clean, write_shard
-from pipeline.resume import UNFINISHED, require_finished, resumable
+from pipeline.resume import UNFINISHED, require_finished
+from pipeline.storage import Location, Storage
 from pipeline.workers import Progress, Workers, available_cores
 
 if TYPE_CHECKING:
@@ -158,13 +149,14 @@ class PackSummary(NamedTuple):
 
 def pack(
     source: Path | Sequence[Path],
-    shards: Path,
+    shards: Location | Storage,
     options: PackOptions,
     progress: Progress | None = None,
     layout: Layout | CsvLayout | Sequence[Layout] | None = None,
 ) -> PackSummary:
     """Write the sets of one or several sources as shards into `shards`, which is new or empty but for hidden files.
 
+    It is a folder, or a place in object storage, see `target.writing`.
     `layout` as for `find_sets`. A packing that is stopped leaves its finished shards, from which the same call goes on
     to the same bytes. Raises `InputError` for sources without sets, a target in use, and a target with an unfinished
     packing of something else, and `AlreadyComplete` for the same call again.
@@ -173,10 +165,11 @@ def pack(
     with Workers(options.workers) as workers:
         sets = sets_to_pack(source, options, progress, layout, shards)
         tables = MetadataTables(*sets.metadata_places())
-        _require_unchanged(sets, shards)
+        if isinstance(shards, Path):
+            _require_unchanged(sets, shards)
         arguments, newest_ns = _arguments(options, sets, tables), sets.listing.newest_ns
-        complete = functools.partial(describe_complete, shards)
-        with resumable(shards, arguments, result=complete, newest_ns=newest_ns) as records:
+        with writing(shards, arguments, newest_ns) as target:
+            records = target.records
             if not (records / LISTING).exists():
                 sets.listing.save(records / LISTING)
             sources = unpack_compressed(sets.listing.sources, records)
@@ -187,7 +180,7 @@ def pack(
 
                 encoder = BackgroundEncoder(options.size)
             sizes = dict[int, Size]()
-            backgrounds = write_backgrounds(shards, _backgrounds(reader, sets, encoder, options.fit, sizes))
+            backgrounds = write_backgrounds(target.folder, _backgrounds(reader, sets, encoder, options.fit, sizes))
             _require_sets(len(sets), sets, sets)
             if options.strict:
                 require_clean(sets.problems)
@@ -200,20 +193,20 @@ def pack(
             rules = SetRules(inspection.masks, options.fit, sizes)
             progress.sets_found(len(sets))
             count = -(-len(sets) // options.sets_per_shard)
-            done = done_shards(shards, records, count)
+            done = target.done(count)
             progress.sets_done(sum(done.values()))
             work_time = WorkTime(0.0, 0.0)
             stored, planes = depth.stored if depth else (NO_DEPTH, options.depth_near), None
             if encoder:
                 places = {background.id: background for background in backgrounds.backgrounds}
-                planes = PlanesJob(options.size, stored, shards / BACKGROUNDS, places)
+                planes = PlanesJob(options.size, stored, target.folder / BACKGROUNDS, places)
                 if depth:
                     stored = (stored[0] if depth.holes.stored else "gray", "bright")  # planes hold nearness
-            jobs = _jobs(sources, shards, records, sets, tables, options, done, depth, rules, planes)
+            jobs = _jobs(sources, target, sets, tables, options, done, depth, rules, planes)
             for dealt_with, time_taken in workers.map(write_shard, jobs):
                 progress.sets_done(dealt_with)
                 work_time = work_time.plus(time_taken)
-            total = tally(shards, records, count)
+            total = target.tally(count)
             total.left_out.update(sets.left_out)
             total.problems.extend(sets.problems)
             _require_sets(total.sets, sets, total)
@@ -225,9 +218,9 @@ def pack(
             if options.fit != "refuse":
                 conversions.append(f"fit: {FITTED[options.fit]}")
             optional = {"warnings": inspection.warnings, "conversions": conversions}
-            keys = (shard.rows["key"].astype(str).tolist() for shard in finished_shards(shards, records, count))
-            tables.save(shards, keys)
-            manifest = finalize(shards, records, count, total, backgrounds, stored, options.codec, **optional)
+            keys = (shard.rows["key"].astype(str).tolist() for shard in target.finished(count))
+            tables.save(target.folder, keys)
+            manifest = finalize(target, count, total, backgrounds, stored, options.codec, **optional)
     remarks = Counter(problem.kind for problem in total.problems if problem.kind in MASK_REMARKS)
     repaired = sum(problem.kind == REPAIRED for problem in total.problems)
     share = work_time.decode_sec / work_time.worker_sec if work_time.worker_sec and options.verify == "decode" else 0.0
@@ -241,7 +234,7 @@ def sets_to_pack(
     options: PackOptions,
     progress: Progress,
     layout: Layout | CsvLayout | Sequence[Layout] | None = None,
-    shards: Path | None = None,
+    shards: Location | Storage | None = None,
 ) -> Sets:
     """The sets that `pack` would pack into `shards`, of which no picture was opened yet.
 
@@ -250,7 +243,8 @@ def sets_to_pack(
     for folder in [source] if isinstance(source, Path) else source:
         require_finished(folder)
     parts = PARTS if options.depth else PARTS[:-1]
-    sets = find_sets(source, layout, progress.files_found, parts, follow_links=options.follow_links, output=shards)
+    output = shards if isinstance(shards, Path) else None
+    sets = find_sets(source, layout, progress.files_found, parts, follow_links=options.follow_links, output=output)
     _require_sets(len(sets), sets, sets)
     if options.strict:
         require_clean(sets.problems)
@@ -382,8 +376,7 @@ def _spread(positions: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _jobs(
     sources: tuple[FileSource, ...],
-    shards: Path,
-    records: Path,
+    target: Target,
     sets: Sets,
     tables: MetadataTables,
     options: PackOptions,
@@ -399,10 +392,8 @@ def _jobs(
     for shard, first in enumerate(range(0, len(order), options.sets_per_shard)):
         if shard not in done:
             chosen = [sets[position] for position in order[first : first + options.sets_per_shard]]
-            record = record_path(records, shard)
             metadata = tables.find([files.key for files in chosen])
-            path, strict = shard_path(shards, shard), options.strict
             used = {files.bg for files in chosen}
             shard_planes = planes.limited_to(used) if planes else None
-            how = depth, rules.limited_to(used), strict, shard_planes
-            yield ShardJob(sources, path, record, key_length, options.verify, chosen, metadata, *how)
+            how = depth, rules.limited_to(used), options.strict, shard_planes
+            yield ShardJob(sources, target.place(shard), key_length, options.verify, chosen, metadata, *how)

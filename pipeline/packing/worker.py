@@ -3,7 +3,6 @@
 import time
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.errors import InputError, Problem
@@ -15,6 +14,7 @@ from pipeline.packing.join import SetFiles
 from pipeline.packing.metadata import Metadata
 from pipeline.packing.set_reader import SetReader, SetRules
 from pipeline.packing.sources import FileReader, FileSource
+from pipeline.packing.target import ShardPlace
 
 if TYPE_CHECKING:
     from pipeline.packing.encode_planes import PlanesJob
@@ -24,8 +24,7 @@ class ShardJob(NamedTuple):
     """The sets of one shard, as paths and places, and how they are to be written; it is sent to a worker."""
 
     sources: tuple[FileSource, ...]
-    path: Path
-    record: Path
+    place: ShardPlace
     key_length: int
     verify: str
     sets: list[SetFiles]
@@ -72,7 +71,7 @@ def write_shard(job: ShardJob) -> tuple[int, WorkTime]:
     start, left_out, problems = time.perf_counter(), Counter[str](), list[Problem]()
     pictures_reader = SetReader(FileReader(job.sources), job.verify, job.depth, job.rules)
     reader = job.planes.reader(pictures_reader) if job.planes else pictures_reader
-    with ShardWriter(job.path, job.key_length, (PLANES,) if job.planes else PARTS) as writer:
+    with ShardWriter(job.place.path, job.key_length, (PLANES,) if job.planes else PARTS) as writer:
         for files, metadata, read in zip(job.sets, job.metadata, reader.read_all(job.sets), strict=True):
             if job.strict:
                 require_clean(read.problems or read.remarks)
@@ -82,5 +81,5 @@ def write_shard(job: ShardJob) -> tuple[int, WorkTime]:
             else:
                 problems += read.remarks
                 writer.add((files.bg, files.fg, files.number), read.pictures, {**metadata, **read.metadata})
-    writer.shard(left_out, problems).save(job.record)
+    job.place.save(writer.shard(left_out, problems))
     return len(job.sets), WorkTime(time.perf_counter() - start, reader.decode_sec)

@@ -4,7 +4,6 @@ A tar of the result is the same file under another number (a hard link) where th
 tars are never changed, only replaced.
 """
 
-import functools
 import logging
 import os
 import shutil
@@ -17,27 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError, Problem
-from pipeline.files import ReadFile, open_file
 from pipeline.format.depth import NO_DEPTH
 from pipeline.format.images import Picture
 from pipeline.format.index_rows import row_type
-from pipeline.format.manifest import Manifest, ShardInfo
+from pipeline.format.manifest import Manifest, ShardInfo, idx_name
 from pipeline.format.planes import PLANES
 from pipeline.format.tar import Shard
 from pipeline.loading.shard_reader import ShardReader
-from pipeline.packing.finalize import (
-    describe_complete,
-    done_shards,
-    finalize,
-    read_problems,
-    record_path,
-    shard_path,
-    tally,
-    write_backgrounds,
-)
+from pipeline.packing.finalize import finalize, read_problems, write_backgrounds
 from pipeline.packing.metadata import LABELS, ORIGINS, join_table_files
-from pipeline.regular_files import open_regular
-from pipeline.resume import atomic_file, resumable
+from pipeline.packing.target import writing
+from pipeline.resume import atomic_file
+from pipeline.storage import Location, Storage
 from pipeline.verify.check import rows_of_shards
 from pipeline.verify.scan import Rows, stored_background
 from pipeline.words import plural
@@ -58,13 +48,18 @@ MAY_DIFFER = {
 }
 
 
-def merge(sources: Sequence[Path], shards: Path, sets_merged: Callable[[int, int], None] | None = None) -> Manifest:
+def merge(
+    sources: Sequence[Location],
+    shards: Location | Storage,
+    sets_merged: Callable[[int, int], None] | None = None,
+) -> Manifest:
     """Join the shard directories `sources` in `shards`, a folder that is new or empty but for hidden files.
 
-    A background id that several of them have is one background, and has to be the same picture; foregrounds of the same
-    id are taken to be the same, too. `sets_merged` is told (more, of all). A merge that is stopped is continued by the
-    same call. Raises `InputError` for fewer than two sources, sources of different kinds, other pictures under the same
-    background id, sets that are there twice, and files that are missing, cut short or do not belong together.
+    All may be in object storage, see `target.writing`. A background id that several of them have is one background, and
+    has to be the same picture; foregrounds of the same id are taken to be the same, too. `sets_merged` is told (more,
+    of all). A merge that is stopped is continued by the same call. Raises `InputError` for fewer than two sources,
+    sources of different kinds, other pictures under the same background id, sets that are there twice, and files that
+    are missing, cut short or do not belong together.
     """
     if len(sources) < 2:
         raise InputError(f"{len(sources)} shard directories to merge: give two or more")
@@ -75,33 +70,32 @@ def merge(sources: Sequence[Path], shards: Path, sets_merged: Callable[[int, int
     _require_distinct_sets(stores)
     first, total = stores[0].manifest, sum(store.manifest.sets for store in stores)
     arguments = {"command": "fgbg-pack --merge", "sources": [store.manifest.sha256 for store in stores]}
-    with resumable(shards, arguments, result=functools.partial(describe_complete, shards)) as records:
-        backgrounds_tar = write_backgrounds(shards, _pictures(backgrounds))
+    with writing(shards, arguments) as target:
+        backgrounds_tar = write_backgrounds(target.folder, _pictures(backgrounds))
         count = sum(len(store.manifest.shards) for store in stores)
-        done = done_shards(shards, records, count)
+        done = target.done(count)
         for number, (source, info, rows, sizes) in enumerate(_shards(stores)):
-            target = shard_path(shards, number)
             if number not in done:
-                _require_idx(source.with_suffix(".idx"), info.sets)
-                for suffix in (".tar", ".idx"):
-                    _link_or_copy(source.with_suffix(suffix), target.with_suffix(suffix))
-                moved = msgspec.structs.replace(info, name=target.name)
-                Shard(moved, rows, sizes, Counter(), []).save(record_path(records, number))
+                place = target.place(number)
+                _require_idx(source, idx_name(info), info.sets)
+                for name in (info.name, idx_name(info)):
+                    _link_or_copy(source, name, place.path.with_suffix(Path(name).suffix))
+                place.save(Shard(msgspec.structs.replace(info, name=place.path.name), rows, sizes, Counter(), []))
             if sets_merged:
                 sets_merged(info.sets, total)
-        result = tally(shards, records, count)
+        result = target.tally(count)
         for store in stores:
             result.problems.extend(
-                Problem(f"{_folder(store).resolve().name}/{path}", kind, why)
-                for path, kind, why in read_problems(_folder(store) / "problems.csv")
+                Problem(f"{_name(store)}/{path}", kind, why)
+                for path, kind, why in read_problems(store.storage / "problems.csv")
             )
-        _join_metadata(stores, shards)
+        _join_metadata(stores, target.folder)
         optional = first.optional | {
             name: list(dict.fromkeys(line for store in stores for line in getattr(store.manifest, name)))
             for name in ("warnings", "conversions")
         }
         depth = first.depth_encoding, first.depth_near
-        return finalize(shards, records, count, result, backgrounds_tar, depth, first.codec, **optional)
+        return finalize(target, count, result, backgrounds_tar, depth, first.codec, **optional)
 
 
 def _require_same_kind(one: ShardReader, other: ShardReader) -> None:
@@ -156,53 +150,65 @@ def _pictures(backgrounds: dict[int, ShardReader]) -> Iterator[tuple[int, Pictur
         yield bg, Picture(extension, content, (height, width))
 
 
-def _shards(stores: Sequence[ShardReader]) -> Iterator[tuple[Path, ShardInfo, Rows, NDArray[np.int64]]]:
-    """Each shard: tar, entry in the manifest, index rows, smallest and largest picture sizes [2, parts, 2]."""
+def _shards(stores: Sequence[ShardReader]) -> Iterator[tuple[Storage, ShardInfo, Rows, NDArray[np.int64]]]:
+    """Each shard: storage, entry in the manifest, index rows, smallest and largest picture sizes [2, parts, 2]."""
     key_type = row_type(max(store.index.dtype["key"].itemsize for store in stores))
     for store in stores:
         manifest = store.manifest
         sizes = np.array([[manifest.sizes[name][end] for name in manifest.members] for end in ("min", "max")])
         rows = rows_of_shards(store.index, len(manifest.shards))
         for info, of_shard in zip(manifest.shards, rows, strict=True):
-            path = _folder(store) / info.name
-            if (found := ReadFile(path, open_regular).size) != info.bytes:
-                raise InputError(f"{path} has {found:,} bytes, not {info.bytes:,}: copy it again")
-            yield path, info, of_shard.astype(key_type), sizes
+            if (found := store.storage.stat(info.name).size) != info.bytes:
+                raise InputError(f"{store.storage / info.name} has {found:,} bytes, not {info.bytes:,}: copy it again")
+            yield store.storage, info, of_shard.astype(key_type), sizes
 
 
-def _folder(store: ShardReader) -> Path:
-    """The folder that a reader reads from: what is merged is linked."""
-    return Path(str(store.location))
+def _name(store: ShardReader) -> str:
+    """How files of a shard directory are told from those of others."""
+    return (store.location.resolve() if isinstance(store.location, Path) else store.location).name
 
 
-def _require_idx(path: Path, sets: int) -> None:
+def _require_idx(storage: Storage, name: str, sets: int) -> None:
     """Raise `InputError` unless a file begins as the .idx of so many sets: no checksum tells what else it is."""
     start = f"v1.2 {sets}\n".encode()
-    if ReadFile(path, open_regular).read(len(start), 0) != start:
+    if bytes(storage.read(name, 0, len(start))) != start:
+        path = storage / name
         raise InputError(f"{path} is not the index of {plural(sets, 'set')}: rebuild it (fgbg-check --repair-index)")
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
-    """Make `target` a hard link to `source`, or a copy of it on another file system."""
+def _link_or_copy(storage: Storage, name: str, target: Path) -> None:
+    """Make `target` a hard link to a file, or a copy of it from another file system or from object storage."""
     target.unlink(missing_ok=True)  # of a merge that was stopped
-    try:
-        os.link(source.resolve(), target)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        with open_file(source, open_regular) as file, atomic_file(target) as copy:
-            shutil.copyfileobj(file, copy, 1 << 20)
+    source = storage / name
+    if isinstance(source, Path):
+        try:
+            os.link(source.resolve(), target)
+            return
+        except FileNotFoundError:
+            raise
+        except OSError:
+            pass
+    with storage.open(name) as file, atomic_file(target) as copy:
+        shutil.copyfileobj(file, copy, 1 << 20)
 
 
-def _join_metadata(stores: Sequence[ShardReader], shards: Path) -> None:
+def _join_metadata(stores: Sequence[ShardReader], folder: Path) -> None:
     """Join the tables beside the shards; one that is not beside all of them, or is damaged, is left out and told."""
     for name in (LABELS, ORIGINS):
-        files = [_folder(store) / name for store in stores]
-        missing = [file for file in files if not file.exists()]
+        files = [store.storage / name for store in stores]
+        missing = [store.storage / name for store in stores if not _has(store.storage, name)]
         try:
             if missing and missing != files:
                 raise InputError(f"{missing[0]} is missing, and half of it would pass for all of it")
             if not missing:
-                join_table_files(files, shards / name)
+                join_table_files(files, folder / name)
         except InputError as error:
             log.warning("the merged shards have no %s: %s", name, error)
+
+
+def _has(storage: Storage, name: str) -> bool:
+    try:
+        storage.stat(name)
+    except FileNotFoundError:
+        return False
+    return True

@@ -35,15 +35,8 @@ from pipeline.format.manifest import (
 from pipeline.format.planes import PLANES
 from pipeline.format.sample import PARTS, UNKNOWN, set_key
 from pipeline.format.tar import Shard, TarWriter, load_shard
-from pipeline.packing.finalize import (
-    BackgroundsTar,
-    done_shards,
-    finalize,
-    finished_shards,
-    read_problems,
-    record_path,
-    tally,
-)
+from pipeline.packing.finalize import BackgroundsTar, finalize, read_problems
+from pipeline.packing.target import Target
 from pipeline.regular_files import open_regular
 from pipeline.resume import COMPLETE, UNFINISHED, atomic_file, require_finished, resumable, unfinished_run
 from pipeline.storage import Folder
@@ -122,15 +115,16 @@ def repair(
         has_holes = _has_holes(shards, records, names)
         depth = _depth(old.text, codec, parts, (depth_encoding, depth_near), has_holes)
         backgrounds, damaged = _repair_backgrounds(shards, records, codec, old.checksums.get(BACKGROUNDS, NO_CHECKSUMS))
-        done = done_shards(shards, records, len(names))
+        target = Target(shards, records)
+        done = target.done(len(names))
         unverified = 0
-        jobs = _jobs(shards, records, names, stored_parts(codec, parts), backgrounds, old, done)
+        jobs = _jobs(target, names, stored_parts(codec, parts), backgrounds, old, done)
         for verified in pool.map(run_job, jobs):
             unverified += not verified
             if tars_read:
                 tars_read(1, len(names) - len(done))
-        _unify_keys(shards, records, len(names), old.key_length, len(stored_parts(codec, parts)))
-        total = tally(shards, records, len(names))
+        _unify_keys(target, len(names), old.key_length, len(stored_parts(codec, parts)))
+        total = target.tally(len(names))
         if not total.sets:
             raise InputError(f"no set in {shards} is whole: copy its tars again, or pack again")
         damaged += total.problems
@@ -142,7 +136,7 @@ def repair(
             if not idx.with_suffix(".tar").exists():
                 idx.unlink()
         total.problems[:] = {*damaged, *read_problems(shards / "problems.csv")}
-        manifest = finalize(shards, records, len(names), total, backgrounds, depth, codec, **old.optional)
+        manifest = finalize(target, len(names), total, backgrounds, depth, codec, **old.optional)
         for path in records.glob("*.tar"):
             path.replace(shards / f"{path.name}{DAMAGED_SUFFIX}")
         if damaged:
@@ -165,8 +159,7 @@ def _names(shards: Path, record: Path) -> list[str]:
 
 
 def _jobs(
-    shards: Path,
-    records: Path,
+    target: Target,
     names: list[str],
     parts: tuple[StoredPart, ...],
     backgrounds: BackgroundsTar,
@@ -177,7 +170,8 @@ def _jobs(
     for number, name in enumerate(names):
         if number not in done:
             checksums = old.checksums.get(name, NO_CHECKSUMS)
-            yield RepairJob(shards / name, record_path(records, number), records / name, parts, checksums, ids)
+            path, backup = target.folder / name, target.records / name
+            yield RepairJob(path, target.place(number).record, backup, parts, checksums, ids)
 
 
 class _OldManifest:
@@ -305,24 +299,24 @@ def run_job(job: RepairJob) -> bool:
     return verified
 
 
-def _unify_keys(shards: Path, records: Path, count: int, key_length: int, columns: int) -> None:
+def _unify_keys(target: Target, count: int, key_length: int, columns: int) -> None:
     """Give the rows of all records the key length of the index; raise `InputError` if a set is in them twice."""
     seen, largest = dict[bytes, str](), np.full(3, UNKNOWN)
-    for shard in finished_shards(shards, records, count):
+    for shard in target.finished(count):
         for key in shard.rows["key"].tolist():
             if key in seen:
                 raise InputError(f"{key.decode()} is in {seen[key]} and in {shard.info.name}: take one of them away")
             seen[key] = shard.info.name
         ends = [key.rpartition(b"_")[2] for key in shard.rows["key"].tolist()]
         if not all(end.removeprefix(b"-").isdigit() for end in ends) or (ends and shard.sizes.shape[1] != columns):
-            raise InputError(f"{records} holds no records of a repair: remove it, then repair again")
+            raise InputError(f"{target.records} holds no records of a repair: remove it, then repair again")
         numbers = [int(end) for end in ends]
         for column, values in enumerate((shard.rows["bg"], shard.rows["fg"], np.array(numbers, np.int64))):
             largest[column] = max(largest[column], values.max(initial=UNKNOWN))
     bg, fg, number = largest.tolist()
     key_length = max(key_length or len(set_key(fg, bg, number)), max(map(len, seen), default=1))
-    for place, shard in enumerate(finished_shards(shards, records, count)):
-        shard._replace(rows=shard.rows.astype(row_type(key_length))).save(record_path(records, place))
+    for place, shard in enumerate(target.finished(count)):
+        shard._replace(rows=shard.rows.astype(row_type(key_length))).save(target.place(place).record)
 
 
 def repair_tar(
