@@ -280,6 +280,17 @@ def open_location(location: Location) -> io.BufferedReader:
     return storage_of(location.parent).open(location.name)
 
 
+def is_there(location: Location) -> bool:
+    """Whether there is a file, or an object, at a location."""
+    if isinstance(location, Path):
+        return location.is_file()
+    try:
+        storage_of(location.parent).stat(location.name)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def storage_of(location: StrLocation | Storage) -> Storage:
     """The storage of a folder or a URL; raises `InputError` for a URL of a scheme that fgbg does not read."""
     if isinstance(location, Storage):

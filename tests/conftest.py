@@ -12,6 +12,7 @@ import torch
 from hypothesis import settings
 
 from pipeline.packing.pack import PackOptions, pack
+from pipeline.storage import Folder, Url
 from tests.samples import S15, without_depth, write_sets
 
 # No deadline: these machines are noisy. Derandomised: a failure in CI is a failure here.
@@ -96,6 +97,20 @@ def mask_alone(bare: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tools.test_train_command import trained_on
 
     return trained_on(bare, tmp_path_factory.mktemp("mask_alone") / "run", "--no-depth")
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that s3://bucket stands for, in tests of what is around object storage; with caches of its own."""
+    folder = tmp_path / "bucket"
+    folder.mkdir()
+
+    def storage(url: Url) -> Folder:
+        return Folder(folder / url.text.removeprefix("s3://bucket").strip("/"))
+
+    monkeypatch.setattr("pipeline.object_storage.ObjectStorage", storage)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ WORDLESS = {  # messages without fixed text of their own: what they pass on has 
     "missing_peer(name) or f'{error}: {INSTALL}'",
     "self._too_large(before + 1, error)",
     "problem",
+    "self.remote.named(str(error))",
     "str(error)",
 }
 CHECKED_BEFORE = {  # what no user meets, since `LoaderConfig` refuses it first

@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 # Before torch is loaded: its threads shall sleep, not spin, while they wait for one another, beside DALI's threads.
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=LocationType())
 @click.option("--shards", type=LocationType(), required=True, help="Folder or URL of packed shards, of any data.")
 @click.option("--split", type=click.Choice([*SPLITS, "all"]), default="test", show_default=True,
               help="Whose backgrounds and foregrounds are the new ones; those of train are the seen.")  # fmt: skip
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
               help="best: of the epoch with the highest mask IoU in validation.")  # fmt: skip
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True,
               help="auto: the GPU if there is one.")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
+@click.option("--out", type=LocationType(), metavar="DIR|URL",
               help="Write evaluation.json, evaluation.txt and worst.png there.")  # fmt: skip
 @click.option("--peer-protocol", is_flag=True,
               help="LEAKING: part the sets at random, 80/10/10, as published numbers do.")  # fmt: skip
@@ -39,28 +38,28 @@ if TYPE_CHECKING:
 @click.option("--sets-per-cell", type=click.IntRange(1), metavar="N",
               help="Score at most N sets of each cell, drawn at random, the same each time; default: all.")  # fmt: skip
 def main(
-    run: Path,
+    run: Location,
     shards: Location,
     split: str,
     checkpoint: str,
     device: str,
-    out: Path | None,
+    out: Location | None,
     peer_protocol: bool,
     sets_per_cell: int | None,
     **cache: Any,
 ) -> None:
-    """Score the network that fgbg-train left in the folder RUN.
+    """Score the network that fgbg-train left in RUN, a folder or a URL.
 
     Sets are scored in four cells, seen and new backgrounds with seen and new foregrounds; the headline is that of both
     new. The mask is compared at 0.5, the depth where both the network and the sets have it, at the size that was
     trained. Beside it stand two baselines: |fg_bg - bg| > t for the mask, the background's mean depth for the depth.
     """
     from pipeline.devices import torch_device
-    from pipeline.resume import atomic_file
+    from pipeline.storage import storage_of
     from train.checkpoint import load_run
     from train.evaluate import evaluate, open_split
     from train.evaluation_table import text
-    from train.pictures import save_picture
+    from train.pictures import png
 
     if out:
         require_writable(out)
@@ -81,12 +80,11 @@ def main(
     tables = text(evaluation)
     echo(*tables.splitlines())
     if out:
-        out.mkdir(parents=True, exist_ok=True)
         numbers = json.dumps(evaluation.numbers(), indent=1, allow_nan=False)
+        place = storage_of(out)
         for name, content in (("evaluation.txt", tables), ("evaluation.json", numbers)):
-            with atomic_file(out / name) as file:
-                file.write(f"{content}\n".encode())
-        save_picture(evaluation.picture(), out / "worst.png")
+            place.put(name, f"{content}\n".encode())
+        place.put("worst.png", png(evaluation.picture()))
 
 
 if __name__ == "__main__":

@@ -4,20 +4,21 @@ from pathlib import Path
 
 import click
 
-from tools.cli import Command, echo
+from pipeline.storage import Location
+from tools.cli import Command, LocationType, echo
 from tools.outputs import require_file
 from train.config import CHECKPOINTS
 
 
 @click.command(cls=Command)
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=LocationType())
 @click.option("--onnx", type=click.Path(path_type=Path), metavar="FILE",
               help="One file with the pre-processing inside; needs the extra `export`.")  # fmt: skip
 @click.option("--safetensors", type=click.Path(path_type=Path), metavar="FILE", help="The weights alone.")
 @click.option("--checkpoint", type=click.Choice(CHECKPOINTS), default="best", show_default=True,
               help="best: of the epoch with the highest mask IoU in validation.")  # fmt: skip
-def main(run: Path, onnx: Path | None, safetensors: Path | None, checkpoint: str) -> None:
-    """Write the network that fgbg-train left in the folder RUN as ONNX, as safetensors, or both.
+def main(run: Location, onnx: Path | None, safetensors: Path | None, checkpoint: str) -> None:
+    """Write the network that fgbg-train left in RUN, a folder or a URL as ONNX, as safetensors, or both.
 
     The ONNX file takes `background` and `overlay`, uint8 [batch, size, size, channels] at the size that was trained,
     with channels 3 (RGB) or 1 (gray), and gives `mask` and, where it was learnt, `depth`, float32 [batch, 1, size,

@@ -4,10 +4,17 @@ import os
 from pathlib import Path
 
 from pipeline.errors import InputError
+from pipeline.storage import Location, storage_of
 
 
-def require_writable(folder: Path) -> None:
-    """Raise `InputError` unless `folder` can be written to, or made: nothing is made here."""
+def require_writable(folder: Location) -> None:
+    """Raise `InputError` unless `folder` can be written to, or made: nothing is made here.
+
+    Of a URL, `OSError` unless what is behind it can be listed, as by those who may write: no web server can.
+    """
+    if not isinstance(folder, Path):
+        storage_of(folder).names()
+        return
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise InputError(f"{there} is a file: give a folder, or a place in one")

@@ -10,14 +10,15 @@ import click
 
 from pipeline.errors import InputError
 from pipeline.packing.shapes import FITS
+from pipeline.storage import Location
 from pipeline.words import plural
-from tools.cli import Command, echo, progress_bar
+from tools.cli import Command, LocationType, echo, progress_bar
 from tools.outputs import require_writable
 from train.config import CHECKPOINTS, DEVICES, MOST_PAIRS_AT_ONCE, PAIRS_AT_ONCE
 
 
 @click.command(cls=Command)
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=LocationType())
 @click.option("--background", type=click.Path(path_type=Path), required=True, metavar="PICTURE|FOLDER|TEMPLATE",
               help="Without the object. One picture goes with all overlays.")  # fmt: skip
 @click.option("--overlay", type=click.Path(path_type=Path), required=True, metavar="PICTURE|FOLDER|TEMPLATE",
@@ -33,7 +34,7 @@ from train.config import CHECKPOINTS, DEVICES, MOST_PAIRS_AT_ONCE, PAIRS_AT_ONCE
 @click.option("--batch-size", type=click.IntRange(1, MOST_PAIRS_AT_ONCE), default=PAIRS_AT_ONCE, show_default=True,
               help="Pairs that the network sees at a time.")  # fmt: skip
 def main(
-    run: Path,
+    run: Location,
     background: Path,
     overlay: Path,
     out: Path,
@@ -43,7 +44,7 @@ def main(
     follow_links: bool,
     batch_size: int,
 ) -> None:
-    """Predict mask and depth of pictures with the network that fgbg-train left in the folder RUN.
+    """Predict mask and depth of pictures with the network that fgbg-train left in RUN, a folder or a URL.
 
     Folders are joined by file names, whatever the extensions; templates, such as streets/bg_{bg}.jpg with
     pictures/fg_{fg}_bg_{bg}.jpg, by the numbers in the fields of the background's. Pictures are JPEG, PNG,

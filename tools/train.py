@@ -66,8 +66,8 @@ def main(ctx: click.Context, /, resume: str | None, override: bool, report: bool
         if ranks.first:
             first, *others = trainer.summary()
             echo(f"already complete: {first}" if complete else first, *others)
-            if report and not (complete and (trainer.out / REPORT).exists()):
-                echo(f"report: {write_report(trainer.out, config.shards, trainer.device)}")
+            if report and not (complete and trainer.has(REPORT)):
+                echo(f"report: {write_report(trainer.place, config.shards, trainer.device)}")
 
 
 def fit(trainer: "Trainer") -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.errors import InputError
 from pipeline.files import read_file
 from pipeline.resume import atomic_file
-from pipeline.storage import StrLocation
+from pipeline.storage import Location, StrLocation, is_there, storage_of
 from train.config import CHECKPOINTS, Config
 from train.networks import build_network
 from train.runtime import forbid_tf32
@@ -101,15 +101,14 @@ def load_last(folder: Path) -> ResumePoint:
         raise error
 
 
-def load(path: Path) -> Checkpoint:
-    """Read `path` into CPU memory, all of it checked; no code that it may hold is run.
+def load(path: Location) -> Checkpoint:
+    """Read a file or an object into CPU memory, all of it checked; no code that it may hold is run.
 
     Raises `InputError` where it is missing, a byte of it is damaged, or `saved_state.require_sound` finds something.
     """
-    if not path.is_file():
+    if not is_there(path):
         raise InputError(f"{path}: no such checkpoint; to start a new run, leave --resume out")
-    size_bytes = path.stat().st_size
-    raw = read_file(path) if size_bytes <= MOST_BYTES else b""
+    raw, size_bytes = _read(path)
     try:
         if not is_whole(raw):
             raise ValueError("bytes differ from their checksums")
@@ -123,10 +122,20 @@ def load(path: Path) -> Checkpoint:
             f"put another in its place, or start a new run with another --out"
         ) from error
     try:
-        require_sound(path.parent, content, state)
+        require_sound(content, state)
     except InputError as error:
         raise InputError(f"{path}: {error}; expected one that this version's fgbg-train has written") from error
     return Checkpoint(content["network"], content["optimizer"], state, content.get("ema"))
+
+
+def _read(path: Location) -> tuple[bytes, int]:
+    """All bytes, or none of what is longer than MOST_BYTES; and how many it has."""
+    if isinstance(path, Path):  # whatever it links to: it is the user's own
+        size_bytes = path.stat().st_size
+        return read_file(path) if size_bytes <= MOST_BYTES else b"", size_bytes
+    storage = storage_of(path.parent)
+    size_bytes = storage.stat(path.name).size
+    return storage.read_all(path.name) if size_bytes <= MOST_BYTES else b"", size_bytes
 
 
 def refuse_other(path: Path, what: str, saved: Any, ours: Any) -> None:
@@ -137,7 +146,7 @@ def refuse_other(path: Path, what: str, saved: Any, ours: Any) -> None:
         )
 
 
-def load_network(network: nn.Module, saved: Mapping[str, Tensor], path: Path) -> None:
+def load_network(network: nn.Module, saved: Mapping[str, Tensor], path: Location) -> None:
     """Put the weights of the checkpoint at `path` into `network`; raises `InputError` where they do not fit."""
     try:
         require_weights(network, saved)
@@ -149,7 +158,7 @@ def load_network(network: nn.Module, saved: Mapping[str, Tensor], path: Path) ->
 class Run(NamedTuple):
     """A trained run as one of its checkpoints has it, its network ready to predict."""
 
-    checkpoint: Path
+    checkpoint: Location
     step: int
     """Steps of the optimiser that it has seen."""
     manifest: str
@@ -172,30 +181,36 @@ def weights(saved: Checkpoint) -> dict[str, Tensor]:
     return saved.ema or saved.network
 
 
-def load_run(folder: Path, name: str, device: torch.device, shards: StrLocation = NO_SHARDS) -> Run:
-    """Load the checkpoint `name` ("best" or "last") of the run in `folder`, to be used on `shards` or without any.
+def load_run(run: Location, name: str, device: torch.device, shards: StrLocation = NO_SHARDS) -> Run:
+    """Load the checkpoint `name` ("best" or "last") of a run, to be used on `shards` or without any.
 
     The network has its `weights`. Raises `InputError` where there is no such run or checkpoint, and where the
     checkpoint is damaged or does not fit.
     """
-    path = folder / f"{name}.pt"
-    if not path.is_file():
-        found = [other for other in CHECKPOINTS if (folder / f"{other}.pt").is_file()]
+    path = run / f"{name}.pt"
+    if not is_there(path):
+        found = [other for other in CHECKPOINTS if is_there(run / f"{other}.pt")]
         if not found:
-            what = "no checkpoint in it" if folder.is_dir() else "is a file" if folder.exists() else "no such folder"
-            raise InputError(f"{folder}: {what}; expected a run of fgbg-train (its --out)")
+            raise InputError(f"{run}: {_what_is_there(run)}; expected a run of fgbg-train (its --out)")
         why = "the run has had no validation yet; " if name == "best" else ""
         raise InputError(f"{path}: no such checkpoint; {why}there is --checkpoint {' or '.join(found)}")
     try:
         saved = load(path)
     except InputError as error:
-        if other := next((other for other in CHECKPOINTS if other != name and (folder / f"{other}.pt").is_file()), ""):
+        if other := next((other for other in CHECKPOINTS if other != name and is_there(run / f"{other}.pt")), ""):
             error.add_note(f"there is --checkpoint {other}")
         raise
-    config = Config(shards, folder).resumed(saved.state["settings"], given=())
+    config = Config(shards, run).resumed(saved.state["settings"], given=())
     forbid_tf32()
     network = build_network(config.model, config.depth)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     load_network(network, weights(saved), path)
     fallbacks = tuple(saved.state.get("fallbacks", ()))
     return Run(path, saved.state["step"], saved.state["manifest"], config, network.eval(), fallbacks)
+
+
+def _what_is_there(run: Location) -> str:
+    """In place of a run."""
+    if not isinstance(run, Path):
+        return "no checkpoint behind it"
+    return "no checkpoint in it" if run.is_dir() else "is a file" if run.exists() else "no such folder"

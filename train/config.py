@@ -129,8 +129,8 @@ class Config:
 
     shards: StrLocation = field(metadata={"option": Option("Folder or URL of packed shards.")})
     """Folder or URL of packed shards."""
-    out: StrPath = field(metadata={"option": Option("Folder for this run; new or empty.")})
-    """Folder of the run: checkpoints, logs, pictures."""
+    out: StrLocation = field(metadata={"option": Option("Folder or URL for this run; new or empty.")})
+    """Folder or URL of the run: checkpoints, logs, pictures."""
     epochs: int | None = setting(10, "How often every training set is seen.", minimum=1, maximum=MOST_EPOCHS)
     """How often every training set is seen; None where `sets` or `minutes` say how long to train."""
     sets: int | None = setting(None, "In place of --epochs: how many sets are seen.", minimum=1, maximum=MOST_COUNT)

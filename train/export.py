@@ -59,7 +59,7 @@ class Exported(nn.Module):
 def run_metadata(run: Run) -> dict[str, str]:
     """What an exported file says of its run: settings, step, hash of the shards' manifest, versions."""
     return {
-        "checkpoint": run.checkpoint.stem,
+        "checkpoint": run.checkpoint.name.removesuffix(".pt"),
         "step": str(run.step),
         "settings": json.dumps(run.config.settings()),
         "manifest_sha256": run.manifest,

@@ -16,6 +16,7 @@ from pipeline.errors import InputError
 from pipeline.files import written_file
 from pipeline.limits import MOST_COUNT
 from pipeline.resume import atomic_file
+from pipeline.storage import Location, is_there, storage_of
 from pipeline.words import plural, printable
 from train.config import shortened
 from train.distributed import Distributed
@@ -81,17 +82,18 @@ def read_lines(path: Path) -> list[Line]:
     return read_metrics(path).lines
 
 
-def read_metrics(path: Path, last_step: int | None = None) -> Metrics:
+def read_metrics(path: Location, last_step: int | None = None) -> Metrics:
     """The lines of a metrics.jsonl, to `last_step`, and what is wrong with others, which are left out.
 
     A last line that was cut short, as when a run is killed, is no damage. Raises `InputError` for what is no file.
     """
-    if not path.exists():
+    if not is_there(path):
+        if isinstance(path, Path) and path.exists():
+            raise InputError(f"{path} is no file: remove it")
         return Metrics([], "")
-    if not path.is_file():
-        raise InputError(f"{path} is no file: remove it")
     lines, wrong, steps = list[Line](), list[str](), dict[str, int]()
-    whole, _, _ = path.read_bytes().rpartition(b"\n")
+    content = path.read_bytes() if isinstance(path, Path) else storage_of(path.parent).read_all(path.name)
+    whole, _, _ = content.rpartition(b"\n")
     for number, text in enumerate(whole.split(b"\n") if whole else [], 1):
         try:
             line = _parsed(text)

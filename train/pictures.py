@@ -1,5 +1,6 @@
 """Pictures of predictions: beside the truth, one row a set; beside their inputs; depth in colours."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -63,7 +64,14 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     """Write a PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
-        picture.save(file, "PNG")
+        file.write(png(picture))
+
+
+def png(picture: Image.Image) -> bytes:
+    """The bytes of a PNG."""
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    return content.getvalue()
 
 
 def depth_colours(depth: NDArray[np.uint16]) -> NDArray[np.uint8]:

@@ -29,6 +29,7 @@ from pipeline.packing.folders import find_files, no_one
 from pipeline.packing.shapes import cropped, same_shape
 from pipeline.packing.templates import PICTURE, Template
 from pipeline.resume import atomic_file, require_files, resumable
+from pipeline.storage import open_location
 from pipeline.words import plural
 from pipeline.workers import available_cores
 from train.checkpoint import Run
@@ -139,7 +140,8 @@ def predict(
 def _arguments(run: Run, pairs: Sequence[Pair], fit: str) -> dict[str, object]:
     files = [(str(path.resolve()), path.stat()) for pair in pairs for path in (pair.background, pair.overlay)]
     stamps = [[path, about.st_size, about.st_mtime_ns] for path, about in files]
-    with open_file(run.checkpoint) as checkpoint:
+    path = run.checkpoint
+    with open_file(path) if isinstance(path, Path) else open_location(path) as checkpoint:
         weights = hashlib.file_digest(checkpoint, "sha256").hexdigest()
     return {
         "command": "fgbg-predict",

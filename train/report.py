@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -22,8 +22,7 @@ from pipeline.format.manifest import BLOCK, Manifest, load_index
 from pipeline.format.sample import UNKNOWN
 from pipeline.loading.batch import Batch
 from pipeline.loading.split import BACKGROUND_SALT, FOREGROUND_SALT, SPLITS, group
-from pipeline.resume import atomic_file
-from pipeline.storage import StrLocation
+from pipeline.storage import Location, StrLocation, Url, is_there, storage_of
 from pipeline.words import plural, printable
 from pipeline.workers import available_cores
 from train.checkpoint import BEST, Run, load_run
@@ -38,6 +37,8 @@ from train.pictures import columns
 from train.scoring import RESAMPLES, Summary, predict
 
 OF_A_STEP = {"sets_seen", "sets_per_sec", "stall_share"}  # what every line of training has
+Place = TypeVar("Place", Path, Url, Location)
+
 REPORT = "report.html"  # in the folder of a run
 TEMPLATE = "report.html.j2"  # beside this file
 SETS_PER_CELL = 256  # that are scored: the report of a long run shall not take long
@@ -86,9 +87,12 @@ class SettingRow(NamedTuple):
 
 
 def write_report(
-    folder: Path, shards: StrLocation, device: torch.device, watch: Callable[[Iterable[Batch]], Iterable[Batch]] = iter
-) -> Path:
-    """Write `folder`/report.html about the run in `folder`, finished or not, on `shards`; return its path.
+    folder: Place,
+    shards: StrLocation,
+    device: torch.device,
+    watch: Callable[[Iterable[Batch]], Iterable[Batch]] = iter,
+) -> Place:
+    """Write `folder`/report.html about the run in `folder`, finished or not, on `shards`; return where it is.
 
     Scores at most SETS_PER_CELL validation sets of each cell with the best checkpoint, or the last; `watch` may count
     their batches. The same files give the same report on the same machine. What is missing (validation sets, depth,
@@ -109,7 +113,7 @@ def write_report(
     packed = data(shards)
     warnings += [f"Warning of the packing: {line}." for line in packed.pop("packing_warnings")]
     page = render({
-        "name": folder.resolve().name,
+        "name": (folder.resolve() if isinstance(folder, Path) else folder).name,
         "state": training_state(run, lines),
         "warnings": warnings,
         "evaluation": evaluation,
@@ -120,10 +124,8 @@ def write_report(
         "settings": settings(run.config),
         "versions": versions(device),
     })  # fmt: skip
-    path = folder / REPORT
-    with atomic_file(path) as file:
-        file.write(page.encode())
-    return path
+    storage_of(folder).put(REPORT, page.encode())
+    return folder / REPORT
 
 
 def _as_shown(value: object) -> object:
@@ -159,17 +161,17 @@ def render(content: dict[str, Any]) -> str:
     return environment.get_template(TEMPLATE).render(content, **constants)
 
 
-def _load_run(folder: Path, shards: StrLocation, device: torch.device, warnings: list[str]) -> Run:
+def _load_run(folder: Location, shards: StrLocation, device: torch.device, warnings: list[str]) -> Run:
     try:
         return load_run(folder, "best", device, shards)
     except InputError as error:
         run = load_run(folder, "last", device, shards)
-        why = str(error) if (folder / BEST).exists() else "the run has had no validation."
+        why = str(error) if is_there(folder / BEST) else "the run has had no validation."
         warnings.append(f"The last checkpoint was scored, for want of the best: {why}")
         return run
 
 
-def _read_lines(folder: Path, warnings: list[str]) -> list[Line]:
+def _read_lines(folder: Location, warnings: list[str]) -> list[Line]:
     try:
         lines, damage = read_metrics(folder / METRICS)
     except (InputError, OSError) as error:

@@ -1,5 +1,6 @@
 """What is to be done with a run's folder: start, go on, or nothing, since the run in it is complete."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -29,15 +30,17 @@ class Beginning(NamedTuple):
     """Whether the run was complete before."""
 
 
-def begin(config: Config, resume: Resume) -> Beginning:
-    """Look at the folder of the run that `config` describes, which is `held`.
+def begin(config: Config, out: Path, resume: Resume, elsewhere: Collection[str] = ()) -> Beginning:
+    """Look at the folder `out` of the run that `config` describes, which is `held`.
+
+    `elsewhere` are names of what the run has beside that, if its place is a URL.
 
     Without `resume`, the run that is complete in it has to have the same settings: else they are named. What is left of
     a run that was stopped before its first checkpoint is removed. Raises `InputError` where there is nothing to go on
     from, or something that must not be written to.
     """
-    out = Path(config.out)
-    names = {entry.name for entry in out.iterdir() if not entry.name.startswith(".")}
+    every = [entry.name for entry in out.iterdir()] + [name.partition("/")[0] for name in elsewhere]
+    names = {name for name in every if not name.startswith(".")}
     started = METRICS in names and names <= BEFORE_A_CHECKPOINT
     if has_checkpoint(out) or (resume is True and not started):
         found = load_last(out)

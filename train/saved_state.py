@@ -1,7 +1,6 @@
 """What a checkpoint has to hold: checked here, before any of it is used. Files come from elsewhere, too."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -50,7 +49,7 @@ class SavedState(msgspec.Struct):
     fallbacks: list[Text] = []
 
 
-def require_sound(folder: Path, content: Any, state: Any) -> None:
+def require_sound(content: Any, state: Any) -> None:
     """Raise `InputError` unless a checkpoint, as `torch.load` and its JSON gave it, can be gone on from.
 
     That is: it is of a format that is known, has all that is needed, each of its kind and within its limits, and
@@ -68,7 +67,7 @@ def require_sound(folder: Path, content: Any, state: Any) -> None:
         msgspec.convert(state, SavedState)
     except msgspec.ValidationError as error:
         raise InputError(f"a checkpoint of wrong content: {error}") from error
-    config = Config("", folder).resumed(state["settings"], given=())
+    config = Config("", "").resumed(state["settings"], given=())
     with torch.device("meta"):  # shapes without memory
         network = build_network(config.model, config.depth)
     for name in ("network", "ema"):

@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Callable, Collection
 from contextlib import ExitStack, closing, suppress
-from pathlib import Path
 
 import torch
 
@@ -16,6 +15,7 @@ from pipeline.errors import InputError
 from pipeline.loading.batch import Batch
 from pipeline.loading.memory import brief, ran_out
 from pipeline.locks import held
+from pipeline.storage import Url, location_of
 from pipeline.words import plural
 from pipeline.workers import timed
 from train.checkpoint import (
@@ -35,6 +35,7 @@ from train.distributed import SINGLE, Distributed
 from train.logging import METRICS, Log, Meter, read_lines
 from train.pace import FirstSteps, advice
 from train.pictures import grid, save_picture
+from train.remote_run import RemoteRun, local_folder
 from train.run_folder import CURVES, PICTURES, Resume, begin, is_complete
 from train.runtime import describe_device, deterministic, open_loader
 from train.scoring import MeanScores, Validator, describe, predict
@@ -70,12 +71,21 @@ class Trainer:
         folder.
         """
         self.ranks, self.say = ranks, say
-        self.out = Path(config.out)
+        self.place = location_of(config.out)
+        """Where the run is, a folder or a URL."""
+        self.remote = RemoteRun(self.place, self._tell) if isinstance(self.place, Url) else None
+        self.out = local_folder(self.place) if isinstance(self.place, Url) else self.place
+        """The folder that the run is written to."""
         self.last, self.best = self.out / LAST, self.out / BEST
         self.log: Log | None = None
-        with ExitStack() as opened:
-            self._open(config, resume, given, override, opened)
-            self._opened = opened.pop_all()
+        try:
+            with ExitStack() as opened:
+                self._open(config, resume, given, override, opened)
+                self._opened = opened.pop_all()
+        except InputError as error:
+            if self.remote:
+                raise InputError(self.remote.named(str(error))) from error
+            raise
 
     def _open(self, config: Config, resume: Resume, given: Collection[str], override: bool, opened: ExitStack) -> None:
         ranks = self.ranks
@@ -84,11 +94,16 @@ class Trainer:
             torch.cuda.set_device(self.device)  # for what asks for the current device: DALI, formats, memory
         if ranks.first:
             opened.enter_context(held(self.out))
+            if self.remote:
+                opened.enter_context(self.remote)
         # The first decides for all, and only then may the folder fill.
-        beginning = begin(config, resume) if ranks.first else None
+        elsewhere = self.remote.names if self.remote else ()
+        beginning = begin(config, self.out, resume, elsewhere) if ranks.first else None
         found, told = beginning.found if beginning else None, beginning.told if beginning else ""
         complete, path = ranks.broadcast((bool(beginning and beginning.complete), found.path if found else None))
-        if path and not found:
+        if self.remote:  # others may be on other machines
+            found = ranks.broadcast(found)
+        elif path and not found:
             found = ResumePoint(path, load(path), "")
         self.complete_before = complete
         """Whether the run was complete when it was opened."""
@@ -120,6 +135,8 @@ class Trainer:
         if ranks.first and not self.over:
             self.log = opened.enter_context(closing(Log(self.out, self.step)))
             self._tell(self.log.damage)
+        if self.remote and (self.log or self.remote.behind):
+            self.remote.start(anew=not found)
 
     def fit(self, show: Callable[[str], None] = lambda status: None) -> None:
         """Train to the end, then `close`; `show` is called after each step with what to show of it.
@@ -256,7 +273,7 @@ class Trainer:
         """Log the means since the last time, and show them. Waits for the device."""
         values = self.meter.compute()
         self.meter.reset()
-        kept = f"{self.last} is from before" if self.last.exists() else "there is no checkpoint yet"
+        kept = f"{self.place / LAST} is from before" if self.last.exists() else "there is no checkpoint yet"
         for name, what in (("loss", "the loss"), ("grad_norm", "the gradient's norm")):
             if not math.isfinite(values[name]):
                 raise InputError(f"{what} is {values[name]} at step {self.step}; {kept}; try a smaller --lr")
@@ -314,6 +331,8 @@ class Trainer:
         if name == LAST:
             save_last(self.out, checkpoint, keep_former=self._last_is_good)
             self._last_is_good = True
+            if self.remote:
+                self.remote.publish()
         else:
             save(self.out / name, checkpoint)
 
@@ -335,6 +354,7 @@ class Trainer:
 
     def _tell(self, line: str) -> None:
         if line and self.ranks.first:
+            line = self.remote.named(line) if self.remote else line
             with suppress(OSError):  # a terminal that has closed
                 self.say(line)
 
@@ -346,18 +366,25 @@ class Trainer:
         return Interrupted(message, interruption.by or signal.SIGTERM)
 
     def _how_to_continue(self) -> str:
-        out, shards = shlex.quote(str(self.out)), shlex.quote(str(self.config.shards))
+        out, shards = shlex.quote(str(self.place)), shlex.quote(str(self.config.shards))
         return f"continue with: fgbg-train --shards {shards} --out {out} --resume"
 
+    def has(self, name: str) -> bool:
+        """Whether the run has a file of this name."""
+        return self.remote.has(name) if self.remote else (self.out / name).exists()
+
     def close(self) -> None:
-        """End the loaders' threads and write out what is still held back. May be called again."""
+        """End the loaders' threads and write out what is still held back. May be called again.
+
+        Raises `OSError` where that cannot be put at the run's URL.
+        """
         self.loader.close()
         self.validator.close()
         self._opened.close()
 
     def summary(self) -> list[str]:
         """Where the run stands and where its results are, a few lines."""
-        out = self.out
+        out = self.place
         epochs = round(self.sets_seen / self.loader.sets, 2)
         trained = "1 epoch" if epochs == 1 else f"{epochs:g} epochs"
         lines = [f"trained {trained}, {plural(self.step, 'step')}, {plural(self.sets_seen, 'set')}"]
@@ -367,5 +394,5 @@ class Trainer:
             lines.append(f"validation, {plural(int(sets), 'set')}, {unseen}: {scores}")
             lines.append(f"  {self._baseline(self.scores)}")
         lines.append(f"pictures: {out / PICTURES}, curves: {out / CURVES}, numbers: {out / METRICS}")
-        best = f" (best mask IoU, {self.best_iou:.3f}: {self.best})" if self.best.exists() else ""
-        return [*lines, f"checkpoint: {self.last}{best}"]
+        best = f" (best mask IoU, {self.best_iou:.3f}: {out / BEST})" if self.has(BEST) else ""
+        return [*lines, f"checkpoint: {out / LAST}{best}"]

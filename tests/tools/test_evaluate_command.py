@@ -318,3 +318,19 @@ def test_the_gpu_scores_as_the_cpu_does(trained: Path, packed: Path, tmp_path: P
             bounded = "abs_rel" not in name
             near = pytest.approx(of["mean"], rel=None if bounded else 0.1, abs=0.05 if bounded else None)
             assert on_gpu[who][name]["mean"] == near, name
+
+
+def test_a_run_behind_a_url_is_scored_as_from_a_folder_and_so_written(
+    trained: Path, packed: Path, bucket: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained, bucket / "run")
+    printed(evaluate(trained, packed, "--out", str(tmp_path / "here")))
+    told = printed(
+        CliRunner().invoke(main, ["s3://bucket/run", "--shards", str(packed), "--out", "s3://bucket/scores"])
+    )
+    assert "s3://bucket/run/best.pt (step" in told
+    for name in ("evaluation.json", "evaluation.txt", "worst.png"):
+        found, expected = ((folder / name).read_bytes() for folder in (bucket / "scores", tmp_path / "here"))
+        assert found.replace(b"s3://bucket/run/", f"{trained}/".encode()) == expected
+    message = one_line_error(CliRunner().invoke(main, ["s3://bucket/other", "--shards", str(packed)]))
+    assert "s3://bucket/other: no checkpoint behind it; expected a run of fgbg-train (its --out)" in message

@@ -1,5 +1,6 @@
 import json
 import logging
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -186,3 +187,11 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_export(trained: Pa
         assert "is a folder: give the name of a file" in one_line_error(export(trained, flag, str(tmp_path)))
         assert "file is a file: give a folder" in one_line_error(export(trained, flag, str(tmp_path / "file/below")))
     assert files_below(tmp_path) == {"file": b"mine"}
+
+
+def test_the_run_may_be_behind_a_url(trained: Path, bucket: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, bucket / "run")
+    paths = tmp_path / "remote", tmp_path / "local"
+    for run, path in zip(("s3://bucket/run", str(trained)), paths, strict=True):
+        printed(CliRunner().invoke(main, [run, "--safetensors", str(path)]))
+    assert paths[0].read_bytes() == paths[1].read_bytes()

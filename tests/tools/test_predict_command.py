@@ -231,3 +231,12 @@ def test_the_original_pairs_of_two_sizes(trained: Path, s15: Path, tmp_path: Pat
     masks = list((tmp_path / "out").rglob("*.mask.png"))
     assert len(masks) == 4
     assert {opened(mask).shape for mask in masks} == {(256, 256)}
+
+
+def test_the_network_may_be_behind_a_url(trained: Path, bucket: Path, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    shutil.copytree(trained, bucket / "run")
+    pictures = ["--background", str(pair[0]), "--overlay", str(pair[1]), "--device", "cpu"]
+    told = printed(CliRunner().invoke(main, ["s3://bucket/run", *pictures, "--out", str(tmp_path / "remote")]))
+    assert "predicted 1 pair with s3://bucket/run/best.pt (step 4) into" in told
+    printed(predict(trained, *pair, tmp_path / "local"))
+    assert files_below(tmp_path / "remote") == files_below(tmp_path / "local")

@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 from pipeline.locks import locked
 from tests.samples import without_depth
 from tools.train import main
+from train.checkpoint import load
 from train.logging import read_lines
 from train.signals import Interruption
 
@@ -248,6 +249,30 @@ def test_ctrl_c_prints_how_to_continue_and_exits_130(
 def pressed(interruption: Interruption) -> Interruption:
     interruption.by = signal.SIGINT
     return interruption
+
+
+def test_a_run_may_be_behind_a_url_with_its_report(packed: Path, bucket: Path) -> None:
+    command = ["--shards", str(packed), "--out", "s3://bucket/run", *SMALL]
+    told = printed(CliRunner().invoke(main, command))
+    assert told.splitlines()[-1] == "report: s3://bucket/run/report.html"
+    assert "checkpoint: s3://bucket/run/last.pt (best mask IoU" in told
+    before = files(bucket)
+    assert {"run/report.html", "run/last.pt", "run/curves.png"} <= before.keys()
+    told = printed(CliRunner().invoke(main, command))
+    assert "already complete: trained 1 epoch, 4 steps, 64 sets" in told
+    assert "report: " not in told
+    after = files(bucket)
+    assert {name: after[name] for name in before if ".writers" not in name} == {
+        name: before[name] for name in before if ".writers" not in name
+    }
+
+
+def test_ctrl_c_puts_the_checkpoint_behind_the_url(packed: Path, bucket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Interruption, "__enter__", pressed)
+    result = CliRunner().invoke(main, ["--shards", str(packed), "--out", "s3://bucket/run", *SMALL])
+    assert result.exit_code == 130
+    assert "--out s3://bucket/run --resume" in result.output
+    assert load(bucket / "run/last.pt").state["step"] == 1
 
 
 def test_help_names_the_defaults() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import InputError
+from pipeline.storage import location_of
 from tests.ranks import in_ranks
 from train.checkpoint import load
 from train.config import Config
@@ -98,7 +99,7 @@ def test_a_run_stopped_on_any_rank_goes_on_with_another_number_of_them(
             assert [lines[-1].split(";")[0].split(",")[0] for lines in said] == [
                 f"stopped after step {stop_at + 1}"
             ] * world
-            assert load(Path(config.out) / "last.pt").state["step"] == stop_at + 1
+            assert load(location_of(config.out) / "last.pt").state["step"] == stop_at + 1
     assert_alike(tmp_path / "run", alone)
 
 
