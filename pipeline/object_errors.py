@@ -19,6 +19,9 @@ PASSING = (ConnectionError, TimeoutError)
 """What may be otherwise a moment later."""
 _UNKNOWN_KEYS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired")
 
+_OF_MACHINES = ("/latest/api/token", "/latest/meta-data/", "/computeMetadata/v1/", "/metadata/identity/oauth2/")
+"""Where a machine of each cloud asks for the credentials of its own role: what is asked for last."""
+
 
 def place_of(url: str) -> str:
     """The bucket, container or server of an object, as messages call it."""
@@ -47,6 +50,8 @@ def told(error: BaseException, url: str) -> OSError:
     code = found[1] if found else ""
     if code in ("NoSuchBucket", "ContainerNotFound") or "bucket does not exist" in text:
         return FileNotFoundError(ENOENT, f"there is no {place}: check the URL and the endpoint", url)
+    if any(path in text for path in _OF_MACHINES):
+        return PermissionError(EACCES, f"no credentials for the {place}: {KEYS[urlsplit(url).scheme]}", url)
     if isinstance(error, FileNotFoundError) or status in (404, 410):
         return FileNotFoundError(ENOENT, "there is no such object: check the URL", url)
     if status in (401, 403) or type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError"):
@@ -71,8 +76,6 @@ def _refused(place: str, status: int, code: str) -> str:
 
 def _unanswered(error: BaseException, text: str, place: str, url: str) -> OSError:
     """What has no answer of a server."""
-    if any(word in text for word in ("169.254.169.254", "metadata.google", "redential", "imds")):
-        return PermissionError(EACCES, f"no credentials for the {place}: {KEYS[urlsplit(url).scheme]}", url)
     if "dns error" in text or "lookup address" in text:
         why = f"no machine has the name of the endpoint of the {place}"
         return ConnectionError(ECONNREFUSED, f"{why}: check the URL, the endpoint and the network", url)

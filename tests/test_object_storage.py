@@ -267,6 +267,16 @@ def test_a_wrong_url_or_endpoint_ends_in_a_line(monkeypatch: pytest.MonkeyPatch)
         assert message(ask, ConnectionError).startswith("no machine has the name of the endpoint of the bucket bucket")
 
 
+@pytest.mark.usefixtures("no_cloud", "impatient")
+def test_without_credentials_it_is_said_where_they_come_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", f"http://127.0.0.1:{servers.free_port()}")
+    for ask in asked(storage_of("s3://bucket")):
+        line = (
+            "no credentials for the bucket bucket: look at AWS_PROFILE, AWS_ACCESS_KEY_ID or the role of this machine"
+        )
+        assert message(ask, PermissionError).startswith(line)
+
+
 def test_keys_are_taken_from_a_profile(s3: Url, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     storage_of(s3).put("a", b"1")
     endpoint = os.environ["AWS_ENDPOINT_URL"]

@@ -118,6 +118,10 @@ class FaultyProxy:
         await self._pass(reader, upstream, size)
         of_head = head.startswith(b"HEAD")
         head, size = await _head(upstream_reader)
+        if b"transfer-encoding: chunked" in head.lower() and not of_head:
+            writer.write(head)
+            await self._pass_chunks(upstream_reader, writer)
+            return True
         size = 0 if of_head else size
         if fault == "cut":
             head = head.lower().replace(b"content-length: %d" % size, b"content-length: %d" % (size // 2))
@@ -146,6 +150,14 @@ class FaultyProxy:
             rest -= len(content)
             if self.faults.rate_bytes:
                 await asyncio.sleep(len(content) / self.faults.rate_bytes)
+
+    async def _pass_chunks(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        size = -1
+        while size:
+            line = await reader.readuntil(b"\r\n")
+            writer.write(line)
+            size = int(line.split(b";")[0], 16)
+            await self._pass(reader, writer, size + 2)
 
 
 async def _head(reader: asyncio.StreamReader) -> tuple[bytes, int]:

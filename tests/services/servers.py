@@ -14,13 +14,14 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 Start = Callable[..., subprocess.Popen[bytes]]
 S3_KEY, S3_SECRET = "AKIDTESTTESTTEST0001", "secret+of/the+tests"
 AZURE_ACCOUNT = "devstoreaccount1"
 AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 """Azurite's own, which its documentation has."""
-READY_SEC = 60
+READY_SEC = 40
 
 
 def missing(server: str) -> str:
@@ -43,10 +44,11 @@ def free_port() -> int:
         return port
 
 
-def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    """Wait until a server answers, whatever it says."""
+def _wait_for(url: str, *processes: subprocess.Popen[bytes]) -> None:
+    """Wait until a server answers, whatever it says; raise AssertionError if one of its processes has ended."""
     for _ in range(READY_SEC * 20):
-        assert process.poll() is None, f"the server of {url} has ended"
+        ended = [process.args for process in processes if process.poll() is not None]
+        assert not ended, f"{ended} ended"
         try:
             urllib.request.urlopen(url, timeout=5).close()
         except urllib.error.HTTPError:
@@ -64,7 +66,7 @@ def _run(*command: str | Path, environment: dict[str, str] | None = None) -> Non
 
 
 CEPH = """[global]
-fsid = 11111111-2222-3333-4444-555555555555
+fsid = {fsid}
 mon host = [v1:127.0.0.1:{mon_port}]
 auth cluster required = none
 auth service required = none
@@ -104,18 +106,18 @@ def ceph(folder: Path, start: Start) -> dict[str, Any]:
     for name in ("mon", "osd", "mgr", "rgw"):
         (folder / name).mkdir()
     settings = folder / "ceph.conf"
-    settings.write_text(CEPH.format(folder=folder, port=port, mon_port=mon_port))
+    fsid, osd = str(uuid4()), str(uuid4())
+    settings.write_text(CEPH.format(folder=folder, port=port, mon_port=mon_port, fsid=fsid))
     environment = {"CEPH_CONF": str(settings)}
-    fsid, osd = "11111111-2222-3333-4444-555555555555", "22222222-2222-3333-4444-555555555555"
     monmap = folder / "monmap"
     _run("monmaptool", "--create", "--addv", "a", f"[v1:127.0.0.1:{mon_port}]", "--fsid", fsid, monmap)
     _run("ceph-mon", "--mkfs", "-i", "a", "--monmap", monmap, environment=environment)
-    start("ceph-mon", "-f", "-i", "a", environment=environment)
+    monitor = start("ceph-mon", "-f", "-i", "a", environment=environment)
     _run("ceph", "osd", "new", osd, environment=environment)
     _run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd, environment=environment)
-    start("ceph-osd", "-f", "-i", "0", environment=environment)
+    disk = start("ceph-osd", "-f", "-i", "0", environment=environment)
     gateway = start("radosgw", "-f", "-n", "client.rgw", environment=environment)
-    _wait_for(f"http://127.0.0.1:{port}", gateway)  # together they would wait for each other
+    _wait_for(f"http://127.0.0.1:{port}", monitor, disk, gateway)  # together they would wait for each other
     user = ("user", "create", "--uid=tests", "--display-name=tests")
     keys = (f"--access-key={S3_KEY}", f"--secret-key={S3_SECRET}")
     _run("radosgw-admin", "-n", "client.rgw", *user, *keys, environment=environment)
