@@ -17,6 +17,8 @@ MOST_WORKERS = 1_024
 """Threads or processes."""
 MOST_PREFETCH = 1_024
 """Batches under way."""
+URL_WINDOW = 64
+"""Shards behind a URL that are read at a time, unless told otherwise: of eight hosts each downloads few others'."""
 
 
 def byte_count(text: str) -> int:

@@ -9,8 +9,8 @@ from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any, NamedTuple, get_args, get_origin
 
 from pipeline.errors import InputError
-from pipeline.limits import MOST_BATCH, MOST_COUNT, MOST_EDGE, MOST_SEED, byte_count
-from pipeline.storage import StrLocation
+from pipeline.limits import MOST_BATCH, MOST_COUNT, MOST_EDGE, MOST_SEED, URL_WINDOW, byte_count
+from pipeline.storage import StrLocation, Url, location_of
 from pipeline.words import printable
 
 StrPath = str | os.PathLike[str]
@@ -250,13 +250,13 @@ class Config:
     """What all that is in that folder may take, such as "100GB"; "0": nothing is kept."""
     window: int | None = setting(
         None,
-        "Shards read and mixed at a time, by all ranks together.",
-        minimum=1,
+        "Shards read and mixed at a time, by all ranks together; 0: all.",
+        minimum=0,
         maximum=MOST_COUNT,
-        shown_default="all",
+        shown_default=f"all; {URL_WINDOW} behind a URL",
     )
     """Shards that are read at a time, by all ranks together, and whose sets are mixed, where random reads are dear or
-    each host downloads what it reads; None: all of them."""
+    each host downloads what it reads; 0: all of them; None: all, but URL_WINDOW of shards behind a URL."""
     seed: int = setting(0, "For first weights, order of the sets, augmentation.", minimum=0, maximum=MOST_SEED)
     """Decides the network's first weights, the order of the sets and their augmentation."""
     log_every: int = setting(20, "Steps between two lines of metrics.", minimum=1, maximum=MOST_COUNT)
@@ -283,6 +283,8 @@ class Config:
                 f"{' '.join(budgets) or 'no length of the run'}: expected one of --epochs, --sets, --minutes"
             )
         byte_count(self.cache_size)
+        if self.window is None and _is_url(self.shards):
+            object.__setattr__(self, "window", URL_WINDOW)
         if self.size % 16:
             raise InputError(f"--size {self.size}: expected {SIZES}")
         if self.deterministic and self.hw_decoder_load:
@@ -327,6 +329,8 @@ class Config:
                 how += ", give --override to go on otherwise"
             raise InputError(f"{asked}: the run in {self.out} has {has}; {how}, or start another with another --out")
         saved = {name: value for name, value in saved.items() if name in ours and name not in changed}
+        if not saved.get("window", 1):  # all shards, wherever they lie now
+            saved["window"] = 0 if _is_url(self.shards) else None
         return replace(self, **saved)  # type: ignore[arg-type]
 
     def require_same(self, saved: Mapping[str, int | float | str | None]) -> None:
@@ -342,13 +346,22 @@ class Config:
     def _changed(self, saved: Mapping[str, object], names: Collection[str]) -> list[str]:
         """Which of the settings `names` differ from those of a checkpoint."""
         ours = self.settings()
-        return [name for name in ours if name in names and name in saved and ours[name] != saved[name]]
+        return [name for name in ours if name in names and name in saved and not _alike(name, ours[name], saved[name])]
 
     def _told_apart(self, saved: Mapping[str, object], names: Collection[str]) -> tuple[str, str]:
         """The flags that would set these settings as they are here, and as they were saved."""
         ours = self.settings()
         asked, has = (" ".join(flag(name, of[name]) for name in names) for of in (ours, saved))
         return asked, has
+
+
+def _is_url(shards: StrLocation) -> bool:
+    return isinstance(location_of(shards), Url)
+
+
+def _alike(name: str, one: object, other: object) -> bool:
+    """Whether two values of a setting mean the same; of the window, 0 and None are all shards."""
+    return one == other or (name == "window" and not one and not other)
 
 
 def whole_settings(saved: Mapping[str, int | float | str | None]) -> Settings:

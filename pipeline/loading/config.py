@@ -6,9 +6,19 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.errors import InputError
-from pipeline.limits import MOST_BATCH, MOST_COUNT, MOST_EDGE, MOST_PREFETCH, MOST_SEED, MOST_WORKERS, byte_count
+from pipeline.limits import (
+    MOST_BATCH,
+    MOST_COUNT,
+    MOST_EDGE,
+    MOST_PREFETCH,
+    MOST_SEED,
+    MOST_WORKERS,
+    URL_WINDOW,
+    byte_count,
+)
 from pipeline.loading.augment import Augmentation
 from pipeline.loading.sample_cache import PLACES
+from pipeline.storage import StrLocation, Url, location_of
 
 RESIDENT = ("off", "auto", *PLACES)
 LARGEST = {
@@ -24,6 +34,13 @@ WHOLE_NUMBERS = (
     *("readers", "prefetch", "threads", "window"),
 )
 OPTIONAL = ("threads", "window")  # settings that may be None
+
+
+def shards_at_a_time(window: int | None, shards: StrLocation) -> int | None:
+    """What a `window` means for shards at a location; None: all of them."""
+    if window is None and isinstance(location_of(shards), Url):
+        return URL_WINDOW
+    return window or None
 
 
 @dataclass(frozen=True)
@@ -56,7 +73,8 @@ class LoaderConfig:
     shuffle: bool = True
     """Whether sets come in another order in each epoch, or as they lie in the index."""
     window: int | None = None
-    """Shards that are read at a time, by all ranks together, and whose sets are mixed; None: all of them."""
+    """Shards that are read at a time, by all ranks together, and whose sets are mixed; 0: all of them; None: all, but
+    URL_WINDOW of shards behind a URL."""
     resident: str = "off"
     """Where decoded sets stay for later epochs: "device", "host", "auto" (where there is room), or "off"."""
     resident_share: float = 0.6
@@ -100,8 +118,8 @@ class LoaderConfig:
                 raise InputError(f"{name} {value}: expected 1 or more")
         if self.threads is not None and self.threads < 1:
             raise InputError(f"threads {self.threads}: expected 1 or more, or None for one a core")
-        if self.window is not None and self.window < 1:
-            raise InputError(f"window {self.window}: expected 1 or more shards, or None for the whole set")
+        if self.window is not None and self.window < 0:
+            raise InputError(f"window {self.window}: expected 1 or more shards, or 0 for the whole set")
         if self.resident not in RESIDENT:
             raise InputError(f"decoded sets cannot stay in {self.resident!r}: expected one of {', '.join(RESIDENT)}")
         if not 0 < self.resident_share <= 1:

@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -15,23 +16,28 @@ from torch.distributed import ProcessGroup
 
 from pipeline.devices import dali_problem, torch_device
 from pipeline.errors import InputError
+from pipeline.format.manifest import Manifest
 from pipeline.format.planes import PLANES
+from pipeline.limits import byte_count
 from pipeline.loading.augment import Augmenter
 from pipeline.loading.batch import Batch
 from pipeline.loading.batches import DeviceBatch, Stages, start_batches
 from pipeline.loading.buffers import Gatherer
+from pipeline.loading.cache_folder import default_directory
+from pipeline.loading.cache_statistics import CacheStatistics
 from pipeline.loading.cache_sync import sync
 from pipeline.loading.collate import Collator
-from pipeline.loading.config import LoaderConfig
+from pipeline.loading.config import LoaderConfig, shards_at_a_time
 from pipeline.loading.decode import DecodeOptions
 from pipeline.loading.decode_samples import SampleDecoder
 from pipeline.loading.memory import brief, ran_out
 from pipeline.loading.prefetch import BackgroundIterator, PrefetchReader, Quarantine
 from pipeline.loading.sample_cache import SampleCache
 from pipeline.loading.sampler import Sampler
+from pipeline.loading.shard_cache import ShardCache
 from pipeline.loading.shard_reader import ShardReader
 from pipeline.loading.split import Split
-from pipeline.storage import Location, StrLocation
+from pipeline.storage import Location, StrLocation, Url, storage_of
 from pipeline.words import plural
 from pipeline.workers import available_cores
 
@@ -99,7 +105,8 @@ class Loader:
             raise InputError(f"no set of {shards.location} is in the split {split} ({have}): {more}")
         name = split if picked is None else f"{split}, {len(picked)} rows {zlib.crc32(picked.tobytes()):08x}"
         key = f"{manifest.sha256}/{name}/{config.seed}"
-        sampler = Sampler(members.sizes, config.batch_size, key, config.shuffle, config.window)
+        self._window = shards_at_a_time(config.window, shards.location)
+        sampler = Sampler(members.sizes, config.batch_size, key, config.shuffle, self._window)
         quarantine = Quarantine(split, members.count, config.max_bad_share)
         gatherer, cache = Gatherer(options.threads), None
         if config.resident != "off":
@@ -108,7 +115,9 @@ class Loader:
                 config.resident_share, gatherer, deferred=True,
             )  # fmt: skip
         augmenter = Augmenter(config.augmentation, config.seed, device) if config.augmentation else None
-        reader = PrefetchReader(shards, sampler, members, quarantine, cache, config.rank, config.world, config.readers)
+        reader = PrefetchReader(
+            shards, sampler, members, quarantine, cache, config.rank, config.world, config.local_world, config.readers
+        )
         with _on(device):
             decoder = SampleDecoder(shards, options, collator.backgrounds.any_encoded, quarantine)
         stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
@@ -181,6 +190,12 @@ class Loader:
         """How many decoded sets stay, and where, for a user; None where none are asked to."""
         return self._stages.cache.summary() if self._stages.cache else None
 
+    @property
+    def cache_statistics(self) -> CacheStatistics | None:
+        """What came from the local cache of shards behind a URL, and what from there; None of shards in a folder."""
+        storage = self._opened.reader.storage
+        return storage.statistics() if isinstance(storage, ShardCache) else None
+
     def key(self, row: int) -> str:
         """The name of the set at a row of the index."""
         return self._opened.reader.key(row)
@@ -213,7 +228,7 @@ class Loader:
             self._settle()  # after an epoch too short for that
         except BaseException:  # whoever leaves early may never come back
             if this is self._iteration:
-                self.close()
+                self._stop()
             raise
         finally:
             if this is self._iteration:
@@ -230,7 +245,7 @@ class Loader:
             try:
                 return next(self._running).batch()
             except StopIteration:  # what comes next depends on what the epoch has cached
-                self.close()
+                self._stop()
                 self._settle()
             except Exception as error:
                 if not ran_out(error):
@@ -245,7 +260,7 @@ class Loader:
         """Let the cache take its memory at the end of an epoch, unless it has just been told to give it back."""
         cache = self._stages.cache
         if cache and not cache.settled and (self._batches_requested >= FIRST_STEPS or not cache.released):
-            self.close()
+            self._stop()
             with torch.cuda.stream(self._stages.stream):
                 cache.settle()
 
@@ -270,7 +285,7 @@ class Loader:
         """Let the next batch be the first of `epoch`."""
         made_ahead = (self._epoch, self._step) if self._step < len(self) else (self._epoch + 1, 0)
         if (epoch, 0) != made_ahead:
-            self.close()
+            self._stop()
         self._epoch, self._step, self._chosen_epoch = epoch, 0, None
 
     def release(self) -> str | None:
@@ -281,7 +296,7 @@ class Loader:
         """
         if self._stages.cache is None:
             return None
-        self.close()  # batches that were made ahead know where cached sets were
+        self._stop()  # batches that were made ahead know where cached sets were
         self._batches_requested = 0
         return self._stages.cache.release()
 
@@ -302,13 +317,18 @@ class Loader:
         A collective: all ranks call it between the same two batches, best after the first epoch. A loader that keeps
         nothing has nothing to do.
         """
-        self.close()
+        self._stop()
         if self._stages.cache:
             with torch.cuda.stream(self._stages.stream):
                 sync(self._stages.cache, group)
 
     def close(self) -> None:
-        """End the threads that read ahead, which also end when the loader is let go; iterating begins anew."""
+        """End all threads and let go of files and connections; iterating begins anew. Letting it go does the same."""
+        self._stop()
+        self._opened.reader.close()
+
+    def _stop(self) -> None:
+        """End the threads that make batches ahead."""
         if self._running is not None:
             self._running.close()
             self._running = None
@@ -319,7 +339,7 @@ class Loader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self._stop()
 
     def state_dict(self) -> dict[str, int | str]:
         """Where the iteration is that runs, or was left: batches handed out, not those read ahead.
@@ -342,18 +362,18 @@ class Loader:
         epoch, step = state.get("epoch"), state.get("position")
         if type(epoch) is not int or type(step) is not int or epoch < 0 or not 0 <= step < len(self):
             raise InputError(f"loader state is damaged: epoch {epoch}, position {step} of {len(self)}")
-        self.close()
+        self._stop()
         self._epoch, self._step, self._place_loaded = epoch, step, True
         self._iteration = self._chosen_epoch = None
 
     def _identity(self) -> dict[str, int | str]:
         return {
-            "version": LANES_STATE_VERSION if self.config.window else STATE_VERSION,
+            "version": LANES_STATE_VERSION if self._window else STATE_VERSION,
             "manifest": self.manifest.sha256,
             "split": self._split,
             "seed": self.config.seed,
             "batch_size": self.config.batch_size,
-            "window": self.config.window or 0,
+            "window": self._window or 0,
         }
 
 
@@ -371,7 +391,12 @@ def open_shards(shards: StrLocation, config: LoaderConfig) -> OpenedShards:
     device = torch_device(config.device)
     if device.type == "cuda" and (problem := dali_problem()):
         log.warning("the GPU may fail: %s", problem)
-    reader = ShardReader.open(shards, depth=config.depth)
+    storage = storage_of(shards)
+    manifest = Manifest.load(storage)
+    if isinstance(storage.location, Url):
+        folder = Path(config.cache).expanduser() if config.cache is not None else default_directory()
+        storage = ShardCache(storage, manifest, folder, byte_count(config.cache_size))
+    reader = ShardReader.open(storage, manifest, depth=config.depth)
     if config.depth and "depth" not in reader.parts:
         add = f"add it (fgbg-depth {shards} --model FILE.onnx --shards NEW)"
         raise InputError(f"the sets of {shards} have no depth: {add}, or train the mask alone (--no-depth)")

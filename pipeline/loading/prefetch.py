@@ -16,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
+from pipeline.loading.cache_plan import NextUses
 from pipeline.loading.decode import Encoded
 from pipeline.loading.sample_cache import SampleCache
 from pipeline.loading.sampler import Sampler
+from pipeline.loading.shard_cache import ShardCache
 from pipeline.loading.shard_reader import Damaged, ShardReader
 from pipeline.loading.split import Split
 from pipeline.words import plural
@@ -132,11 +134,16 @@ class PrefetchReader:
         cache: SampleCache | None,
         rank: int,
         world: int,
+        local_world: int,
         threads: int,
     ) -> None:
         self._shards, self._sampler, self._split, self._quarantine = shards, sampler, split, quarantine
         self._cache, self._rank, self._world, self._threads = cache, rank, world, threads
         self._threads_at_once = threads
+        self._uses: NextUses | None = None
+        if isinstance(shards.storage, ShardCache) and sampler.shuffle:  # others read each shard once
+            ranks = range(first := rank - rank % local_world, min(first + local_world, world))
+            self._uses = NextUses.of_ranks(sampler, ranks, world)
 
     @property
     def all_cached(self) -> bool:
@@ -150,12 +157,21 @@ class PrefetchReader:
         """
         while True:
             for number in range(step, self._sampler.batches):
+                self._follow(epoch, number)
                 slices = self._sampler.batch(epoch, number, self._rank, self._world)
                 self._shards.check_index()
                 yield Sample(epoch, self._quarantine.leave_out(self._split.rows(slices)))
             if not self.all_cached and self._cached_soon:
                 return
             epoch, step = epoch + 1, 0
+
+    def _follow(self, epoch: int, number: int) -> None:
+        """Let a cache of the shards know what is read next."""
+        cache = self._shards.storage
+        if self._uses and isinstance(cache, ShardCache):
+            if cache.uses is not self._uses:
+                cache.follow(self._uses, epoch, number)
+            cache.at(epoch, number)
 
     @property
     def _cached_soon(self) -> bool:

@@ -213,6 +213,11 @@ class ShardCache(Storage):
         if self._folder.path(name).exists():  # it cannot be removed
             self._by_name.pop(name, None)
 
+    @property
+    def uses(self) -> NextUses | None:
+        """The order that is followed."""
+        return self._uses
+
     def statistics(self) -> CacheStatistics:
         """What this process read from where."""
         return self._meter.read()

@@ -56,10 +56,12 @@ class ShardReader:
         """What `read` returns, in this order."""
 
     @classmethod
-    def open(cls, shards: StrLocation | Storage, *, depth: bool = True) -> "ShardReader":
+    def open(
+        cls, shards: StrLocation | Storage, manifest: Manifest | None = None, *, depth: bool = True
+    ) -> "ShardReader":
         """The reader of a finished shard directory; raise `InputError` if it is none, or does not belong together."""
         storage = storage_of(shards)
-        manifest = Manifest.load(storage)
+        manifest = manifest or Manifest.load(storage)
         reader = cls(storage, manifest, load_index(storage, manifest), depth=depth)
         if isinstance(storage, Folder):
             reader._index_file = ReadFile(storage.location / INDEX, open_regular)

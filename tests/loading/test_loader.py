@@ -325,7 +325,7 @@ def test_state_of_something_else_is_refused(packed: Path, copy: Path) -> None:
         ({"resident_share": 0.0}, "resident_share 0"),
         ({"hw_decoder_load": 1.5}, "hw_decoder_load 1.5"),
         ({"max_bad_share": -1.0}, "max_bad_share -1"),
-        ({"window": 0}, "window 0: expected 1 or more shards"),
+        ({"window": -1}, "window -1: expected 1 or more shards"),
         ({"readers": 0}, "readers 0"),
         ({"resident": "disk"}, "'disk'"),
         ({"split": "nope"}, "no split called 'nope'"),

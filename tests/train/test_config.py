@@ -8,6 +8,7 @@ import torch
 
 from pipeline import devices
 from pipeline.errors import InputError
+from pipeline.limits import URL_WINDOW
 from pipeline.loading.sample_cache import PLACES
 from pipeline.packing import encode_planes
 from train.config import (
@@ -49,7 +50,7 @@ def test_the_choices_are_those_that_the_heavy_modules_know() -> None:
         ("warmup", 1.0, "--warmup 1.0: expected a share of all steps from 0 to below 1"),
         ("ema", 1.0, "--ema 1.0: expected a decay below 1 such as 0.999, or 0 for none"),
         ("hw_decoder_load", 1.5, "--hw-decoder-load 1.5: expected a share of the JPEGs from 0 to 1"),
-        ("window", 0, "--window 0: expected 1 or more"),
+        ("window", -1, "--window -1: expected 0 or more"),
         ("epochs", math.nan, "--epochs nan: expected a whole number"),
         ("epochs", 2**31, "--epochs 2147483648: expected at most 1,000,000"),
         ("seed", 2**70, "--seed 1180591620717411303424: expected at most 9,223,372,036,854,775,807"),
@@ -111,3 +112,14 @@ def test_a_device_may_go_by_its_name_in_pytorch() -> None:
         assert Config("shards", "out", device=device).device == str(device)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="--device cuda:x: expected one of auto, gpu, cpu"):
         Config("shards", "out", device="cuda:x")
+
+
+def test_shards_behind_a_url_have_a_window_and_a_resumed_run_keeps_its_order() -> None:
+    assert Config("shards", "out").window is None
+    assert Config("s3://bucket/shards", "out").window == URL_WINDOW
+    assert Config("s3://bucket/shards", "out", window=0).window == 0
+    local = Config("shards", "out").settings()
+    assert Config("s3://bucket/shards", "out").resumed(local, given=()).window == 0
+    remote = Config("s3://bucket/shards", "out").settings()
+    assert Config("shards", "out").resumed(remote, given=()).window == URL_WINDOW
+    Config("shards", "out").require_same({**local, "window": 0})
