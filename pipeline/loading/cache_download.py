@@ -1,6 +1,7 @@
 """One file on its way into the cache: parts that arrive in any order, hashed in order, readable as they are there."""
 
 import hashlib
+import logging
 import os
 import time
 from collections import deque
@@ -12,6 +13,7 @@ from pipeline.files import naming
 from pipeline.loading.cache_folder import CachedFile, unlock_and_close
 from pipeline.storage import Content
 
+log = logging.getLogger(__name__)
 MOST_ASKED = 2
 """Times that a part is under way at once."""
 MOST_FAILURES = 3
@@ -22,6 +24,10 @@ KNOWN_PARTS = 20
 HEDGE_SEC, HEDGE_UNKNOWN_SEC = 0.5, 3.0
 """Shortest time after which a part is asked for again; and that as long as it is not known."""
 RECENT_PARTS = 256
+PAUSE_SEC = 20.0
+"""Time for which nothing is cached after the cache folder failed, and for which a file is left out whose parts did."""
+MOST_WRONG = 2
+"""Times that a file may come with another hash, or turn out to be damaged, before it is left out."""
 
 
 class PartTimes:
@@ -29,16 +35,38 @@ class PartTimes:
 
     def __init__(self) -> None:
         self._recent_sec: deque[float] = deque(maxlen=RECENT_PARTS)
+        self.longest_sec = HEDGE_UNKNOWN_SEC
+        """The 99th percentile, as far as that is known."""
 
     def add(self, part_sec: float) -> None:
         """A part took so long."""
         self._recent_sec.append(part_sec)
+        if len(self._recent_sec) >= KNOWN_PARTS:
+            self.longest_sec = max(HEDGE_SEC, float(np.quantile(list(self._recent_sec), 0.99)))
 
-    def longest_sec(self) -> float:
-        """The 99th percentile, as far as that is known."""
-        if len(self._recent_sec) < KNOWN_PARTS:
-            return HEDGE_UNKNOWN_SEC
-        return max(HEDGE_SEC, float(np.quantile(list(self._recent_sec), 0.99)))
+
+class LeftOut:
+    """Files that are not fetched: for a while because their parts did not come, or for good."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+        self._wrong: dict[str, int] = {}
+
+    def failed(self, name: str) -> None:
+        """A part did not come, time and again."""
+        self._until[name] = max(self._until.get(name, 0.0), time.monotonic() + PAUSE_SEC)
+
+    def wrong(self, name: str) -> None:
+        """A file was not what its manifest says."""
+        self._wrong[name] = self._wrong.get(name, 0) + 1
+        if self._wrong[name] == MOST_WRONG:
+            self._until[name] = float("inf")
+            log.warning("%s is again not what the manifest says: it is not cached, its sets are read one by one", name)
+
+    def names(self) -> list[str]:
+        """Those that are left out now."""
+        now = time.monotonic()
+        return [name for name, until in self._until.items() if until > now]
 
 
 class Download:

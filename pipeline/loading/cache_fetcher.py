@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.loading.cache_download import Download, PartTimes
+from pipeline.loading.cache_download import PAUSE_SEC, Download, LeftOut, PartTimes
 from pipeline.loading.cache_folder import CachedFile, CacheFolder, Listing
 from pipeline.loading.cache_plan import NEVER, NextUses, next_fetch
 from pipeline.loading.cache_statistics import Meter
@@ -27,20 +27,16 @@ LOOK_SEC = 0.25
 """Time after which it is looked again for parts that take too long."""
 PLAN_SEC = 0.5
 """Time after which it is looked again what other processes have done."""
-PLAN_SHARE = 0.1
+PLAN_SHARE = 0.02
 """Of the time that may go into looking, where it finds nothing to do."""
 SLOW_PLAN_SEC = 0.1
 """For each that looking takes, as many more parts are begun at once as there are connections."""
 OTHERS_SEC = 30.0
 """Longest wait for a file that another process downloads."""
-PAUSE_SEC = 20.0
-"""Time for which nothing is cached after the cache folder failed, or for which a file is not asked for after it did."""
 EXTRAS = 2
 """Files beside the shards, the last: index.npy and backgrounds.tar."""
 CLOSE_SEC = 5.0
 """Longest wait for the threads to end: one may be in a request that is not answered."""
-MOST_WRONG = 2
-"""Times that a file may come with another hash, or turn out to be damaged, before it is left out."""
 
 
 class Fetcher:
@@ -70,8 +66,7 @@ class Fetcher:
         self._uses: NextUses | None = None
         self._position = 0
         self._demanded: dict[str, None] = {}
-        self._barred_until: dict[str, float] = {}
-        self._wrong: dict[str, int] = {}
+        self._left_out = LeftOut()
         self._fetched: set[str] = set()
         self._told: set[str] = set()
         self._planned: _Planned | None = None
@@ -89,7 +84,7 @@ class Fetcher:
         with self._state:
             if position != self._position:
                 self._position, self._plan_at = position, min(self._plan_at, self._rest_until)
-                self._state.notify_all()
+                self._state.notify()
 
     def demand(self, file: CachedFile) -> None:
         """Fetch a file, if no plan knows of it."""
@@ -118,8 +113,8 @@ class Fetcher:
 
     def is_needed(self, name: str) -> bool:
         """Whether a file is needed now, or soon."""
-        planned = self._planned
-        return planned is not None and planned.next_uses[self._numbers[name]] <= planned.position + LAG_BATCHES
+        plan = self._planned
+        return plan is not None and plan.next_uses[self._numbers[name]] <= plan.position + LAG_BATCHES
 
     def downloading(self, name: str) -> Download | None:
         """A file that is on its way through this process."""
@@ -130,7 +125,7 @@ class Fetcher:
         if download := self._downloads.get(name):
             download.trusted = False
         with self._state:
-            self._found_wrong(name)
+            self._left_out.wrong(name)
             self._wake()
 
     @property
@@ -139,9 +134,8 @@ class Fetcher:
         with self._state:
             if self._under_way or self._is_planning or self._downloads or self._demanded:
                 return False
-            planned = self._planned
-            is_planned = planned is not None and planned.position == self._position and self._plan_at > 0.0
-            return self._uses is None or is_planned
+            has_planned = self._planned is not None and self._planned.position == self._position and self._plan_at > 0.0
+            return self._uses is None or has_planned
 
     def close(self) -> None:
         """End the threads, and remove what is under way."""
@@ -150,12 +144,10 @@ class Fetcher:
             self._stopped = True
             self._state.notify_all()
         deadline = time.monotonic() + CLOSE_SEC
-        for download in list(self._downloads.values()):
-            self._abandon(download)
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(max(0.0, deadline - time.monotonic()))
-        for download in list(self._downloads.values()):  # begun just then
+        for download in list(self._downloads.values()):
             self._abandon(download)
 
     def forget(self) -> None:
@@ -208,7 +200,7 @@ class Fetcher:
                 self._is_planning, self._plan_at = True, time.monotonic() + PLAN_SEC
                 return self._plan
         for download in downloads:
-            if (number := download.take(self._part_times.longest_sec())) is not None:
+            if (number := download.take(self._part_times.longest_sec)) is not None:
                 return self._begun(download, number)
         return None
 
@@ -219,8 +211,7 @@ class Fetcher:
     def _fetch_part(self, download: Download, number: int) -> None:
         """Ask for a part, and keep it."""
         name, (first, size) = download.file.name, download.extent(number)
-        started_sec = time.monotonic()
-        content: Content | None = None
+        started_sec, content = time.monotonic(), None
         try:
             with suppress(OSError, InputError):  # who reads in ranges is told
                 content = self._source.read(name, first, size)
@@ -242,7 +233,7 @@ class Fetcher:
             if download.failed(number):
                 self._abandon(download)
                 with self._state:
-                    self._barred_until.setdefault(name, time.monotonic() + PAUSE_SEC)
+                    self._left_out.failed(name)
             return
         is_first = download.store(number, content)
         if not is_first or name in self._fetched:
@@ -271,13 +262,7 @@ class Fetcher:
                 if is_right:
                     self._demanded.pop(name, None)
                 else:
-                    self._found_wrong(name)
-
-    def _found_wrong(self, name: str) -> None:
-        self._wrong[name] = self._wrong.get(name, 0) + 1
-        if self._wrong[name] == MOST_WRONG:
-            self._barred_until[name] = float("inf")
-            log.warning("%s is again not what the manifest says: it is not cached, its sets are read one by one", name)
+                    self._left_out.wrong(name)
 
     def _abandon(self, download: Download) -> None:
         if (descriptor := download.claim()) is not None:
@@ -304,10 +289,8 @@ class Fetcher:
         started_sec, begun = time.monotonic(), 0
         try:
             with self._folder.listed() as listing:
-                try:
-                    begun = self._begin(listing, uses, position)
-                finally:
-                    self._meter.evicted(listing.evicted)
+                begun = self._begin(listing, uses, position)
+                self._meter.evicted(listing.evicted)
         except (OSError, InputError) as error:
             self._pause(error)
         finally:
@@ -320,8 +303,7 @@ class Fetcher:
 
     def _begin(self, listing: Listing, uses: NextUses | None, position: int) -> int:
         """Begin as many downloads as keep the connections busy until it is looked again; how many."""
-        next_uses = np.full(len(self._files), NEVER)
-        kept = np.zeros(len(self._files), np.bool_)
+        next_uses, kept = np.full(len(self._files), NEVER), np.zeros(len(self._files), np.bool_)
         if uses is not None:
             planned = uses(position)
             next_uses[: len(planned)] = planned
@@ -329,12 +311,11 @@ class Fetcher:
         next_uses[-EXTRAS:] = -1  # whoever reads needs them all the time
         wanted = (next_uses < NEVER) & (next_uses >= 0)
         with self._state:
-            now, demanded = time.monotonic(), list(self._demanded)
-            barred = [name for name, until in self._barred_until.items() if until > now]
+            demanded, left_out = list(self._demanded), self._left_out.names()
             parts_left = sum(download.left() for download in self._downloads.values())
         wanted[self._indices(demanded)] = True
         there = self._indices(listing.complete)
-        for unwanted in (there, self._indices(listing.partial), self._indices(barred)):
+        for unwanted in (there, self._indices(listing.partial), self._indices(left_out)):
             wanted[unwanted] = False
         evictable = np.zeros(len(self._files), np.bool_)
         evictable[there] = ~kept[there]
