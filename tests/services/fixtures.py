@@ -17,9 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-import obstore
 import pytest
-from obstore.store import S3Store
 
 from pipeline.storage import Url
 from tests.services import keeper, servers
@@ -39,6 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _use(server: str, factory: pytest.TempPathFactory) -> dict[str, Any]:
     if missing := servers.missing(server):
         pytest.skip(f"needs {missing}")
+    pytest.importorskip("obstore")
     temporary = factory.getbasetemp()
     shared = temporary.parent if os.environ.get("PYTEST_XDIST_WORKER") else temporary
     return keeper.use(server, shared / "services")
@@ -63,7 +62,8 @@ class S3Server(NamedTuple):
     def new_bucket(self, key: str = servers.S3_KEY, secret: str = servers.S3_SECRET) -> Url:
         """A bucket that is empty."""
         name = f"bucket-{uuid4().hex[:12]}"
-        store = S3Store(
+        obstore = pytest.importorskip("obstore")
+        store = pytest.importorskip("obstore.store").S3Store(
             name,
             endpoint=f"http://127.0.0.1:{self.port}",
             access_key_id=key,
