@@ -104,13 +104,18 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that s3://bucket stands for, in tests of what is around object storage; with caches of its own."""
     folder = tmp_path / "bucket"
     folder.mkdir()
+    stand_for_object_storage(monkeypatch, folder, tmp_path / "cache")
+    return folder
+
+
+def stand_for_object_storage(monkeypatch: pytest.MonkeyPatch, folder: Path, cache: Path) -> None:
+    """Let s3://bucket be a folder, and `cache` that of the user."""
 
     def storage(url: Url) -> Folder:
         return Folder(folder / url.text.removeprefix("s3://bucket").strip("/"))
 
     monkeypatch.setattr("pipeline.object_storage.ObjectStorage", storage)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return folder
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
 
 
 @pytest.fixture(scope="session")

@@ -144,9 +144,17 @@ class Trainer:
         Raises `Interrupted` after Ctrl-C and SIGTERM, `InputError` where the loss is no longer a number, or where fp16
         overflows however small the loss is scaled.
         """
+        stopped = ""
         try:
-            self._fit(show)
+            with closing(self):
+                try:
+                    self._fit(show)
+                except (InputError, Interrupted) as error:
+                    stopped = str(error)
+                    raise
         except OSError as error:
+            if stopped:  # and then this came
+                error.add_note(stopped)
             kept = f"the run is kept up to its last checkpoint; {self._how_to_continue()}"
             lost = "there is no checkpoint yet: the same command starts the run again"
             error.add_note(kept if has_checkpoint(self.out) else lost)
@@ -158,7 +166,6 @@ class Trainer:
         self._began_sec = time.perf_counter() - self.elapsed_sec
         patient = self.ranks.world > 1
         with (
-            closing(self),
             deterministic(self.config.deterministic),
             Interruption(patient=patient, quiet=not self.ranks.first) as interruption,
         ):

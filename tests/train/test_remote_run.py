@@ -1,9 +1,11 @@
-"""Runs whose place is a URL; a folder stands for the storage, but for the last tests."""
+"""Runs whose place is a URL; a folder stands for the storage, but in the last test."""
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,14 @@ import train.remote_run
 import train.trainer
 from pipeline.errors import InputError
 from pipeline.lease import Lease
-from pipeline.storage import Folder, Url
+from pipeline.storage import Folder, Url, storage_of
+from pipeline.workers import end_with_parent
+from tests.conftest import stand_for_object_storage
+from tests.ranks import CONTEXT, in_ranks
 from tests.train.test_trainer import CrashError, assert_equal_runs, configuration, crash_at, fit, lines
-from train.checkpoint import load
+from train.checkpoint import load, load_run
 from train.config import Config
+from train.distributed import Distributed
 from train.remote_run import local_folder
 from train.report import write_report
 from train.trainer import Trainer
@@ -203,6 +209,20 @@ def test_what_cannot_be_put_at_the_end_is_kept_and_put_by_the_same_command(
     assert not local_folder(URL).exists()
 
 
+def test_why_a_run_ended_is_told_beside_why_it_could_not_be_put(packed: Path, there: Path) -> None:
+    def after_step(step: int) -> None:
+        if step == 5:
+            wait_for(lambda: checkpoint_of(there, 4))
+            shutil.rmtree(there / "pictures")
+            (there / "pictures").write_bytes(b"")
+        if step == 9:
+            raise InputError("the loss is nan")
+
+    with pytest.raises(OSError, match="exists") as raised:
+        fit(Trainer(remote(packed, epochs=3)), after_step)
+    assert "the loss is nan" in raised.value.__notes__
+
+
 def test_local_files_of_a_run_that_others_went_on_with_are_not_used(packed: Path, whole: Path, there: Path) -> None:
     with pytest.raises(CrashError):
         fit(Trainer(remote(packed)), crash_at(4))
@@ -211,3 +231,50 @@ def test_local_files_of_a_run_that_others_went_on_with_are_not_used(packed: Path
     (folder / "last.pt").write_bytes(b"other")
     fit(Trainer(remote(packed), resume=True))
     assert_equal_runs(there, whole)
+
+
+def test_ranks_on_other_machines_go_on_from_the_same_checkpoint(packed: Path, there: Path, tmp_path: Path) -> None:
+    with pytest.raises(CrashError):
+        fit(Trainer(remote(packed)), crash_at(4))
+    assert checkpoint_of(there, 3)
+    answers = in_ranks(2, opened_on_a_machine_of_its_own, remote(packed), tmp_path)
+    assert answers == [(3, 48), (3, 48)]
+
+
+def opened_on_a_machine_of_its_own(config: Config, folder: Path) -> tuple[int, int]:
+    """Steps and sets of the run, on a rank that shares no local file with others."""
+    ranks = Distributed.from_environment("cpu")
+    with pytest.MonkeyPatch.context() as patch, ranks:
+        stand_for_object_storage(patch, folder / "bucket", folder / f"cache of rank {ranks.rank}")
+        with closing(Trainer(config, resume=True, ranks=ranks)) as trainer:
+            return trainer.step, trainer.sets_seen
+
+
+def test_a_run_that_is_killed_goes_on_from_s3_on_another_machine(
+    packed: Path, whole: Path, s3: Url, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(remote(packed), out=s3 / "runs/first")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one"))
+    process = CONTEXT.Process(target=train_and_stand_still, args=(config, dict(os.environ)), daemon=True)
+    process.start()
+    storage = storage_of(s3 / "runs/first")
+    wait_for(lambda: "last.pt" in storage.names() and load(s3 / "runs/first/last.pt").state["step"] == 4)
+    process.kill()
+    process.join()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    said = list[str]()
+    fit(Trainer(config, resume=True, say=said.append))
+    assert any(f"process {process.pid} of" in line and "is gone; this one goes on" in line for line in said)
+    for name in storage.names():
+        Folder(tmp_path / "copy").put(name, storage.read_all(name))
+    assert_equal_runs(tmp_path / "copy", whole)
+    assert lines(tmp_path / "copy") == lines(whole)
+    assert load_run(s3 / "runs/first", "best", torch.device("cpu")).step in (4, 8)
+
+
+def train_and_stand_still(config: Config, environment: dict[str, str]) -> None:
+    """Train in a process that will be killed in the second epoch."""
+    os.environ.update(environment)
+    train.remote_run.PAUSE_SEC = 0.0
+    end_with_parent()
+    fit(Trainer(config), lambda step: time.sleep(600) if step == 5 else None)
