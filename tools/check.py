@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 
 from pipeline.format.depth import NEAR, STORED
+from pipeline.loading.cache_check import check_cache
+from pipeline.loading.cache_folder import default_directory
 from pipeline.storage import Location
 from pipeline.verify.check import CheckOptions, CheckReport, check
 from pipeline.verify.repair import DAMAGED_SUFFIX, RepairReport, repair
@@ -31,6 +33,8 @@ DEFAULTS = CheckOptions()
               help="Of --repair-index: which end of the depth scale is near.  [default: the manifest's]")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1), default=DEFAULTS.workers, show_default="one a core",
               help="Processes; what is found does not depend on it.")  # fmt: skip
+@click.option("--cache", is_flag=False, flag_value="", metavar="[DIR]",
+              help="In place of shards: the cache folder, or DIR; damaged files are removed.")  # fmt: skip
 def main(
     shards: Location,
     decode: bool,
@@ -39,6 +43,7 @@ def main(
     depth_encoding: str | None,
     depth_near: str | None,
     workers: int,
+    cache: str | None,
 ) -> None:
     """Check that every byte of a shard directory is as it was packed; name what is not, and exit with 1.
 
@@ -47,6 +52,10 @@ def main(
 
     --repair-index writes a tar with damaged sets anew without these, and keeps the old one as sets-NNNNNN.tar.damaged.
     """
+    if cache is not None:
+        folder = Path(cache).expanduser() if cache else default_directory()
+        echo(f"{folder}: {check_cache(folder)}")
+        return
     if repair_index and (decode or full):
         raise click.UsageError("--repair-index decodes every picture by itself: leave out --decode and --full")
     if not repair_index and (depth_encoding or depth_near):

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from PIL import Image
 from pipeline.errors import InputError
 from pipeline.files import written_file
 from pipeline.limits import MOST_COUNT
+from pipeline.loading.cache_statistics import CacheStatistics
 from pipeline.resume import atomic_file
 from pipeline.storage import Location, is_there, storage_of
 from pipeline.words import plural, printable
@@ -23,6 +24,8 @@ from train.distributed import Distributed
 from train.event_file import event_file
 from train.train_step import StepResult
 
+CACHE = "cache"
+"""Lines with what came from the cache of shards behind a URL, and what from there: `CacheStatistics`."""
 METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"  # in the folder of a run
 Line = dict[str, Any]
 
@@ -42,7 +45,7 @@ class Log:
             self._opened = opened.pop_all()
 
     def write(self, kind: str, step: int, epoch: int, values: Mapping[str, float]) -> None:
-        """One line, and one TensorBoard scalar a value; `kind` is train or val, `epoch` counts from 1.
+        """One line, and one TensorBoard scalar a value; `kind` is train, val or cache, `epoch` counts from 1.
 
         A value that is no number is left out: JSON has none, and nothing could be made of it.
         """
@@ -67,6 +70,13 @@ class Log:
     def close(self) -> None:
         """Close the files. May be called again."""
         self._opened.close()
+
+
+def describe_cache(lines: Sequence[Line]) -> str:
+    """What the cache did up to the last line that tells of it; empty where none does."""
+    found = next((line for line in reversed(lines) if line["kind"] == CACHE), {})
+    counted = {name: found[name] for name in CacheStatistics._fields if name in found}
+    return str(CacheStatistics(**counted)) if len(counted) == len(CacheStatistics._fields) else ""
 
 
 class Metrics(NamedTuple):

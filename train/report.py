@@ -30,7 +30,7 @@ from train.config import Config
 from train.curves import COLOURS, LOSSES, OPTIMIZATION, SCORES, SPEED, Chart, draw_svg
 from train.evaluate import Cell, Evaluation, evaluate, open_split
 from train.evaluation_table import DEPTH, MASK
-from train.logging import METRICS, Line, read_metrics
+from train.logging import METRICS, Line, describe_cache, read_metrics
 from train.metrics import METRICS as DEPTH_METRICS
 from train.metrics import Score
 from train.pictures import columns
@@ -247,6 +247,7 @@ def progress(lines: Sequence[Line]) -> dict[str, Any]:
         "validated": any(line["kind"] == "val" for line in lines),
         "curves": drawn((*LOSSES, *SCORES, *OPTIMIZATION)),
         "speed_curves": drawn(SPEED),
+        "cache": describe_cache(lines),
         "damaged": max((line.get("sets_damaged", 0) for line in lines), default=0),
         "epochs": first + ([together("all later ones", later), *later[every - 1 :: every]] if later else []),
         "epochs_title": f"; every {every}. of {len(epochs):,}" if every > 1 else "",

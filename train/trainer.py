@@ -32,7 +32,7 @@ from train.checkpoint import (
 from train.config import Config
 from train.curves import draw_curves
 from train.distributed import SINGLE, Distributed
-from train.logging import METRICS, Log, Meter, read_lines
+from train.logging import CACHE, METRICS, Log, Meter, read_lines
 from train.pace import FirstSteps, advice
 from train.pictures import grid, save_picture
 from train.remote_run import RemoteRun, local_folder
@@ -272,6 +272,9 @@ class Trainer:
             self._tell(f"epoch {epoch}{length}: {describe(self.scores)}; {self._baseline(self.scores)}")
         if damaged := self.loader.quarantined:
             self._tell(f"sets left out as damaged: {len(damaged)}, such as {damaged[0]}")
+        if cached := self.loader.cache_statistics:
+            log.write(CACHE, self.step, epoch, cached._asdict())
+            self._tell(str(cached))
         draw_curves(read_lines(log.path), self.out / CURVES)
         if self.over:
             log.result(self.config.settings(), self.scores or {})
