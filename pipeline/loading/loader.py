@@ -339,7 +339,7 @@ class Loader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop()
+        self.close()
 
     def state_dict(self) -> dict[str, int | str]:
         """Where the iteration is that runs, or was left: batches handed out, not those read ahead.

@@ -116,3 +116,13 @@ def test_a_damaged_manifest_and_an_unfinished_directory_are_one_line(
         [line] = result.output.splitlines()
         assert why in line
     assert "half is unfinished" in run("--shards", tmp_path / "half", "--repair-index").output
+
+
+def test_the_cache_is_checked_in_place_of_shards(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    (folder / ("0" * 64)).mkdir(parents=True)
+    (folder / ("0" * 64) / "sets-000000.tar").write_bytes(b"of no manifest")
+    done = CliRunner().invoke(main, ["--cache", str(folder)])
+    assert done.exit_code == 0
+    assert done.output == f"{folder}: 0 files (0.00 GB) as packed, 1 file dropped ({'0' * 64}/sets-000000.tar)\n"
+    assert CliRunner().invoke(main, ["--cache", str(folder)]).output == f"{folder}: 0 files (0.00 GB) as packed\n"
