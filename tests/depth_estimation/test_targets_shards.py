@@ -17,6 +17,7 @@ from pipeline.loading.loader import Loader
 from pipeline.loading.shard_reader import ShardReader
 from pipeline.packing.pack import PackOptions, pack
 from pipeline.resume import UNFINISHED
+from pipeline.storage import Folder
 from pipeline.workers import Progress
 from tests.networks import WEIGHTS, weighted_sum
 from tests.samples import files_below
@@ -68,6 +69,14 @@ def test_the_same_sets_with_depth(bare: Path, rewritten: Path) -> None:
     batch = next(iter(Loader(rewritten, split="train", batch_size=8, size=32, device="cpu", seed=0)))
     assert batch.depth is not None
     assert batch.depth.shape == (8, 1, 32, 32)
+
+
+def test_object_storage_gets_the_same_bytes(
+    bare: Path, rewritten: Path, depth_model: DepthModel, tmp_path: Path
+) -> None:
+    """A folder behind the same seam."""
+    rewrite_with_depth(bare, Folder(tmp_path), depth_model, OPTIONS)
+    assert files_below(tmp_path) == files_below(rewritten)
 
 
 def test_depth_that_is_there_is_replaced(packed: Path, depth_model: DepthModel, tmp_path: Path) -> None:

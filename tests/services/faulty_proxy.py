@@ -126,6 +126,8 @@ class FaultyProxy:
         if fault == "cut":
             head = head.lower().replace(b"content-length: %d" % size, b"content-length: %d" % (size // 2))
         writer.write(head)
+        if b"transfer-encoding: chunked" in head.lower() and not of_head and fault not in ("short", "cut", "stall"):
+            await _pass_chunks(upstream_reader, writer)
         await self._pass(upstream_reader, writer, size // 2 if fault in ("short", "cut", "stall") else size)
         if fault == "stall":
             await asyncio.sleep(3600)
@@ -158,6 +160,16 @@ class FaultyProxy:
             writer.write(line)
             size = int(line.split(b";")[0], 16)
             await self._pass(reader, writer, size + 2)
+
+
+async def _pass_chunks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Pass on a body whose size nobody tells (RFC 9112, 7.1)."""
+    size = -1
+    while size:
+        line = await reader.readuntil(b"\r\n")
+        size = int(line.partition(b";")[0], 16)
+        writer.write(line + await reader.readexactly(size + 2))
+        await writer.drain()
 
 
 async def _head(reader: asyncio.StreamReader) -> tuple[bytes, int]:
