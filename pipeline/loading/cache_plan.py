@@ -5,7 +5,7 @@ and nothing is fetched that is needed later than all that would go for it. Where
 again in each epoch; by recency it would be 85 %.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -24,34 +24,29 @@ class NextUses:
     def __init__(self, turns: Callable[[int], Turns], batches: int) -> None:
         """`turns` are those of an epoch, `batches` are in each."""
         self._turns, self.batches = turns, batches
-        self._known: dict[int, Turns] = {}
+        self._plans: dict[int, tuple[Turns, NDArray[np.int64]]] = {}  # of the epochs asked for last
 
     @classmethod
-    def of_ranks(cls, sampler: Sampler, ranks: Iterable[int], world: int) -> "NextUses":
+    def of_ranks(cls, sampler: Sampler, ranks: range, world: int) -> "NextUses":
         """When any of these ranks, those of one host, needs a shard."""
-
-        def turns(epoch: int) -> Turns:
-            each = [sampler.turns(epoch, rank, world) for rank in ranks]
-            first = np.min([np.where(one.first < 0, NEVER, one.first) for one in each], axis=0)
-            return Turns(first, np.max([one.last for one in each], axis=0))
-
-        return cls(turns, sampler.batches)
+        return cls(lambda epoch: sampler.turns(epoch, ranks.start, world, len(ranks)), sampler.batches)
 
     def __call__(self, position: int) -> NDArray[np.int64]:
         """Int64 [shards]: `position` itself for a shard in use, NEVER where no use is near enough to be known."""
-        epoch = position // self.batches
-        for old in [known for known in self._known if known < epoch - 1]:
-            del self._known[old]
-        found: NDArray[np.int64] | None = None
-        for number in range(epoch + EPOCHS_AHEAD, epoch - 1, -1):
-            if number not in self._known:
-                self._known[number] = self._turns(number)
-            first, last = self._known[number]
-            start = number * self.batches
-            found = np.full(len(first), NEVER) if found is None else found
-            is_left = (last >= 0) & (last + start >= position)
-            found[is_left] = np.maximum(first[is_left] + start, position)
-        assert found is not None
+        epoch, batch = divmod(position, self.batches)
+        if epoch not in self._plans:
+            self._plans = {known: self._plans[known] for known in [epoch - 1] if known in self._plans}
+            self._plans[epoch] = self._turns(epoch), self._first_after(epoch)
+        (first, last), later = self._plans[epoch]
+        is_left = (last >= 0) & (last >= batch)
+        return np.where(is_left, np.maximum(first, batch) + epoch * self.batches, later)
+
+    def _first_after(self, epoch: int) -> NDArray[np.int64]:
+        """When each shard is needed first after an epoch."""
+        found = np.full(0, NEVER)
+        for number in range(epoch + EPOCHS_AHEAD, epoch, -1):
+            first, last = self._turns(number)
+            found = np.where(last >= 0, first + number * self.batches, found if found.size else NEVER)
         return found
 
 

@@ -22,8 +22,8 @@ def test_next_uses_are_found_over_epochs() -> None:
     assert uses(7).tolist() == [12, 7, NEVER]
 
 
-@pytest.mark.parametrize("ranks", [[0], [1, 2], [0, 1, 2]])
-def test_next_uses_are_those_of_the_batches_of_all_ranks_of_a_host(ranks: list[int]) -> None:
+@pytest.mark.parametrize("ranks", [range(1), range(1, 3), range(3)])
+def test_next_uses_are_those_of_the_batches_of_all_ranks_of_a_host(ranks: range) -> None:
     """Within its turn a shard is in use, also where a batch takes no set of it."""
     sizes = np.array([7, 12, 0, 9, 20])
     sampler = Sampler(sizes, 8, "key", window=2)
