@@ -13,7 +13,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.loading.cache_plan import NEVER, NextUses
+from pipeline.loading.caching.plan import NEVER, NextUses
 from pipeline.loading.sampler import Sampler
 from tools.cli import Command, echo
 

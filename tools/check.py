@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from pipeline.format.depth import NEAR, STORED
-from pipeline.loading.cache_check import check_cache
-from pipeline.loading.cache_folder import default_directory
+from pipeline.loading.caching.check import check_cache
+from pipeline.loading.caching.folder import default_directory
 from pipeline.storage import Location
 from pipeline.verify.check import CheckOptions, CheckReport, check
 from pipeline.verify.repair import DAMAGED_SUFFIX, RepairReport, repair

@@ -15,7 +15,7 @@ from PIL import Image
 from pipeline.errors import InputError
 from pipeline.files import written_file
 from pipeline.limits import MOST_COUNT
-from pipeline.loading.cache_statistics import CacheStatistics
+from pipeline.loading.caching.statistics import CacheStatistics
 from pipeline.resume import atomic_file
 from pipeline.storage import Location, is_there, storage_of
 from pipeline.words import plural, printable

@@ -23,9 +23,10 @@ from pipeline.loading.augment import Augmenter
 from pipeline.loading.batch import Batch
 from pipeline.loading.batches import DeviceBatch, Stages, start_batches
 from pipeline.loading.buffers import Gatherer
-from pipeline.loading.cache_folder import default_directory
-from pipeline.loading.cache_statistics import CacheStatistics
 from pipeline.loading.cache_sync import sync
+from pipeline.loading.caching.folder import default_directory
+from pipeline.loading.caching.shard_cache import ShardCache
+from pipeline.loading.caching.statistics import CacheStatistics
 from pipeline.loading.collate import Collator
 from pipeline.loading.config import LoaderConfig, shards_at_a_time
 from pipeline.loading.decode import DecodeOptions
@@ -34,7 +35,6 @@ from pipeline.loading.memory import brief, ran_out
 from pipeline.loading.prefetch import BackgroundIterator, PrefetchReader, Quarantine
 from pipeline.loading.sample_cache import SampleCache
 from pipeline.loading.sampler import Sampler
-from pipeline.loading.shard_cache import ShardCache
 from pipeline.loading.shard_reader import ShardReader
 from pipeline.loading.split import Split
 from pipeline.storage import Location, StrLocation, Url, storage_of

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.loading.cache_plan import NextUses
+from pipeline.loading.caching.plan import NextUses
+from pipeline.loading.caching.shard_cache import ShardCache
 from pipeline.loading.decode import Encoded
 from pipeline.loading.sample_cache import SampleCache
 from pipeline.loading.sampler import Sampler
-from pipeline.loading.shard_cache import ShardCache
 from pipeline.loading.shard_reader import Damaged, ShardReader
 from pipeline.loading.split import Split
 from pipeline.words import plural

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.loading.cache_plan import NEVER, NextUses, next_fetch
+from pipeline.loading.caching.plan import NEVER, NextUses, next_fetch
 from pipeline.loading.sampler import Sampler, Turns
 
 SHARDS, WINDOW = 96, 6

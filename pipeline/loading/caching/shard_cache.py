@@ -9,7 +9,7 @@
     print(shards.statistics()); shards.close()
 
 Nothing of the cache is ever an error to who reads: a miss, a full disk, a folder that was removed only mean that the
-source is read. All processes of a host share the directory, see `cache_folder`.
+source is read. All processes of a host share the directory, see `folder`.
 """
 
 import hashlib
@@ -27,10 +27,10 @@ from typing import Any
 
 from pipeline.files import ReadFile, map_file
 from pipeline.format.manifest import BACKGROUNDS, INDEX, MANIFEST, Manifest
-from pipeline.loading.cache_fetcher import Fetcher
-from pipeline.loading.cache_folder import CachedFile, CacheFolder, require_local
-from pipeline.loading.cache_plan import NextUses
-from pipeline.loading.cache_statistics import CacheStatistics, Meter
+from pipeline.loading.caching.fetcher import Fetcher
+from pipeline.loading.caching.folder import CachedFile, CacheFolder, require_local
+from pipeline.loading.caching.plan import NextUses
+from pipeline.loading.caching.statistics import CacheStatistics, Meter
 from pipeline.regular_files import open_regular
 from pipeline.storage import Content, Stat, Storage
 

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.loading.cache_download import PAUSE_SEC, Download, LeftOut, PartTimes
-from pipeline.loading.cache_folder import CachedFile, CacheFolder, Listing
-from pipeline.loading.cache_plan import NEVER, NextUses, next_fetch
-from pipeline.loading.cache_statistics import Meter
+from pipeline.loading.caching.download import PAUSE_SEC, Download, LeftOut, PartTimes
+from pipeline.loading.caching.folder import CachedFile, CacheFolder, Listing
+from pipeline.loading.caching.plan import NEVER, NextUses, next_fetch
+from pipeline.loading.caching.statistics import Meter
 from pipeline.storage import Content, Storage
 
 log = logging.getLogger(__name__)

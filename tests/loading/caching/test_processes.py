@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 from pipeline.format.manifest import MANIFEST, Manifest
-from pipeline.loading.cache_check import check_cache
-from pipeline.loading.shard_cache import ShardCache
-from tests.caches import PART_BYTES, SHARD_BYTES, Source, in_turn, settle, write_shards
+from pipeline.loading.caching.check import check_cache
+from pipeline.loading.caching.shard_cache import ShardCache
 from tests.commands import ROOT
+from tests.loading.caching.samples import PART_BYTES, SHARD_BYTES, Source, in_turn, settle, write_shards
 
 SHARDS = 12
 
@@ -18,7 +18,7 @@ def crowd(tmp_path: Path, held: int, kills: int) -> Path:
     write_shards(tmp_path / "shards", SHARDS)
     limit = held * SHARD_BYTES + (tmp_path / "shards" / MANIFEST).stat().st_size
     places = [tmp_path / "shards", tmp_path / "cache", limit, tmp_path / "log", kills]
-    command = [sys.executable, "-m", "tests.cache_crowd", *map(str, places)]
+    command = [sys.executable, "-m", "tests.loading.caching.crowd", *map(str, places)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr
     return tmp_path / "cache"

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from pipeline.format.manifest import BACKGROUNDS, INDEX, MANIFEST, Manifest, ShardInfo
-from pipeline.loading.cache_plan import NextUses
+from pipeline.loading.caching.plan import NextUses
 from pipeline.loading.sampler import Turns
 from pipeline.storage import Folder
 

@@ -8,7 +8,7 @@ import msgspec
 
 from pipeline.files import open_file, read_file
 from pipeline.format.manifest import BACKGROUNDS, INDEX, MANIFEST, Manifest
-from pipeline.loading.cache_folder import DATA_SET, PARTIAL, files_of, locked
+from pipeline.loading.caching.folder import DATA_SET, PARTIAL, files_of, locked
 from pipeline.regular_files import open_regular
 from pipeline.words import plural
 

@@ -15,11 +15,11 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.format.manifest import BACKGROUNDS, INDEX, MANIFEST, Manifest
-from pipeline.loading import cache_download, cache_fetcher, shard_cache
-from pipeline.loading.cache_check import check_cache
-from pipeline.loading.cache_folder import default_directory, require_local
-from pipeline.loading.shard_cache import ShardCache
-from tests.caches import PART_BYTES, SHARD_BYTES, Source, in_turn, settle, write_shards
+from pipeline.loading.caching import download, fetcher, shard_cache
+from pipeline.loading.caching.check import check_cache
+from pipeline.loading.caching.folder import default_directory, require_local
+from pipeline.loading.caching.shard_cache import ShardCache
+from tests.loading.caching.samples import PART_BYTES, SHARD_BYTES, Source, in_turn, settle, write_shards
 
 SHARDS = 8
 ROOM = 1 << 20
@@ -38,7 +38,7 @@ def manifest(shards: Path) -> Manifest:
 
 @pytest.fixture(autouse=True)
 def leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(cache_fetcher, "PLAN_SHARE", 1.0)
+    monkeypatch.setattr(fetcher, "PLAN_SHARE", 1.0)
     before = descriptors()
     yield
     if descriptors() > before:
@@ -129,7 +129,7 @@ def test_a_limit_below_all_caches_nothing(limit: int, shards: Path, manifest: Ma
 def test_half_a_cache_fetches_half_again(
     shards: Path, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_fetcher, "LAG_BATCHES", 0)
+    monkeypatch.setattr(fetcher, "LAG_BATCHES", 0)
     source, limit = Source(shards), SHARDS // 2 * SHARD_BYTES + len((shards / MANIFEST).read_bytes())
     cache = cache_over(source, manifest, tmp_path / "cache", limit)
     cache.follow(in_turn(SHARDS))
@@ -157,7 +157,7 @@ def test_faults_of_the_source_reach_no_byte(shards: Path, manifest: Manifest, tm
 def test_a_source_that_answers_again_is_cached_again(
     shards: Path, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_download, "PAUSE_SEC", 0.01)
+    monkeypatch.setattr(download, "PAUSE_SEC", 0.01)
     source = Source(shards, faults=2.0)
     cache = cache_over(source, manifest, tmp_path / "cache")
     cache.follow(in_turn(SHARDS))
@@ -213,7 +213,7 @@ def test_backgrounds_are_cached_as_they_are_read(shards: Path, manifest: Manifes
 def test_what_is_evicted_is_not_held_open(
     shards: Path, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_fetcher, "LAG_BATCHES", 0)
+    monkeypatch.setattr(fetcher, "LAG_BATCHES", 0)
     limit = 3 * SHARD_BYTES + len((shards / MANIFEST).read_bytes())
     cache = cache_over(Source(shards), manifest, tmp_path / "cache", limit)
     cache.follow(in_turn(SHARDS))
@@ -313,8 +313,8 @@ def test_a_file_cut_short_is_read_from_the_source(shards: Path, manifest: Manife
 def test_a_part_that_takes_too_long_is_asked_for_again(
     shards: Path, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_download, "HEDGE_UNKNOWN_SEC", 0.02)
-    monkeypatch.setattr(cache_fetcher, "LOOK_SEC", 0.01)
+    monkeypatch.setattr(download, "HEDGE_UNKNOWN_SEC", 0.02)
+    monkeypatch.setattr(fetcher, "LOOK_SEC", 0.01)
 
     class Stalling(Source):
         """Its first three requests get no answer until they are let go."""

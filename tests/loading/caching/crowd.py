@@ -1,4 +1,4 @@
-"""Processes that read the same shards through one cache, and are killed now and then: `python -m tests.cache_crowd`."""
+"""Processes that read the same shards through one cache, and are killed now and then."""
 
 import os
 import random
@@ -9,17 +9,17 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline.format.manifest import Manifest
-from pipeline.loading import cache_download
-from pipeline.loading.cache_folder import locked
-from pipeline.loading.shard_cache import ShardCache
-from tests.caches import PART_BYTES, SHARD_BYTES, Source, in_turn
+from pipeline.loading.caching import download
+from pipeline.loading.caching.folder import locked
+from pipeline.loading.caching.shard_cache import ShardCache
+from tests.loading.caching.samples import PART_BYTES, SHARD_BYTES, Source, in_turn
 
 PROCESSES, EPOCHS = 4, 6
 
 
 def read_epochs(shards: Path, directory: Path, limit_bytes: int, log: Path, seed: int) -> None:
     """Read each shard in its turn, and compare; raises AssertionError."""
-    cache_download.HEDGE_UNKNOWN_SEC = 60.0
+    download.HEDGE_UNKNOWN_SEC = 60.0
     manifest, source = Manifest.load(shards), Source(shards, delay_sec=0.0005, log=log)
     cache = ShardCache(source, manifest, directory, limit_bytes, connections=2, part_bytes=PART_BYTES)
     count = len(manifest.shards)

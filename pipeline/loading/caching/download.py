@@ -10,7 +10,7 @@ from threading import Condition
 import numpy as np
 
 from pipeline.files import naming
-from pipeline.loading.cache_folder import CachedFile, unlock_and_close
+from pipeline.loading.caching.folder import CachedFile, unlock_and_close
 from pipeline.storage import Content
 
 log = logging.getLogger(__name__)
