@@ -25,6 +25,7 @@ from pipeline.format.sample import PARTS, UNKNOWN
 from pipeline.loading.shard_reader import ShardReader
 from pipeline.loading.split import CELL_SPLITS, SPLITS, Membership
 from pipeline.regular_files import open_regular
+from pipeline.storage import location_of
 
 if TYPE_CHECKING:
     import webdataset
@@ -57,7 +58,10 @@ def as_webdataset(
     """
     import webdataset
 
-    shards = Path(shards)
+    place = location_of(shards)
+    if not isinstance(place, Path):
+        raise InputError(f"webdataset cannot read {place}: copy the shards to a folder, or use Loader")
+    shards = place
     manifest = ShardReader.open(shards).manifest
     if split not in (*SPLITS, *CELL_SPLITS, "all"):
         raise InputError(f"no split called {split!r} here: expected one of {', '.join((*SPLITS, *CELL_SPLITS))} or all")

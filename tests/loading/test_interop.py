@@ -154,3 +154,8 @@ def test_a_manifest_without_its_shards_is_refused(packed: Path, tmp_path: Path) 
     (folder / "manifest.json").write_text(json.dumps(about | {"shards": []}))
     with pytest.raises(InputError, match=r"has 100 sets, 0 in its shards and 100 in index\.npy"):
         as_webdataset(folder)
+
+
+def test_shards_behind_a_url_are_refused_in_a_line() -> None:
+    with pytest.raises(InputError, match=r"webdataset cannot read s3://bucket/shards: copy the shards to a folder"):
+        as_webdataset("s3://bucket/shards")
