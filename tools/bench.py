@@ -19,8 +19,9 @@ os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
 import click
 
 from pipeline.errors import InputError
+from pipeline.storage import Location, Url
 from pipeline.workers import available_cores
-from tools.cli import Command, echo
+from tools.cli import Command, LocationType, echo
 
 if TYPE_CHECKING:
     from tools.bench_loader import LoadOptions
@@ -38,15 +39,18 @@ OTHERS = "All"
 SECTIONS = {
     "What to measure": ("shards", "step", "sweep", "packing", "composing", "order_rows"),
     "Loaders (--shards)": ("names", "planes", "cache", "base", "chart", "peers_cache"),
+    "Object storage (--shards URL)": ("local",),
     "Stalls (--step)": ("resident", "model", "assert_stall_pct"),
     "Settings (--sweep)": ("grid",),
     "Order (--order)": ("window",),
 }
 GOES_WITH = {
     "step": "--shards", "sweep": "--shards", "names": "--shards", "planes": "--shards", "cache": "--shards",
-    "base": "--shards", "chart": "--shards", "peers_cache": "--shards", "resident": "--step", "model": "--step",
+    "base": "--shards", "chart": "--shards", "peers_cache": "--shards", "local": "--shards",
+    "resident": "--step", "model": "--step",
     "assert_stall_pct": "--step", "grid": "--sweep", "window": "--order",
 }  # fmt: skip
+NOT_OF_URLS = ("names", "planes", "cache", "base", "chart", "peers_cache")
 
 
 class SectionedCommand(Command):
@@ -62,7 +66,8 @@ class SectionedCommand(Command):
 
 
 @click.command(cls=SectionedCommand)
-@click.option("--shards", type=DIR, metavar="DIR", help="Loaders on these shards, unless --step or --sweep is given.")
+@click.option("--shards", type=LocationType(), metavar="DIR|URL",
+              help="Loaders on these shards, unless --step or --sweep is given; ours alone behind a URL.")  # fmt: skip
 @click.option("--step", is_flag=True, help="Stalls: the training step on one batch again and again, and on the loader.")
 @click.option("--sweep", is_flag=True, help="Our loader under many settings; ends in the ones to use.")
 @click.option("--packing", type=DIR, metavar="SOURCE", help="fgbg-pack beside webdataset.ShardWriter on these sets.")
@@ -89,6 +94,8 @@ class SectionedCommand(Command):
 @click.option("--planes", type=DIR, metavar="DIR", help="The sets of --shards packed with --codec planes: ours-planes.")
 @click.option("--cache", type=click.Choice((*CACHES, "both")), default="warm", show_default=True,
               help="The page cache: cold drops the files from it before each pass.")  # fmt: skip
+@click.option("--local", type=DIR, metavar="DIR",
+              help="The shards of the URL in a folder: what ratios are to.")  # fmt: skip
 @click.option("--base", metavar="NAME", show_default="seed, or the first", help="The loader that ratios are to.")
 @click.option("--chart", type=DIR, metavar="FILE", help="Draw the rates into this PNG.")
 @click.option("--peers-cache", type=DIR, default=PEERS_CACHE, show_default=True, metavar="DIR",
@@ -107,7 +114,7 @@ class SectionedCommand(Command):
 def main(
     ctx: click.Context,
     /,
-    shards: Path | None,
+    shards: Location | None,
     packing: Path | None,
     composing: Path | None,
     order_rows: int | None,
@@ -118,7 +125,7 @@ def main(
     In a checkout of the repository our loader can be measured beside others. Then every loader has a process of its
     own, and first has to give each set once and the pictures that Pillow gives; after that they take turns.
     """
-    _check_usage(ctx, [shards, packing, composing, order_rows].count(None) == 3)
+    _check_usage(ctx, [shards, packing, composing, order_rows].count(None) == 3, isinstance(shards, Url))
     from tools.bench_loader import LoadOptions, bench_order
     from tools.measure import machine
 
@@ -162,7 +169,7 @@ def _benchmarks(module: str, asked: str) -> ModuleType:
     return import_module(f"benchmarks.{module}")
 
 
-def _check_usage(ctx: click.Context, one_subject: bool) -> None:
+def _check_usage(ctx: click.Context, one_subject: bool, is_url: bool) -> None:
     """Raise `click.UsageError` where options do not go together."""
     if not one_subject:
         raise click.UsageError(
@@ -181,9 +188,15 @@ def _check_usage(ctx: click.Context, one_subject: bool) -> None:
     for name in ("names", "planes", "cache", "base", "chart"):
         if name in given and given & {"step", "sweep"}:
             raise click.UsageError(f"{flags[name]} compares loaders: it does not go with --step or --sweep")
+    if is_url:
+        for name in (*NOT_OF_URLS, *(() if "sweep" in given else ("sets",))):
+            if name in given:
+                raise click.UsageError(f"{flags[name]} goes with shards in a folder, not with a URL")
+    if "local" in given and (not is_url or given & {"step", "sweep"}):
+        raise click.UsageError("--local is measured beside loaders of a URL: give --shards URL, no --step or --sweep")
 
 
-def _bench_shards(shards: Path, options: "LoadOptions", **given: Any) -> dict[str, Any]:
+def _bench_shards(shards: Location, options: "LoadOptions", **given: Any) -> dict[str, Any]:
     """What --shards asks for."""
     from pipeline.devices import torch_device
     from pipeline.format.manifest import Manifest
@@ -194,7 +207,8 @@ def _bench_shards(shards: Path, options: "LoadOptions", **given: Any) -> dict[st
 
         torch_device(options.device)
         codec = Manifest.load(shards).codec
-        with first_shards(shards, given["sets"], codec) if given["sets"] else nullcontext(shards) as folder:
+        some = first_shards(shards, given["sets"], codec) if isinstance(shards, Path) and given["sets"] else None
+        with some or nullcontext(shards) as folder:
             return {"sets": given["sets"], **bench_step(folder, options, given["model"])}
     if given["sweep"]:
         from tools.bench_stalls import bench_sweep, parse_grid
@@ -205,6 +219,11 @@ def _bench_shards(shards: Path, options: "LoadOptions", **given: Any) -> dict[st
             raise click.UsageError(f"--grid: {error}") from None
         torch_device(options.device)
         return bench_sweep(shards, options, settings, given["sets"] or SETS["sweep"], given["rounds"])
+    if isinstance(shards, Url):
+        from tools.bench_remote import bench_remote
+
+        torch_device(options.device)
+        return bench_remote(shards, given["local"], given["rounds"], options)
     names, chart = _names(given["names"], given["planes"]), given["chart"]
     if given["base"] and given["base"] not in names:
         raise click.UsageError(f"--base {given['base']} is not measured: expected one of {', '.join(names)}")

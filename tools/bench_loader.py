@@ -27,6 +27,7 @@ from pipeline.loading.loader import Loader
 from pipeline.loading.sampler import Sampler
 from pipeline.loading.split import Split
 from pipeline.regular_files import FOLLOW_LINKS, open_regular
+from pipeline.storage import Location
 from tools.cli import echo, progress_bar
 from tools.measure import Pass, TimedLoader, in_turn, print_rates, print_table, summarize, waits_ms
 
@@ -102,12 +103,12 @@ class Comparison(NamedTuple):
             yield pictures, folders
 
 
-def our_loader(shards: Path, split: str, options: LoadOptions) -> Loader:
-    """`pipeline.Loader` under these options."""
+def our_loader(shards: Location, split: str, options: LoadOptions, **settings: Any) -> Loader:
+    """`pipeline.Loader` under these options, and other settings of it."""
     return Loader(
         shards, split, batch_size=options.batch_size, size=options.size, device=options.device,
         threads=options.workers, prefetch=options.prefetch, resident=options.resident,
-        hw_decoder_load=options.hw_decoder_load,
+        hw_decoder_load=options.hw_decoder_load, **settings,
     )  # fmt: skip
 
 

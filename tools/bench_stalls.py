@@ -17,6 +17,7 @@ from pipeline.devices import torch_device
 from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest
 from pipeline.loading.batch import Batch
+from pipeline.storage import Location
 from pipeline.words import plural
 from pipeline.workers import available_cores
 from tools.bench_loader import LoadOptions, our_loader
@@ -93,7 +94,7 @@ def _run(batches: Iterator[Batch], step: Callable[[Batch], None]) -> tuple[float
     return time.perf_counter() - started_sec, steps, sets
 
 
-def bench_step(shards: Path, options: LoadOptions, model: str) -> dict[str, Any]:
+def bench_step(shards: Location, options: LoadOptions, model: str) -> dict[str, Any]:
     """Measure the stalls of epoch 1 and 2 on the training split; print a table, return the report.
 
     On the CPU decoding and training share the cores, and what they take from each other counts as stall.
@@ -197,7 +198,7 @@ def parse_grid(texts: Sequence[str], device: str) -> list[SweepSetting]:
 
 
 def bench_sweep(
-    shards: Path, options: LoadOptions, settings: Sequence[SweepSetting], sets: int, rounds: int
+    shards: Location, options: LoadOptions, settings: Sequence[SweepSetting], sets: int, rounds: int
 ) -> dict[str, Any]:
     """Time our loader under each setting, in turn; print a table and what to use; return the report."""
     manifest = Manifest.load(shards)
@@ -229,7 +230,7 @@ def recommended(rates: Mapping[SweepSetting, Mapping[str, float]]) -> SweepSetti
     return min((s for s, rate in rates.items() if rate["median"] >= fastest["q1"]), key=lambda s: s.cost)
 
 
-def _sweep_pass(shards: Path, setting: SweepSetting, options: LoadOptions, sets: int) -> Pass:
+def _sweep_pass(shards: Location, setting: SweepSetting, options: LoadOptions, sets: int) -> Pass:
     """Time `sets` sets of a new loader, when it has read ahead; it goes through as many epochs as that takes."""
     with closing(our_loader(shards, "all", setting.of(options))) as loader:
         batches = itertools.chain.from_iterable(itertools.repeat(loader))
