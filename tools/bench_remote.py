@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest
-from pipeline.loading.cache_statistics import CacheStatistics
+from pipeline.loading.caching.statistics import CacheStatistics
 from pipeline.loading.loader import Loader
 from pipeline.storage import Url
 from pipeline.words import plural
