@@ -143,7 +143,12 @@ def of_roofline(context: Context, peaks: dict[str, float], model: str, sets_per_
     return sets_per_sec * flops / peak, sets_per_sec * moved / peaks["copy"]
 
 
-MODELS, BATCH = {"gpu": ("unet-s", "unet-m"), "cpu": ("unet-4",)}, {"gpu": 256, "cpu": 16}
+BATCH = {"gpu": 256, "cpu": 16}
+TRAINED = {
+    "gpu": (("unet-s", "default"), ("unet-s", "reduce-overhead"), ("unet-m", "default")),
+    "cpu": (("unet-4", "off"),),
+}
+"""Networks, each with a mode of torch.compile: CUDA graphs leave the training thread less to do beside the loader's."""
 SOURCES = ("JPEG", "planes", "resident")
 EPOCH_SETS = {"gpu": 20_000, "cpu": 16}  # at most: more data take longer, and tell no more
 # In the later epochs, at least: what a loader has ready when the clock starts shall be a small part of it.
@@ -164,10 +169,12 @@ def stalls(context: Context, found: Findings) -> None:
     """
     found.columns = ["sets/s", "on one batch", "% of FLOP/s, bytes/s", "stall %", "drift %", "GPU busy %"]
     peaks, setting = roofline(context, found), SweepSetting(available_cores(), 4, BATCH[context.flag], context.load)
-    for model in MODELS[context.flag]:
-        learner = Learner(Config(NOWHERE, NOWHERE, model=model, batch_size=setting.batch_size), context.device)
+    for model, how in TRAINED[context.flag]:
+        torch.compiler.reset()
+        config = Config(NOWHERE, NOWHERE, model=model, batch_size=setting.batch_size, compile=how)
+        learner = Learner(config, context.device)
         for source in SOURCES:
-            name = f"{model}, {source}, {setting.flags(context.flag) if source == 'JPEG' else ''}".rstrip(", ")
+            name = f"{model}, {how}, {source}, {setting.flags(context.flag) if source == 'JPEG' else ''}".rstrip(", ")
             if f"{name}, from epoch 2" in found.rows:
                 continue
             for which, stall, busy_pct in stalled(context, source, setting, learner):
