@@ -9,6 +9,7 @@ import importlib.machinery
 import importlib.util
 import json
 import os
+import re
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,6 +25,8 @@ RETRY_SEC = 60.0
 FILE_KEYS = timedelta(minutes=5)
 """After which keys are read from the file again: tools that sign in replace them there."""
 _AWS_FILES = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
+
+_VARIABLES = ("AWS_", "AZURE_", "GOOGLE_")
 
 _imported_by = 0
 
@@ -72,6 +75,7 @@ _UNLOADED: list[ModuleType] = []
 def client_of(url: str, *, wait_sec: float, retries: int) -> Any:
     """An obstore store of the objects below `url`. Raises `InputError` for settings that cannot be used."""
     parts = urlsplit(url)
+    _unset_blank_variables()
     store = obstore().store
     path = parts.path.strip("/")
     options: dict[str, Any] = {
@@ -95,14 +99,28 @@ def client_of(url: str, *, wait_sec: float, retries: int) -> Any:
         if not container:
             raise InputError(f"{url} names no container: expected az://account/container/path")
         settings = _azure(parts.netloc)
+        _require_address(settings.get("endpoint", ""))
         options["allow_http"] = str(settings.get("endpoint", "")).startswith("http://") or "use_emulator" in settings
         return store.AzureStore(container, prefix=path or None, config=settings, **common)
     settings = _s3(options) if parts.scheme == "s3" else _google()
     provider = settings.pop("credential_provider", None)
     endpoint = settings.get("endpoint" if parts.scheme == "s3" else "base_url", "")
+    _require_address(endpoint)
     options["allow_http"] = endpoint.startswith("http://")
     kind = store.S3Store if parts.scheme == "s3" else store.GCSStore
     return kind(parts.netloc, prefix=path or None, config=settings, credential_provider=provider, **common)
+
+
+def _unset_blank_variables() -> None:
+    """To the clouds' own tools a variable that is set to nothing is not set; obstore takes it for a value."""
+    for name in [name for name, value in os.environ.items() if name.startswith(_VARIABLES) and not value.strip()]:
+        del os.environ[name]
+
+
+def _require_address(endpoint: str) -> None:
+    """Raise `InputError` for an endpoint that is no address; obstore panics. It may hold a password: it is not told."""
+    if endpoint and not re.match(r"https?://[^/\s]", endpoint):
+        raise InputError("the endpoint of the storage is no address: expected it as https://storage.example.com")
 
 
 def _said(*names: str) -> str:

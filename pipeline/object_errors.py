@@ -50,7 +50,7 @@ def told(error: BaseException, url: str) -> OSError:
     code = found[1] if found else ""
     if code in ("NoSuchBucket", "ContainerNotFound") or "bucket does not exist" in text:
         return FileNotFoundError(ENOENT, f"there is no {place}: check the URL and the endpoint", url)
-    if any(path in text for path in _OF_MACHINES):
+    if any(path in text for path in _OF_MACHINES) or re.search("Missing (SecretAccessKey|AccessKeyId)", text):
         return PermissionError(EACCES, f"no credentials for the {place}: {KEYS[urlsplit(url).scheme]}", url)
     if isinstance(error, FileNotFoundError) or status in (404, 410):
         return FileNotFoundError(ENOENT, "there is no such object: check the URL", url)

@@ -29,15 +29,22 @@ MAX_OPEN_FILES = 256
 STREAM_BYTES = 8 << 20
 """What is asked for at once, where a whole object is read from its beginning to its end."""
 Content = bytes | memoryview
+_HOST = re.compile(r"[\w.:\[\]-]+")
+_URL = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
+_MISSPELT = re.compile(rf"({'|'.join(SCHEMES)}|file):(?!//)", re.IGNORECASE)
+"""A URL without its two slashes, which `Path` makes one: as a path it would be a folder `s3:` of the working folder."""
 
 
 class Url:
     """A place in object storage, or on a web server: `url / name` is an object below it. Raises `InputError`."""
 
     def __init__(self, text: str) -> None:
-        parts = urlsplit(text)
+        try:
+            parts = urlsplit(text)
+        except ValueError as error:  # brackets of an IPv6 address
+            raise InputError(f"{text.rpartition('@')[2]} is no URL: {error}") from None
         shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-        if parts.scheme not in SCHEMES or not parts.netloc:
+        if parts.scheme not in SCHEMES or not _HOST.fullmatch(parts.netloc.rpartition("@")[2]):
             raise InputError(f"{shown} is no URL that fgbg reads: expected {', '.join(SCHEMES)}, each with ://")
         if "@" in parts.netloc or parts.query or parts.fragment:
             found = "a user or a password" if "@" in parts.netloc else "something behind ? or #"
@@ -80,11 +87,18 @@ def location_of(text: StrLocation) -> Location:
     """A folder or a file as a path, all else that has a scheme as a `Url`; raises `InputError` for another scheme."""
     if isinstance(text, Url):
         return text
-    if isinstance(text, str) and (scheme := re.match("([A-Za-z][A-Za-z0-9+.-]+)://", text)):
-        if scheme[1] == "file":
-            return Path(unquote(urlsplit(text).path))
-        return Url(text)
-    return Path(text)
+    given = os.fspath(text)
+    if _MISSPELT.match(given):
+        how = "give it as text, with two slashes behind the colon, or the full path of a folder of that name"
+        raise InputError(f"{given} is no URL, but looks like one: {how}")
+    if not (scheme := _URL.match(given)):
+        return Path(text)
+    if scheme[1].lower() != "file":
+        return Url(given)
+    parts = urlsplit(given)
+    if parts.netloc not in ("", "localhost"):
+        raise InputError(f"{given} names the machine {parts.netloc}: expected file:///{parts.netloc}{parts.path}")
+    return Path(unquote(parts.path))
 
 
 class Stat(NamedTuple):

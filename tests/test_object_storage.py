@@ -277,6 +277,31 @@ def test_without_credentials_it_is_said_where_they_come_from(monkeypatch: pytest
         assert message(ask, PermissionError).startswith(line)
 
 
+@pytest.mark.usefixtures("no_cloud", "impatient")
+def test_half_of_a_key_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    for ask in asked(storage_of("s3://bucket")):
+        assert message(ask, PermissionError).startswith("no credentials for the bucket bucket: look at ")
+
+
+@pytest.mark.usefixtures("no_cloud")
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "STORAGE_EMULATOR_HOST", "AZURE_STORAGE_ENDPOINT"])
+def test_an_endpoint_that_is_no_address_is_refused_without_its_secret(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "ftp://user:SECRET@host")
+    url = {"AWS": "s3://bucket", "STO": "gs://bucket", "AZU": "az://account/container"}[variable[:3]]
+    with pytest.raises(InputError, match=r"^the endpoint of the storage is no address: expected .*\.com$"):
+        storage_of(url).stat("a")
+
+
+def test_a_blank_variable_is_as_if_it_were_not_set(s3: Url, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage_of(s3).put("a", b"content")
+    for variable in ("AWS_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_SESSION_TOKEN"):
+        monkeypatch.setenv(variable, "")
+    assert storage_of(s3).read_all("a") == b"content"
+
+
 def test_keys_are_taken_from_a_profile(s3: Url, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     storage_of(s3).put("a", b"1")
     endpoint = os.environ["AWS_ENDPOINT_URL"]

@@ -69,7 +69,8 @@ def test_urls_are_places(text: str) -> None:
 def test_what_has_no_scheme_and_file_urls_are_paths(tmp_path: Path) -> None:
     assert location_of("shards") == Path("shards")
     assert location_of("C:/shards") == Path("C:/shards")
-    assert location_of("file:///data/a%20b") == Path("/data/a b")
+    assert location_of("file:///data/a%20b") == location_of("FILE://localhost/data/a%20b") == Path("/data/a b")
+    assert location_of("/data/s3:/a") == Path("/data/s3:/a")
     assert isinstance(storage_of(tmp_path), Folder)
 
 
@@ -78,11 +79,17 @@ def test_what_has_no_scheme_and_file_urls_are_paths(tmp_path: Path) -> None:
     [
         ("ftp://host/a", "ftp://host/a is no URL that fgbg reads: expected s3, gs, az, http, https"),
         ("s3:///a", "is no URL"),
+        ("s3://a bucket/a", "is no URL"),
+        ("http://[::1/a", "is no URL"),
+        ("S3:/bucket/a", "S3:/bucket/a is no URL, but looks like one: give it as text, with two slashes"),
+        (Path("s3://bucket/a"), "s3:/bucket/a is no URL, but looks like one"),
+        ("file:/data", "is no URL, but looks like one"),
+        ("file://data/a", "file://data/a names the machine data: expected file:///data/a"),
         ("https://user:SECRET@host/a", "https://host/a was given with a user or a password"),
         ("https://host/a?sig=SECRET", "https://host/a was given with something behind"),
     ],
 )
-def test_other_urls_are_refused_without_their_secrets(text: str, said: str) -> None:
+def test_other_urls_are_refused_without_their_secrets(text: str | Path, said: str) -> None:
     with pytest.raises(InputError) as caught:
         location_of(text)
     assert said in str(caught.value)

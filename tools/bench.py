@@ -21,7 +21,7 @@ import click
 from pipeline.errors import InputError
 from pipeline.storage import Location, Url
 from pipeline.workers import available_cores
-from tools.cli import Command, LocationType, echo
+from tools.cli import Command, LocalPathType, LocationType, echo
 
 if TYPE_CHECKING:
     from tools.bench_loader import LoadOptions
@@ -33,7 +33,7 @@ OURS = ("ours", "ours-planes", "ours-resident")
 PEERS = ("dali-reader", "seed", "webdataset", "streaming", "litdata")
 ROOT = Path(__file__).parent.parent
 NOT_INSTALLED = "run fgbg-bench from a checkout of the repository, whose folder benchmarks is not installed"
-DIR = click.Path(path_type=Path)
+DIR = LocalPathType()
 SETS = {"loaders": 10_000, "composing": 10_000, "sweep": 2_000}
 OTHERS = "All"
 SECTIONS = {

@@ -107,6 +107,20 @@ class LocationType(click.Path):
         return place if isinstance(place, Url) else super().convert(place, param, ctx)
 
 
+class LocalPathType(click.Path):
+    """A file or folder of this machine as a `Path`; a URL is refused, of which `Path` would make a folder `s3:`."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See `location_of`, whose errors are of usage here."""
+        place = LocationType().convert(value, param, ctx)
+        if isinstance(place, Url):
+            self.fail(f"{place} is a URL: give a path of this machine here, and copy the files yourself", param, ctx)
+        return place
+
+
 def options_of(config: type, names: Collection[str] | None = None) -> Callable[[Any], Any]:
     """A decorator that gives a click command an option for each field of a dataclass, or for those of some `names`.
 
@@ -137,7 +151,7 @@ def _option_of(entry: "Field[Any]") -> Callable[[Any], Any]:
     elif Url in kinds:
         settings["type"] = LocationType()
     elif os.PathLike in kinds:
-        settings["type"] = click.Path(path_type=Path)
+        settings["type"] = LocalPathType()
     elif bool not in kinds:
         settings["type"] = kinds[0]
     return click.option(f"--{words}/--no-{words}" if bool in kinds else f"--{words}", **settings)

@@ -17,7 +17,7 @@ from pipeline.composing.synthetic.source import NEAR_M, Synthetic
 from pipeline.errors import InputError
 from pipeline.storage import Location
 from pipeline.words import plural
-from tools.cli import Command, LocationType, advance, echo, progress_bar
+from tools.cli import Command, LocalPathType, LocationType, advance, echo, progress_bar
 
 PHOTOS = (
     "backgrounds",
@@ -57,13 +57,13 @@ Synthetic depth is 255 * {NEAR_M:g} m / depth, sky 0.
 
 
 @click.command(cls=Command, help=HELP)
-@click.argument("out", type=click.Path(path_type=Path), required=False)
+@click.argument("out", type=LocalPathType(), required=False)
 @click.option("--shards", type=LocationType(), help="Write shards into this folder, or URL of object storage.")
 @click.option("--sets-per-shard", type=click.IntRange(min=1), default=1000, show_default=True,
               help="Image sets in each tar.")  # fmt: skip
-@click.option("--backgrounds", type=click.Path(path_type=Path),
+@click.option("--backgrounds", type=LocalPathType(),
               help="Folder of backgrounds: pictures of any size and format, cropped around their middle.")  # fmt: skip
-@click.option("--foregrounds", type=click.Path(path_type=Path),
+@click.option("--foregrounds", type=LocalPathType(),
               help="Folder of foregrounds: pictures with alpha, trimmed to their content.")  # fmt: skip
 @click.option("--synthetic", is_flag=True, help="Render streets, draw cars and others; needs no input.")
 @click.option("--sets", type=click.IntRange(min=1),
@@ -79,7 +79,7 @@ Synthetic depth is 255 * {NEAR_M:g} m / depth, sky 0.
               help="Photographs: smallest and largest height of a foreground; 1 is the background's.")  # fmt: skip
 @click.option("--min-visible", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True,
               help="Photographs: share of a foreground that has to be inside the frame.")  # fmt: skip
-@click.option("--background-depth", type=click.Path(path_type=Path),
+@click.option("--background-depth", type=LocalPathType(),
               help="Photographs: folder of the backgrounds' depth, gray, near bright, called like them.")  # fmt: skip
 @click.option("--foreground-level", type=click.IntRange(0, 255),
               help="Photographs: gray value of a foreground's depth.  [default: the ground's at its foot]")  # fmt: skip

@@ -15,14 +15,14 @@ from pipeline.format.manifest import MANIFEST
 from pipeline.storage import Location
 from pipeline.words import plural
 from pipeline.workers import Progress
-from tools.cli import Command, LocationType, advance, echo, progress_bar
+from tools.cli import Command, LocalPathType, LocationType, advance, echo, progress_bar
 
 DEFAULTS = EstimateOptions()
 
 
 @click.command(cls=Command)
 @click.argument("source", type=LocationType())
-@click.option("--model", type=click.Path(path_type=Path), required=True, metavar="FILE.onnx",
+@click.option("--model", type=LocalPathType(), required=True, metavar="FILE.onnx",
               help="The network: float32 [N, 3, H, W] (RGB) in, float [N, H, W] or [N, 1, H, W] out.")  # fmt: skip
 @click.option("--shards", type=LocationType(),
               help="Where a shard directory is rewritten to: a new or an empty folder, or a URL.")  # fmt: skip

@@ -5,16 +5,16 @@ from pathlib import Path
 import click
 
 from pipeline.storage import Location
-from tools.cli import Command, LocationType, echo
+from tools.cli import Command, LocalPathType, LocationType, echo
 from tools.outputs import require_file
 from train.config import CHECKPOINTS
 
 
 @click.command(cls=Command)
 @click.argument("run", type=LocationType())
-@click.option("--onnx", type=click.Path(path_type=Path), metavar="FILE",
+@click.option("--onnx", type=LocalPathType(), metavar="FILE",
               help="One file with the pre-processing inside; needs the extra `export`.")  # fmt: skip
-@click.option("--safetensors", type=click.Path(path_type=Path), metavar="FILE", help="The weights alone.")
+@click.option("--safetensors", type=LocalPathType(), metavar="FILE", help="The weights alone.")
 @click.option("--checkpoint", type=click.Choice(CHECKPOINTS), default="best", show_default=True,
               help="best: of the epoch with the highest mask IoU in validation.")  # fmt: skip
 def main(run: Location, onnx: Path | None, safetensors: Path | None, checkpoint: str) -> None:

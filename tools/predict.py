@@ -12,18 +12,18 @@ from pipeline.errors import InputError
 from pipeline.packing.shapes import FITS
 from pipeline.storage import Location
 from pipeline.words import plural
-from tools.cli import Command, LocationType, echo, progress_bar
+from tools.cli import Command, LocalPathType, LocationType, echo, progress_bar
 from tools.outputs import require_writable
 from train.config import CHECKPOINTS, DEVICES, MOST_PAIRS_AT_ONCE, PAIRS_AT_ONCE
 
 
 @click.command(cls=Command)
 @click.argument("run", type=LocationType())
-@click.option("--background", type=click.Path(path_type=Path), required=True, metavar="PICTURE|FOLDER|TEMPLATE",
+@click.option("--background", type=LocalPathType(), required=True, metavar="PICTURE|FOLDER|TEMPLATE",
               help="Without the object. One picture goes with all overlays.")  # fmt: skip
-@click.option("--overlay", type=click.Path(path_type=Path), required=True, metavar="PICTURE|FOLDER|TEMPLATE",
+@click.option("--overlay", type=LocalPathType(), required=True, metavar="PICTURE|FOLDER|TEMPLATE",
               help="With it: the same view, of the same size or ratio of sides.")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to fill: a new or an empty one.")
+@click.option("--out", type=LocalPathType(), required=True, help="Folder to fill: a new or an empty one.")
 @click.option("--checkpoint", type=click.Choice(CHECKPOINTS), default="best", show_default=True,
               help="best: of the epoch with the highest mask IoU in validation.")  # fmt: skip
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True,

@@ -13,7 +13,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from tools.cli import Command, advance, options_of, progress_bar
+from tools.cli import Command, LocalPathType, advance, options_of, progress_bar
 from train.config import Option, StrPath, setting
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +64,20 @@ def test_options_have_the_types_defaults_and_choices_of_the_fields() -> None:
     assert run(command, given).output == f"{Sample(Path('x'), 3, 1.0, 'b', False)!r}\n"
     for wrong in ([], ["--place", "x", "--count", "1.5"], ["--place", "x", "--kind", "c"]):
         assert run(command, wrong).exit_code == 2
+
+
+@click.command()
+@click.argument("path", type=LocalPathType())
+def local(path: Path) -> None:
+    click.echo(repr(path))
+
+
+def test_a_url_is_refused_where_only_a_path_can_be() -> None:
+    assert CliRunner().invoke(local, ["file:///data/a"]).output == f"{Path('/data/a')!r}\n"
+    for url, said in (("s3://bucket/a", "s3://bucket/a is a URL: give a path"), ("s3:/bucket/a", "looks like one")):
+        result = CliRunner().invoke(local, [url])
+        assert result.exit_code == 2
+        assert said in result.output
 
 
 def test_the_help_is_in_the_order_of_the_fields() -> None:
