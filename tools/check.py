@@ -8,7 +8,7 @@ import click
 
 from pipeline.format.depth import NEAR, STORED
 from pipeline.loading.caching.check import check_cache
-from pipeline.loading.caching.folder import default_directory
+from pipeline.loading.caching.folder import cache_directory
 from pipeline.storage import Location
 from pipeline.verify.check import CheckOptions, CheckReport, check
 from pipeline.verify.repair import DAMAGED_SUFFIX, RepairReport, repair
@@ -53,7 +53,7 @@ def main(
     --repair-index writes a tar with damaged sets anew without these, and keeps the old one as sets-NNNNNN.tar.damaged.
     """
     if cache is not None:
-        folder = Path(cache).expanduser() if cache else default_directory()
+        folder = cache_directory(cache)
         echo(f"{folder}: {check_cache(folder)}")
         return
     if repair_index and (decode or full):

@@ -5,7 +5,6 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -24,7 +23,7 @@ from pipeline.loading.batch import Batch
 from pipeline.loading.batches import DeviceBatch, Stages, start_batches
 from pipeline.loading.buffers import Gatherer
 from pipeline.loading.cache_sync import sync
-from pipeline.loading.caching.folder import default_directory
+from pipeline.loading.caching.folder import cache_directory
 from pipeline.loading.caching.shard_cache import ShardCache
 from pipeline.loading.caching.statistics import CacheStatistics
 from pipeline.loading.collate import Collator
@@ -394,8 +393,7 @@ def open_shards(shards: StrLocation, config: LoaderConfig) -> OpenedShards:
     storage = storage_of(shards)
     manifest = Manifest.load(storage)
     if isinstance(storage.location, Url):
-        folder = Path(config.cache).expanduser() if config.cache is not None else default_directory()
-        storage = ShardCache(storage, manifest, folder, byte_count(config.cache_size))
+        storage = ShardCache(storage, manifest, cache_directory(config.cache), byte_count(config.cache_size))
     reader = ShardReader.open(storage, manifest, depth=config.depth)
     if config.depth and "depth" not in reader.parts:
         add = f"add it (fgbg-depth {shards} --model FILE.onnx --shards NEW)"

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from pipeline.errors import InputError
 from pipeline.files import naming, write_file
 from pipeline.format.manifest import BACKGROUNDS, INDEX, MANIFEST
+from pipeline.storage import Url, location_of
 
 LOCK, IN_USE = ".lock", ".in-use"
 LOCK_SEC = 10.0
@@ -62,8 +63,16 @@ class Listing:
         """Files that were given up meanwhile."""
 
 
-def default_directory() -> Path:
-    """The cache under the user's cache folder (XDG Base Directory Specification)."""
+def cache_directory(given: str | os.PathLike[str] | None = None) -> Path:
+    """The folder that the user gives, which may not be a URL, or the one in the user's cache folder (XDG).
+
+    Raises `InputError`.
+    """
+    if given:
+        place = location_of(given)
+        if isinstance(place, Url):
+            raise InputError(f"the cache folder {place} is a URL: give --cache a folder on a local disk")
+        return place.expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fgbg"
 
 

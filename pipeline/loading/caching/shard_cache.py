@@ -1,7 +1,7 @@
 """Shards of another storage on the local disk: read from there where they are, in ranges from the source where not.
 
     source = storage_of("s3://bucket/shards")
-    shards = ShardCache(source, manifest, default_directory(), limit_bytes=100 * 10**9)
+    shards = ShardCache(source, manifest, cache_directory(), limit_bytes=100 * 10**9)
     shards.follow(NextUses(turns, batches), epoch, batch)    # the order: what is fetched ahead, and what goes first
     shards.at(epoch, batch)                                  # as the reader goes on
     shards.read("sets-000123.tar", offset, size)             # as of any storage

@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 from pipeline.format.manifest import BACKGROUNDS, INDEX, MANIFEST, Manifest
 from pipeline.loading.caching import download, fetcher, shard_cache
 from pipeline.loading.caching.check import check_cache
-from pipeline.loading.caching.folder import default_directory, require_local
+from pipeline.loading.caching.folder import cache_directory, require_local
 from pipeline.loading.caching.shard_cache import ShardCache
 from tests.loading.caching.samples import PART_BYTES, SHARD_BYTES, Source, in_turn, settle, write_shards
 
@@ -540,10 +540,12 @@ def test_checking_drops_what_is_wrong(shards: Path, manifest: Manifest, tmp_path
 
 def test_the_cache_lies_in_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/scratch/me")
-    assert default_directory() == Path("/scratch/me/fgbg")
+    assert cache_directory() == Path("/scratch/me/fgbg")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/me")
-    assert default_directory() == Path("/home/me/.cache/fgbg")
+    assert cache_directory() == cache_directory("~/.cache/fgbg") == Path("/home/me/.cache/fgbg")
+    with pytest.raises(InputError, match="the cache folder s3://bucket/a is a URL: give --cache a folder"):
+        cache_directory("s3://bucket/a")
 
 
 @pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs", "lustre", "9p", "ceph"])
