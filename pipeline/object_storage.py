@@ -70,8 +70,7 @@ class ObjectStorage(Storage):
                 if not is_past_end(refusal) and type(refusal).__name__ != "NotSupportedError":
                     raise
                 meta = obstore().get(self._reader(), name).meta
-        changed = meta["last_modified"].timestamp()
-        return Stat(meta["size"], meta["e_tag"] or (f"{changed:.0f}" if changed > 0 else ""))
+        return _stat_of(meta)
 
     def read(self, name: str, offset: int, size: int) -> bytes | memoryview:
         """See `Storage.read`."""
@@ -146,14 +145,21 @@ class ObjectStorage(Storage):
 
     def names(self, prefix: str = "") -> list[str]:
         """See `Storage.names`."""
-        self._check_writable(prefix)
-        folder = prefix.rpartition("/")[0]
+        found = self._listed(prefix, prefix.rpartition("/")[0])
+        return sorted(found_name for found_name, _ in found if found_name.startswith(prefix))
 
-        def names() -> list[str]:
+    def stats(self) -> dict[str, Stat]:
+        """See `Storage.stats`; of one listing."""
+        return dict(self._listed("", ""))
+
+    def _listed(self, name: str, folder: str) -> list[tuple[str, Stat]]:
+        self._check_writable(name)
+
+        def listed() -> list[tuple[str, Stat]]:
             found = obstore().list(self._reader(), folder or None)
-            return sorted(meta["path"] for metas in found for meta in metas if meta["path"].startswith(prefix))
+            return [(meta["path"], _stat_of(meta)) for metas in found for meta in metas]
 
-        return self._asked(prefix, names)
+        return self._asked(name, listed)
 
     def close(self) -> None:
         """See `Storage.close`."""
@@ -203,6 +209,11 @@ class ObjectStorage(Storage):
                 client = client_of(self.location.text, wait_sec=wait_sec, retries=retries)
                 self._clients[wait_sec, retries] = client
             return client
+
+
+def _stat_of(meta: Any) -> Stat:
+    changed = meta["last_modified"].timestamp()
+    return Stat(meta["size"], meta["e_tag"] or (f"{changed:.0f}" if changed > 0 else ""))
 
 
 class _TooLargeError(ValueError):

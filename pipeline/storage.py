@@ -139,6 +139,10 @@ class Storage(ABC):
     def names(self, prefix: str = "") -> list[str]:
         """Names of all objects that begin with `prefix`, sorted; for what writes alone."""
 
+    def stats(self) -> dict[str, Stat]:
+        """Sizes and etags of all objects by name; for what writes, and for sources of pictures."""
+        return {name: self.stat(name) for name in self.names()}
+
     def read_all(self, name: str, most_bytes: int | None = None) -> bytes:
         """All of an object. Raises ValueError for more than `most_bytes`, and reads none."""
         size = self.stat(name).size
@@ -189,6 +193,11 @@ class _Stream(io.RawIOBase):
         buffer[: len(content)] = content
         self._position += len(content)
         return len(content)
+
+    def readall(self) -> bytes:  # else a request every 8 KiB
+        content = bytes(self._storage.read(self._name, self._position, self._size - self._position))
+        self._position += len(content)
+        return content
 
 
 class Folder(Storage):

@@ -119,6 +119,8 @@ def main(
 ) -> None:
     """Pack the image sets of folders, zips and tars into WebDataset shards.
 
+    Sources may lie in object storage (s3://, gs://, az://), zips and tars on a web server, too; all is read in place.
+
     The layout, which tells from a file's name of which set it is which part, is recognised; state it where it is not
     known. Parts are joined by the ids in their names, for instance fg_bg/bg_005/fg_004_bg_005_000001.jpg with
     ..._disp.jpeg beside it. What is incomplete or does not decode is left out and listed in problems.csv.
@@ -126,9 +128,6 @@ def main(
     if merging:
         echo(merge_shards(sources, shards))
         return
-    folders = [source for source in sources if isinstance(source, Path)]
-    if remote := [source for source in sources if not isinstance(source, Path)]:
-        raise InputError(f"{remote[0]} is a URL, which only --merge takes as a source: copy it here, and give the copy")
     if size and options["codec"] != PLANES:
         raise click.UsageError(f"--size is for --codec {PLANES}: pictures keep the size that they have")
     how = PackOptions(depth=not no_depth, size=size or DEFAULTS.size, **options)
@@ -145,9 +144,9 @@ def main(
 
         progress = Progress(files_found, sets_found, bar.update)
         if dry_run:
-            lines = list(describe_sets(sets_to_pack(folders, how, progress, chosen, shards)))
+            lines = list(describe_sets(sets_to_pack(sources, how, progress, chosen, shards)))
         else:
-            lines = list(describe(pack(folders, shards, how, progress, chosen), shards))
+            lines = list(describe(pack(sources, shards, how, progress, chosen), shards))
     echo(*lines)
 
 

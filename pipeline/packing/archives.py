@@ -11,12 +11,12 @@ import struct
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from pipeline.errors import InputError
-from pipeline.files import ReadFile, open_file
 from pipeline.format.images import BadImage
+from pipeline.packing.objects import Archive, open_archive, open_stream
+from pipeline.storage import Location
 
 END, END64, END64_AT, ENTRY, LOCAL = b"PK\5\6", b"PK\6\6", b"PK\6\7", b"PK\1\2", b"PK\3\4"
 STORED, DEFLATED, PLAIN = 0, 8, -1  # compression of a member: two methods of zips; members of a tar have none
@@ -27,6 +27,8 @@ _COMPRESSIONS: dict[bytes, Callable[[IO[bytes]], Any]] = {
 }
 TAR_LINK = ", which no --follow-links follows: make the tar with --dereference --hard-dereference"
 METHODS = {9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "zstd", 95: "xz", 98: "PPMd", 99: "AES"}  # APPNOTE 4.4.5
+LOCAL_BYTES = 512
+"""Of a local header in a zip, as a rule, so that a member is read at once."""
 MAX_INFLATED = 256 << 20  # bytes of a member: more is a bomb, or a mistake
 FULL32 = 0xFFFFFFFF  # the value stands in the extra field, in 64 bits
 
@@ -67,10 +69,10 @@ def _refusal(path: str, *, is_link: bool, remedy: str = "") -> str:
     return f"a link{remedy}" if is_link else ""
 
 
-def zip_members(path: Path) -> Iterator[ArchiveMember]:
+def zip_members(path: Location) -> Iterator[ArchiveMember]:
     """The files in a zip, by its central directory (PKWARE APPNOTE 6.3, 4.3); raise `InputError` if it is damaged."""
     try:
-        file = ReadFile(path)
+        file = open_archive(path)
         for member in _zip_members(*_central_directory(file)):
             if member.offset + member.size > file.size:
                 raise InputError(f"{path} is damaged (a member would lie beyond its end): copy it again")
@@ -79,7 +81,7 @@ def zip_members(path: Path) -> Iterator[ArchiveMember]:
         raise InputError(f"{path} is damaged (its directory is cut short): copy it again") from error
 
 
-def _central_directory(file: ReadFile) -> tuple[bytes, int]:
+def _central_directory(file: Archive) -> tuple[bytes, int]:
     """The central directory, and the number of bytes before the archive (a self-extracting one begins with code)."""
     length, path = file.size, file.path
     tail_start = max(0, length - 22 - 0xFFFF)
@@ -154,15 +156,15 @@ def _zip64_values(extra: bytes, *values: int) -> list[int]:
     return list(values)
 
 
-def tar_members(path: Path) -> Iterator[ArchiveMember]:
+def tar_members(path: Location) -> Iterator[ArchiveMember]:
     """The files in a tar, plain or compressed; offsets are those in the plain one.
 
     Raises `InputError` if it is damaged or cut short.
     """
     try:
-        compressed = is_compressed(path)
+        compressed = starts_compressed(open_archive(path).read(6, 0))
         with (
-            open_decompressed(path) if compressed else open_file(path) as file,
+            open_decompressed(path) if compressed else open_stream(path) as file,
             tarfile.open(fileobj=file, mode="r|" if compressed else "r:") as tar,
         ):
             while (info := tar.next()) is not None:
@@ -179,7 +181,7 @@ def tar_members(path: Path) -> Iterator[ArchiveMember]:
             if compressed:
                 while file.read(1 << 20):  # to its end, where the compressed stream has its checksum
                     pass
-            elif ReadFile(path).read(512, tar.offset) != bytes(512):
+            elif open_archive(path).read(512, tar.offset) != bytes(512):
                 raise InputError(f"{path} is cut short or damaged (no end mark): copy it again")
     except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         if isinstance(error, OSError) and error.errno:
@@ -187,30 +189,34 @@ def tar_members(path: Path) -> Iterator[ArchiveMember]:
         raise InputError(f"{path} is damaged ({error}): copy it again") from error
 
 
-def open_decompressed(path: Path) -> IO[bytes]:
+def open_decompressed(path: Location) -> IO[bytes]:
     """Open a compressed file to read what it holds; raise `InputError` if it is compressed in no known way."""
-    start = ReadFile(path).read(6, 0)
+    file = open_stream(path)
+    start = file.read(6)
+    file.seek(0)
     for magic, opener in _COMPRESSIONS.items():
         if start.startswith(magic):
-            content: IO[bytes] = opener(open_file(path))
+            content: IO[bytes] = opener(file)
             return content
     raise InputError(f"{path} is compressed neither by gzip nor by bzip2 or xz")
 
 
-def is_compressed(path: Path) -> bool:
-    """Whether a file begins as gzip, bzip2 or xz do."""
-    return ReadFile(path).read(6, 0).startswith(tuple(_COMPRESSIONS))
+def starts_compressed(start: bytes) -> bool:
+    """Whether the first 6 bytes of a file are those of gzip, bzip2 or xz."""
+    return start.startswith(tuple(_COMPRESSIONS))
 
 
-def read_member(file: ReadFile, place: MemberPlace) -> bytes:
+def read_member(file: Archive, place: MemberPlace) -> bytes:
     """The content of a member of the open archive `file`; raise `BadImage` if it is not as the archive says."""
-    offset = place.offset
+    offset, start = place.offset, 0
+    content = file.read(place.size + (LOCAL_BYTES if place.method != PLAIN else 0), offset)
     if place.method != PLAIN:
-        header = file.read(30, offset)
-        if len(header) < 30 or header[:4] != LOCAL:
+        if len(content) < 30 or content[:4] != LOCAL:
             raise BadImage("not where its archive says")
-        offset += 30 + sum(struct.unpack_from("<HH", header, 26))
-    content = file.read(place.size, offset)
+        start = 30 + sum(struct.unpack_from("<HH", content, 26))
+        content = content[start : start + place.size]
+    if missing := place.size - len(content):  # behind a local header that is longer than most are
+        content += file.read(missing, offset + start + len(content))
     if len(content) < place.size:
         raise BadImage("cut short: its archive ends before it")
     if place.method == DEFLATED:

@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.packing.listing import Listing
+from pipeline.storage import Location
 from pipeline.words import from_csv_text
 
 
@@ -71,6 +73,11 @@ def _at(files: dict[int, str], path: str) -> int | None:
     return found[0] if len(found) == 1 else None
 
 
+def _ways(path: Location) -> set[str]:
+    """How a table may call a source."""
+    return {str(path.absolute()), str(path.resolve())} if isinstance(path, Path) else {clean_path(path.text)}
+
+
 class FileFinder:
     """Finds files by their path, by the end of a path where that is unique, and by where most files were moved."""
 
@@ -83,7 +90,7 @@ class FileFinder:
         self._here = [
             (number, f"{path}/".lstrip("/"))
             for number, source in enumerate(listing.sources)
-            for path in {source.path.absolute(), source.path.resolve()}
+            for path in _ways(source.path)
         ]
         self._move: _Move | None = None
 

@@ -87,7 +87,10 @@ def folder_files(folder: str, *, follow_links: bool = False, output: Path | None
             files.refused.append((parent, f"a folder that cannot be read ({error.strerror})"))
             yield files
             continue
-        if parent and _is_output(f"{folder}/{parent}", {entry.name for entry in entries_in_order}):
+        names = {entry.name for entry in entries_in_order}
+        if parent and UNFINISHED in names and "fg_bg" in names:  # of fgbg-compose or fgbg-depth
+            require_finished(Path(folder, parent).resolve())
+        if parent and is_output(names):
             continue
         for entry in entries_in_order:
             if is_no_data(entry.name):
@@ -137,10 +140,8 @@ class _Links:
         return ""
 
 
-def _is_output(folder: str, names: set[str]) -> bool:
+def is_output(names: set[str]) -> bool:
     """Whether a command of this project has filled a folder: with shards, with a run, or with something unfinished."""
-    if UNFINISHED in names and "fg_bg" in names:  # of fgbg-compose or fgbg-depth
-        require_finished(Path(folder).resolve())
     is_run = "metrics.jsonl" in names and any(name.endswith(".pt") for name in names)
     return UNFINISHED in names or (MANIFEST in names and bool({INDEX, BACKGROUNDS} & names)) or is_run
 

@@ -26,6 +26,7 @@ from pipeline.packing.layouts import Layout
 from pipeline.packing.listing import Listing
 from pipeline.packing.metadata import ORIGINS, TABLES
 from pipeline.packing.sources import FOLDER, FileReader, open_sources
+from pipeline.storage import Location, Url
 from pipeline.words import plural
 
 REFUSED, UNREAD = "refused", "unread"
@@ -102,7 +103,7 @@ class Sets:
                 row = self.listing.row_of(number, folder + name)
                 if row is None:
                     continue
-                if source.kind == FOLDER:
+                if isinstance(source.path, Path) and source.kind == FOLDER:
                     places.append((name, source.path / folder / name))
                     continue
                 try:
@@ -145,13 +146,13 @@ def describe_cause(problems: Sequence[Problem], left_out: Counter[str], listing:
 
 
 def find_sets(
-    source: Path | Sequence[Path],
+    source: Location | Sequence[Location],
     layout: Layout | CsvLayout | Sequence[Layout] | None = None,
     tick: Callable[[int], None] = lambda files: None,
     parts: tuple[str, ...] = PARTS,
     *,
     follow_links: bool = False,
-    output: Path | None = None,
+    output: Location | None = None,
 ) -> Sets:
     """List the files of one or several sources and join them into sets.
 
@@ -160,7 +161,7 @@ def find_sets(
     `follow_links` and `output` as for `folders.folder_files`. Raises
     `InputError` for what is no source, if nothing fits the layout, and if it is not clear which layout it is.
     """
-    paths = [source] if isinstance(source, Path) else source
+    paths = [source] if isinstance(source, Path | Url) else source
     listing = Listing(open_sources(paths, follow_links=follow_links, output=output), tick)
     problems = [Problem(path, REFUSED, why) for path, why in listing.refused]
     if layout is None:

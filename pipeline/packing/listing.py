@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from pipeline.files import written_file
 from pipeline.packing.archives import MemberPlace
 from pipeline.packing.folders import folder_files, is_no_data
-from pipeline.packing.sources import FOLDER, ZIP, FileSource, archive_members
+from pipeline.packing.objects import prefix_files
+from pipeline.packing.sources import FOLDER, PREFIX, ZIP, FileSource, archive_members
+from pipeline.storage import storage_of
 
 CHUNK = 4096
 END = "\0"  # of a path in the buffer: no path can hold it
@@ -45,8 +47,13 @@ class Listing:
         self._places = dict[int, NDArray[np.int64]]()  # of archives: [files, 4], offset, size, method, crc32
         for number, source in enumerate(sources):
             self._first_rows.append(len(self))
-            if source.kind == FOLDER:
-                for files in folder_files(str(source.path), follow_links=source.follow_links, output=source.output):
+            if source.kind == PREFIX:
+                for files in prefix_files(storage_of(source.path), source.output):
+                    self._add(source, files.paths, files.stamps, files.refused, tick)
+                    self._content.update(array("q", files.stamps))
+            elif source.kind == FOLDER:
+                local_output = source.output if isinstance(source.output, Path) else None
+                for files in folder_files(str(source.path), follow_links=source.follow_links, output=local_output):
                     self._add(source, files.paths, files.stamps, files.refused, tick)
                     self._content.update(array("q", files.sizes))
                     self.newest_ns = max(self.newest_ns, *files.changed_ns, 0)
@@ -160,7 +167,9 @@ class Listing:
 
     def fingerprint(self) -> str:
         """A hash of which files there are, with their sizes, or CRCs in a zip; for times, see `newest_ns`."""
-        about = [(source.kind, source.label) for source in self.sources], self._first_rows, self.refused
+        told = [(source.kind, source.label, *([source.etag] if source.etag and source.kind != ZIP else []))
+                for source in self.sources]  # fmt: skip
+        about = told, self._first_rows, self.refused
         digest = hashlib.sha256(repr(about).encode(errors="surrogateescape"))
         digest.update(self._text)
         digest.update(self._content.digest())

@@ -37,11 +37,11 @@ from pipeline.packing.npy import load_array
 from pipeline.packing.sample import inspect_sample, read_sample
 from pipeline.packing.set_reader import MASK_REMARKS, REPAIRED, SetRules
 from pipeline.packing.shapes import FITS, FITTED, Size, cropped
-from pipeline.packing.sources import FileReader, FileSource, unpack_compressed
+from pipeline.packing.sources import FileReader, FileSource, require_unreplaced, unpack_compressed
 from pipeline.packing.target import Tally, Target, writing
 from pipeline.packing.worker import ShardJob, WorkTime, require_clean, write_shard
 from pipeline.resume import UNFINISHED, require_finished
-from pipeline.storage import Location, Storage
+from pipeline.storage import Location, Storage, Url
 from pipeline.workers import Progress, Workers, available_cores
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class PackSummary(NamedTuple):
 
 
 def pack(
-    source: Path | Sequence[Path],
+    source: Location | Sequence[Location],
     shards: Location | Storage,
     options: PackOptions,
     progress: Progress | None = None,
@@ -206,6 +206,7 @@ def pack(
             for dealt_with, time_taken in workers.map(write_shard, jobs):
                 progress.sets_done(dealt_with)
                 work_time = work_time.plus(time_taken)
+            require_unreplaced(sets.listing.sources)
             total = target.tally(count)
             total.left_out.update(sets.left_out)
             total.problems.extend(sets.problems)
@@ -230,7 +231,7 @@ def pack(
 
 
 def sets_to_pack(
-    source: Path | Sequence[Path],
+    source: Location | Sequence[Location],
     options: PackOptions,
     progress: Progress,
     layout: Layout | CsvLayout | Sequence[Layout] | None = None,
@@ -240,10 +241,11 @@ def sets_to_pack(
 
     Raises `InputError` if there are none.
     """
-    for folder in [source] if isinstance(source, Path) else source:
-        require_finished(folder)
+    for folder in [source] if isinstance(source, Path | Url) else source:
+        if isinstance(folder, Path):
+            require_finished(folder)
     parts = PARTS if options.depth else PARTS[:-1]
-    output = shards if isinstance(shards, Path) else None
+    output = shards.location if isinstance(shards, Storage) else shards
     sets = find_sets(source, layout, progress.files_found, parts, follow_links=options.follow_links, output=output)
     _require_sets(len(sets), sets, sets)
     if options.strict:

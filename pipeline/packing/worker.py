@@ -12,8 +12,9 @@ from pipeline.format.tar import ShardWriter
 from pipeline.packing.depth_files import DepthFiles
 from pipeline.packing.join import SetFiles
 from pipeline.packing.metadata import Metadata
+from pipeline.packing.read_ahead import reading_ahead
 from pipeline.packing.set_reader import SetReader, SetRules
-from pipeline.packing.sources import FileReader, FileSource
+from pipeline.packing.sources import FileSource
 from pipeline.packing.target import ShardPlace
 
 if TYPE_CHECKING:
@@ -69,9 +70,13 @@ def write_shard(job: ShardJob) -> tuple[int, WorkTime]:
     is strict.
     """
     start, left_out, problems = time.perf_counter(), Counter[str](), list[Problem]()
-    pictures_reader = SetReader(FileReader(job.sources), job.verify, job.depth, job.rules)
-    reader = job.planes.reader(pictures_reader) if job.planes else pictures_reader
-    with ShardWriter(job.place.path, job.key_length, (PLANES,) if job.planes else PARTS) as writer:
+    wanted = (file for files in job.sets for file in zip(files.paths, files.places, strict=True))
+    with (
+        reading_ahead(job.sources, wanted) as file_reader,
+        ShardWriter(job.place.path, job.key_length, (PLANES,) if job.planes else PARTS) as writer,
+    ):
+        pictures_reader = SetReader(file_reader, job.verify, job.depth, job.rules)
+        reader = job.planes.reader(pictures_reader) if job.planes else pictures_reader
         for files, metadata, read in zip(job.sets, job.metadata, reader.read_all(job.sets), strict=True):
             if job.strict:
                 require_clean(read.problems or read.remarks)
