@@ -20,6 +20,7 @@ from pipeline.format.depth import depth_table
 from pipeline.format.manifest import Manifest
 from pipeline.format.sample import PARTS, set_key
 from pipeline.loading.decode import DecodeOptions, Table, decode_part, results_stream
+from pipeline.storage import Location
 from tools.bench_loader import OURS_PLANES, OURS_RESIDENT, LoadOptions, our_loader, our_options
 
 PACKAGES = {"streaming": "mosaicml-streaming", "litdata": "litdata"}
@@ -30,8 +31,8 @@ INSTALL = "install the peers (make peers, or pip install --no-deps -r peers.txt)
 class Ours:
     """Our loader, by one of its names. Close it when it is done with."""
 
-    def __init__(self, shards: Path, options: LoadOptions, name: str = "ours") -> None:
-        self._loader = our_loader(shards, "all", our_options(name, options))
+    def __init__(self, shards: Location, options: LoadOptions, name: str = "ours", **settings: Any) -> None:
+        self._loader = our_loader(shards, "all", our_options(name, options), **settings)
 
     def __iter__(self) -> Iterator[Loaded]:
         for batch in self._loader:
@@ -100,7 +101,7 @@ def _noted_keys(notes: Any, count: int) -> list[str]:
     return [set_key(content["fg"], content["bg"], content["id"]) for content in contents]
 
 
-def _from_package(name: str, make: Make, shards: Path, options: LoadOptions) -> Iterable[Loaded]:
+def from_package(name: str, make: Make, shards: Path, options: LoadOptions) -> Iterable[Loaded]:
     """Make a loader; raise `InputError` if its package is not installed."""
     try:
         return make(shards, options)
@@ -122,6 +123,6 @@ LOADERS: dict[str, Make] = {
     "dali-reader": DaliReader,
     "seed": seed,
     "webdataset": webdataset_pillow,
-    "streaming": functools.partial(_from_package, "streaming", streaming_pillow),
-    "litdata": functools.partial(_from_package, "litdata", litdata_pillow),
+    "streaming": functools.partial(from_package, "streaming", streaming_pillow),
+    "litdata": functools.partial(from_package, "litdata", litdata_pillow),
 }

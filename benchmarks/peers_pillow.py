@@ -134,12 +134,12 @@ class PillowLoader:
 
     def __init__(self, batches: DataLoader[Any], options: LoadOptions) -> None:
         """`batches` has `worker_settings`."""
-        self._batches, self._device = batches, torch_device(options.device)
+        self.batches, self._device = batches, torch_device(options.device)
         # LitData's iterator and loader hold each other; workers that live until the interpreter's end are killed there.
         weakref.finalize(self, setattr, batches, "_iterator", None)
 
     def __iter__(self) -> Iterator[Loaded]:
-        for keys, parts in self._batches:
+        for keys, parts in self.batches:
             moved = [part.to(self._device, non_blocking=True) for part in parts]
             yield Loaded(len(keys), functools.partial(list, keys), dict(zip(("bg", *PARTS), moved, strict=True)))
 
@@ -207,12 +207,35 @@ def _require_intact(shards: Path) -> None:
 
 def litdata_pillow(shards: Path, options: LoadOptions) -> Iterable[Loaded]:
     """LitData's `StreamingDataset` over local chunks, which it maps in place, with its own shuffle."""
+    return _litdata(shards, options, str(litdata_format(shards, options.cache)))
+
+
+def litdata_remote(url: str, shards: Path, options: LoadOptions) -> Iterable[Loaded]:
+    """The same over chunks in object storage, through a cache of its own that is new."""
+    cache = tempfile.mkdtemp(prefix="fgbg-litdata-")
+    loader = _litdata(shards, options, url, cache_dir=cache)
+    loader.batches.worker_init_fn = _allow_http
+    weakref.finalize(loader, shutil.rmtree, cache, ignore_errors=True)
+    return loader
+
+
+def _allow_http(worker: int) -> None:
+    # It hands an endpoint without TLS, as a gateway on this machine has, on to obstore, which refuses it unless told.
+    downloader: Any = importlib.import_module("litdata.streaming.downloader")
+    downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = True
+
+
+def _litdata(shards: Path, options: LoadOptions, place: str, **more: Any) -> PillowLoader:
     import litdata
 
-    folder = in_format("litdata", shards, options.cache, _write_litdata)
     decode = functools.partial(decoded, gray=GrayPlanes(shards, options.size))
-    sets = litdata.StreamingDataset(str(folder), shuffle=True, transform=decode)
+    sets = litdata.StreamingDataset(place, shuffle=True, transform=decode, **more)
     return PillowLoader(litdata.StreamingDataLoader(sets, **worker_settings(options)), options)
+
+
+def litdata_format(shards: Path, cache: Path) -> Path:
+    """The sets as LitData stores them: see `in_format`."""
+    return in_format("litdata", shards, cache, _write_litdata)
 
 
 def _write_litdata(shards: Path, folder: Path, scratch: Path) -> None:
@@ -281,15 +304,29 @@ def import_streaming() -> Any:
 
 def streaming_pillow(shards: Path, options: LoadOptions) -> Iterable[Loaded]:
     """MosaicML's `StreamingDataset` over local MDS shards with its own shuffle."""
+    return _streaming(shards, options, local=str(streaming_format(shards, options.cache)))
+
+
+def streaming_remote(url: str, shards: Path, options: LoadOptions) -> Iterable[Loaded]:
+    """The same over MDS shards in object storage, through a folder of its own that is new."""
+    return _streaming(shards, options, remote=url)
+
+
+def _streaming(shards: Path, options: LoadOptions, local: str | None = None, remote: str | None = None) -> PillowLoader:
     streaming = import_streaming()
-    folder = in_format("mosaicml-streaming", shards, options.cache, _write_streaming)
-    locks = tempfile.mkdtemp(prefix="fgbg-streaming-")
-    with _temporary_files(locks):
-        sets = streaming.StreamingDataset(local=str(folder), shuffle=True, batch_size=options.batch_size)
+    own = tempfile.mkdtemp(prefix="fgbg-streaming-")
+    with _temporary_files(own):
+        place = {"local": local or f"{own}/sets", "remote": remote}
+        sets = streaming.StreamingDataset(**place, shuffle=True, batch_size=options.batch_size)
     sets = _StreamingSets(sets, GrayPlanes(shards, options.size))
     loader = PillowLoader(streaming.StreamingDataLoader(sets, **worker_settings(options)), options)
-    weakref.finalize(loader, shutil.rmtree, locks, ignore_errors=True)
+    weakref.finalize(loader, shutil.rmtree, own, ignore_errors=True)
     return loader
+
+
+def streaming_format(shards: Path, cache: Path) -> Path:
+    """The sets as MosaicML Streaming stores them: see `in_format`."""
+    return in_format("mosaicml-streaming", shards, cache, _write_streaming)
 
 
 class _StreamingSets(IterableDataset[Planes]):
