@@ -21,7 +21,7 @@ from pipeline.errors import InputError, Problem
 from pipeline.files import read_file, write_file
 from pipeline.format.manifest import BACKGROUNDS, INDEX, MANIFEST, Manifest, ShardInfo, idx_name
 from pipeline.format.tar import Shard, load_shard
-from pipeline.remote_run import RECORDS, RemoteRun, resumable_remotely
+from pipeline.remote_resume import RECORDS, RemoteWork, resumable_remotely
 from pipeline.resume import UNFINISHED, gone_from, require_files, resumable
 from pipeline.staging import staging_folder
 from pipeline.storage import Location, Storage, storage_of
@@ -167,7 +167,7 @@ def _writing_remotely(storage: Storage, arguments: Mapping[str, object], newest_
         _finish(folder, run)
 
 
-def _fetch_records(folder: Path, run: RemoteRun) -> None:
+def _fetch_records(folder: Path, run: RemoteWork) -> None:
     """Copy the progress records of the shards that are there."""
 
     def fetch(name: str) -> None:
@@ -183,7 +183,7 @@ def _fetch_records(folder: Path, run: RemoteRun) -> None:
         list(threads.map(fetch, (name for name in run.names if re.fullmatch(RECORD, name))))
 
 
-def _finish(folder: Path, run: RemoteRun) -> None:
+def _finish(folder: Path, run: RemoteWork) -> None:
     """Put what lies beside the shards, look whether those are as they were written, and put the manifest."""
     for file in sorted(folder.iterdir()):
         if not file.name.startswith(".") and file.name != MANIFEST:

@@ -12,7 +12,7 @@ from pipeline.errors import AlreadyComplete, InputError
 from pipeline.format.manifest import MANIFEST
 from pipeline.packing.pack import PackOptions, pack
 from pipeline.packing.target import ShardPlace
-from pipeline.remote_run import BEGUN, NEWEST, WRITER
+from pipeline.remote_resume import BEGUN, NEWEST, WRITER
 from pipeline.resume import COMPLETE, UNFINISHED
 from pipeline.storage import Folder
 from tests.samples import files_below, write, write_sets

@@ -34,7 +34,7 @@ NEWEST = ".newest.txt"
 """When the source of a complete run was changed last, ns since the epoch; a folder has it as the time of a file."""
 
 
-class RemoteRun:
+class RemoteWork:
     """A run that is at work in object storage: see `resumable_remotely`."""
 
     def __init__(self, storage: Storage, arguments: Mapping[str, object], last: str, newest_ns: int) -> None:
@@ -145,14 +145,14 @@ def resumable_remotely(
     last: str,
     result: Callable[[set[str]], str],
     newest_ns: int = 0,
-) -> Iterator[RemoteRun]:
+) -> Iterator[RemoteWork]:
     """Do a long run into object storage, which a later call with the same arguments continues.
 
     The caller puts progress records below `.unfinished/`, and lets the run `finish` with the object `last`.
     `arguments`, `newest_ns` and errors are as for `resume.resumable`, of a fresh run; `result` is told the names of all
     objects. Raises `OSError` where other bytes were written by another process.
     """
-    run = RemoteRun(storage, arguments, last, newest_ns)
+    run = RemoteWork(storage, arguments, last, newest_ns)
     try:
         run.begin(result)
         try:
