@@ -91,6 +91,9 @@ def _unanswered(error: BaseException, text: str, place: str, url: str) -> OSErro
         return TimeoutError(ETIMEDOUT, f"the {place} does not answer in time: check the network, then try again", url)
     if "HTTP error" in text or "kind: " in text or "error decoding response body" in text:
         return ConnectionError(EREMOTEIO, f"the connection to the {place} breaks off: check the network", url)
+    if type(error).__name__ == "InvalidPathError":
+        why = f"the {place} has an object whose name no file could have, such as a//b or a/../b: rename it"
+        return OSError(EINVAL, why, url)
     if isinstance(error, ValueError):
         return OSError(EINVAL, "object storage takes no such name", url)
     return OSError(EIO, f"the {place} cannot be used ({type(error).__name__}): check the URL and the endpoint", url)

@@ -60,7 +60,7 @@ def prefix_files(storage: Storage, output: Location | None = None) -> Iterator[F
     They are listed once; sizes and times are not told, for the stamps, of sizes and etags, tell of every change. Raises
     `InputError` if there are none at all, and `OSError` of a web server, which lists nothing.
     """
-    found = storage.stats()
+    found = {name: about for name, about in storage.stats().items() if name}
     if not found:
         raise InputError(f"there is nothing at {storage.location}: check the URL")
     children = defaultdict[str, set[str]](set)
@@ -68,6 +68,8 @@ def prefix_files(storage: Storage, output: Location | None = None) -> Iterator[F
         while (parent := name.rpartition("/")[0]) and (child := name[len(parent) + 1 :]) not in children[parent]:
             children[parent].add(child)
             name = parent
+    # Consoles mark folders by empty objects, which are told without the slash that their names end in.
+    found = {name: about for name, about in found.items() if about.size or name not in children}
     passed_over = {folder for folder, names in children.items() if is_output(names)}
     if output and str(output).startswith(f"{storage.location}/"):
         passed_over.add(str(output)[len(str(storage.location)) + 1 :])

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
+from pipeline.object_errors import told
 from pipeline.object_storage import ObjectStorage
 from pipeline.packing.folders import folder_files
 from pipeline.packing.listing import Listing
 from pipeline.packing.objects import prefix_files
 from pipeline.packing.pack import PackOptions, pack, sets_to_pack
 from pipeline.packing.sources import FileReader, open_sources, require_unreplaced
-from pipeline.storage import Folder, Url, storage_of
+from pipeline.storage import Folder, Stat, Url, storage_of
 from pipeline.workers import Progress
 from tests.miniatures import write_tar, write_zip
 from tests.samples import files_below, write, write_sets
@@ -53,6 +54,18 @@ def test_objects_of_a_prefix_are_told_as_files_of_a_folder(tmp_path: Path) -> No
     after = [files.stamps for files in prefix_files(Folder(tmp_path), output)]
     assert before[1][0] == after[1][0]
     assert before[1][1] != after[1][1]
+
+
+class Marked(Folder):
+    """A storage with the marks of folders that consoles leave."""
+
+    def stats(self) -> dict[str, Stat]:
+        return {"": Stat(0, "x"), "a": Stat(0, "y"), **super().stats()}
+
+
+def test_marks_of_folders_are_no_objects(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "1.jpg", b"")
+    assert [files.paths for files in prefix_files(Marked(tmp_path))] == [["a/1.jpg"]]
 
 
 def test_a_prefix_without_objects_is_told(tmp_path: Path) -> None:
@@ -142,3 +155,10 @@ def test_what_is_not_in_s3_is_told(s3: Url) -> None:
         sets_to_pack(s3, HOW, Progress())
     with pytest.raises(FileNotFoundError, match="there is no bucket no-such-bucket"):
         sets_to_pack(Url("s3://no-such-bucket/raw"), HOW, Progress())
+
+
+def test_a_name_that_no_file_could_have_is_told() -> None:
+    error = pytest.importorskip("obstore.exceptions").InvalidPathError("secret")
+    failure = told(error, "s3://bucket/raw")
+    assert str(failure.strerror).startswith("the bucket bucket has an object whose name no file could have")
+    assert failure.filename == "s3://bucket/raw"
