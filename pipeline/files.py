@@ -126,6 +126,11 @@ def write_file(path: Path, content: bytes | bytearray | memoryview, offset: int 
     return place - (offset or 0)
 
 
+def user_cache() -> Path:
+    """The folder for fgbg in the user's cache folder (XDG Base Directory Specification); it may not be there."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fgbg"
+
+
 def sync_folder(folder: Path) -> None:
     """Let the names in a folder outlive a power failure, where its file system can promise that."""
     with suppress(PermissionError), unable_passed_over():

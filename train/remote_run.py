@@ -19,7 +19,7 @@ from time import monotonic
 from typing import NamedTuple
 
 from pipeline.errors import InputError, explain
-from pipeline.files import UNABLE, read_file, write_file
+from pipeline.files import UNABLE, read_file, user_cache, write_file
 from pipeline.lease import Lease
 from pipeline.locks import LOCK
 from pipeline.resume import atomic_file
@@ -230,13 +230,13 @@ class RemoteRun:
 def local_folder(url: Url) -> Path:
     """Where a run is written that is put at `url`: below the user's cache folder, or that for temporary files."""
     name = f"{url.name}-{hashlib.sha256(url.text.encode()).hexdigest()[:16]}"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    for base in (cache / "fgbg", Path(tempfile.gettempdir()) / f"fgbg-{os.getuid()}"):
+    cache = user_cache()
+    for base in (cache, Path(tempfile.gettempdir()) / f"fgbg-{os.getuid()}"):
         with suppress(OSError):
             (base / "runs").mkdir(parents=True, exist_ok=True)
             if os.access(base / "runs", os.W_OK | os.X_OK):
                 return base / "runs" / name
-    raise InputError(f"{cache} cannot be written to: set XDG_CACHE_HOME to a folder on a local disk")
+    raise InputError(f"{cache.parent} cannot be written to: set XDG_CACHE_HOME to a folder on a local disk")
 
 
 def _stamp(path: Path) -> _Stamp:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.errors import InputError
-from pipeline.files import naming, write_file
+from pipeline.files import naming, user_cache, write_file
 from pipeline.format.manifest import BACKGROUNDS, INDEX, MANIFEST
 from pipeline.storage import Url, location_of
 
@@ -73,7 +73,7 @@ def cache_directory(given: str | os.PathLike[str] | None = None) -> Path:
         if isinstance(place, Url):
             raise InputError(f"the cache folder {place} is a URL: give --cache a folder on a local disk")
         return place.expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fgbg"
+    return user_cache()
 
 
 def require_local(directory: Path, mounts: Path = Path("/proc/self/mountinfo")) -> None:
