@@ -155,7 +155,7 @@ class Storage(ABC):
         return io.BufferedReader(_Stream(self, name), STREAM_BYTES)
 
     def map(self, name: str) -> bytes | mmap.mmap:
-        """All of an object, mapped into memory where it is a local file."""
+        """All of an object, mapped into memory where it is a local file: a folder's, or a copy that was verified."""
         return self.read_all(name)
 
     def drop(self, name: str) -> bool:

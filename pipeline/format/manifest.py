@@ -20,7 +20,7 @@ from pipeline.format.index_rows import MAX_KEY_BYTES, START_BYTES, are_plain, ca
 from pipeline.format.planes import PLANES
 from pipeline.format.sample import PARTS
 from pipeline.resume import atomic_file, require_finished
-from pipeline.storage import Location, Storage, StrLocation, storage_of
+from pipeline.storage import Folder, Location, Storage, StrLocation, storage_of
 
 FORMAT = "fgbg-shards"
 VERSION = 1
@@ -259,6 +259,8 @@ def _read_index(storage: Storage, manifest: Manifest) -> bytes | mmap.mmap | Non
     if storage.stat(INDEX).size > START_BYTES + (manifest.sets + 1) * row_type(MAX_KEY_BYTES).itemsize:
         return None
     content = storage.map(INDEX)
+    if not isinstance(content, bytes) and not isinstance(storage, Folder):
+        return content  # a verified copy
     # What is mapped is read for its hash: to touch what is cut off meanwhile would kill the process.
     with io.BytesIO(content) if isinstance(content, bytes) else storage.open(INDEX) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

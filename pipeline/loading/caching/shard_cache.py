@@ -184,7 +184,7 @@ class ShardCache(Storage):
                     self._meter.hit(len(content), 0.0)
                     return content
                 self._discard(name)
-        return self.source.map(name)
+        return self.source.read_all(name)
 
     def drop(self, name: str) -> bool:
         """A checksum was wrong in what this thread has read last: whether it came from the cache, and to read it again.
