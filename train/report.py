@@ -21,6 +21,7 @@ from pipeline.errors import InputError
 from pipeline.format.manifest import BLOCK, Manifest, load_index
 from pipeline.format.sample import UNKNOWN
 from pipeline.loading.batch import Batch
+from pipeline.loading.loader import Loader
 from pipeline.loading.split import BACKGROUND_SALT, FOREGROUND_SALT, SPLITS, group
 from pipeline.storage import Location, StrLocation, Url, is_there, storage_of
 from pipeline.words import plural, printable
@@ -110,7 +111,7 @@ def write_report(
         evaluation = evaluate(run, "val", scored, watch)
     except InputError as error:
         warnings.append(f"Nothing was scored: {error}")
-    packed = data(shards)
+    packed = data(shards, evaluation.data.loader if evaluation else None)
     warnings += [f"Warning of the packing: {line}." for line in packed.pop("packing_warnings")]
     page = render({
         "name": (folder.resolve() if isinstance(folder, Path) else folder).name,
@@ -278,11 +279,14 @@ def together(title: str, epochs: Sequence[Epoch]) -> Epoch:
     return Epoch(title, sets, sec, waited_sec, epochs[0].scores if len(epochs) == 1 else {})
 
 
-def data(shards: StrLocation) -> dict[str, Any]:
-    """What the manifest says, and the number of sets by the splits of background and foreground; or what is wrong."""
+def data(shards: StrLocation, opened: Loader | None) -> dict[str, Any]:
+    """What the manifest says, and the number of sets by the splits of background and foreground; or what is wrong.
+
+    `opened` is a loader of these shards, if there is one.
+    """
     try:
-        manifest = Manifest.load(shards)
-        index = load_index(shards, manifest)
+        manifest = opened.manifest if opened else Manifest.load(shards)
+        index = opened.index if opened else load_index(shards, manifest)
     except InputError as error:
         return {"packed": {}, "data_error": str(error), "packing_warnings": []}
     stored_bytes = sum(shard.bytes for shard in manifest.shards)
