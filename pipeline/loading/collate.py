@@ -64,8 +64,8 @@ class BackgroundCache:
         Raises `InputError` for a damaged background, or one that cannot be decoded.
         """
         self._ids = np.sort([background.id for background in shards.manifest.backgrounds])
-        encoded = [shards.read_background(int(bg)) for bg in self._ids]
-        self.any_encoded = encoded[0]
+        encoded = shards.read_backgrounds(self._ids.tolist())
+        self.any_encoded = encoded[0].copy()  # it may be a view of all of them
         """One of them as it is stored, uint8 [bytes]."""
         decode = _decompress if shards.manifest.codec == PLANES else _decode
         try:

@@ -5,6 +5,7 @@ import logging
 import os
 import pickle
 import resource
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from pipeline.loading.caching import download, fetcher, shard_cache
 from pipeline.loading.caching.check import check_cache
 from pipeline.loading.caching.folder import cache_directory, require_local
 from pipeline.loading.caching.shard_cache import ShardCache
+from pipeline.loading.shard_reader import ShardReader
 from tests.loading.caching.samples import PART_BYTES, SHARD_BYTES, Source, in_turn, settle, write_shards
 
 SHARDS = 8
@@ -561,3 +563,22 @@ def test_a_network_file_system_is_refused_by_name(kind: str, tmp_path: Path) -> 
     require_local(tmp_path / "a home" / "scratch" / "fgbg", mounts)
     require_local(tmp_path / "a homely place", mounts)
     require_local(tmp_path, tmp_path / "no proc here")
+
+
+@pytest.mark.parametrize("limit", [0, 10**9])
+def test_all_backgrounds_are_read_at_once_and_a_damaged_one_is_told(packed: Path, tmp_path: Path, limit: int) -> None:
+    shards = Path(shutil.copytree(packed, tmp_path / "shards"))
+    source, manifest = Source(shards), Manifest.load(shards)
+    ids = [background.id for background in manifest.backgrounds]
+    expected = [part.tobytes() for part in ShardReader.open(shards).read_backgrounds(ids)]
+    reader = ShardReader.open(ShardCache(source, manifest, tmp_path / "cache", limit), manifest)
+    assert [part.tobytes() for part in reader.read_backgrounds(ids)] == expected
+    assert len([name for name, _, _ in source.asked if name == BACKGROUNDS]) <= 1
+    reader.close()
+    content = bytearray((shards / BACKGROUNDS).read_bytes())
+    content[manifest.backgrounds[1].offset] ^= 1
+    (shards / BACKGROUNDS).write_bytes(content)
+    spoilt = ShardReader.open(ShardCache(Source(shards), manifest, tmp_path / "other", limit), manifest)
+    with pytest.raises(InputError, match=f"background {ids[1]} is damaged"):
+        spoilt.read_backgrounds(ids)
+    spoilt.close()
