@@ -87,6 +87,7 @@ def test_one_of_another_machine_that_is_renewed_is_not(
 def test_one_that_is_released_while_it_is_looked_at_is_free(tmp_path: Path, hasty: None) -> None:
     path = written(tmp_path, ELSEWHERE, time.time())
     Lease(Folder(tmp_path), lambda line: void(path.write_text(json.dumps([ELSEWHERE, time.time(), True])))).close()
+    assert (path.parent / "000002").exists()
 
 
 def void(value: object) -> None:
@@ -107,6 +108,7 @@ def test_damaged_ones_are_stale_in_the_end(tmp_path: Path, hasty: None) -> None:
     for content in (b"", b"[]", b"[[1],2,3]", b"\xff"):
         path.write_bytes(content)
         take(tmp_path).close()
+        assert (path.parent / "000002").exists()
         for later in sorted(path.parent.iterdir())[1:]:
             later.unlink()
 
@@ -118,4 +120,5 @@ def test_it_is_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = path.read_bytes()
     while path.read_bytes() == first:
         time.sleep(0.005)
+    assert json.loads(path.read_bytes())[1] > json.loads(first)[1]
     lease.close()
