@@ -22,6 +22,9 @@ AZURE_ACCOUNT = "devstoreaccount1"
 AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 """Azurite's own, which its documentation has."""
 READY_SEC = 40
+DISK_TRIES = 20
+"""Ceph's disk ends as it starts where it asks the monitor before it has heard from it ("wrong fsid"), often on a busy
+machine. What it keeps is not changed by that."""
 
 
 def missing(server: str) -> str:
@@ -115,9 +118,15 @@ def ceph(folder: Path, start: Start) -> dict[str, Any]:
     monitor = start("ceph-mon", "-f", "-i", "a", environment=environment)
     _run("ceph", "osd", "new", osd, environment=environment)
     _run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd, environment=environment)
-    disk = start("ceph-osd", "-f", "-i", "0", environment=environment)
-    gateway = start("radosgw", "-f", "-n", "client.rgw", environment=environment)
-    _wait_for(f"http://127.0.0.1:{port}", monitor, disk, gateway)  # together they would wait for each other
+    gateway = start("radosgw", "-f", "-n", "client.rgw", environment=environment)  # it waits for the disk
+    for tries_left in reversed(range(DISK_TRIES)):
+        disk = start("ceph-osd", "-f", "-i", "0", environment=environment)
+        try:
+            _wait_for(f"http://127.0.0.1:{port}", monitor, disk, gateway)
+            break
+        except AssertionError:
+            if not tries_left or monitor.poll() is not None or gateway.poll() is not None:
+                raise
     user = ("user", "create", "--uid=tests", "--display-name=tests")
     keys = (f"--access-key={S3_KEY}", f"--secret-key={S3_SECRET}")
     _run("radosgw-admin", "-n", "client.rgw", *user, *keys, environment=environment)
