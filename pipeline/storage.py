@@ -145,18 +145,16 @@ class Storage(ABC):
 
     def read_all(self, name: str, most_bytes: int | None = None) -> bytes:
         """All of an object. Raises ValueError for more than `most_bytes`, and reads none."""
-        size = self.stat(name).size
-        if most_bytes is not None and size > most_bytes:
-            raise ValueError(f"it has {size:,} bytes")
+        require_at_most(most_bytes, size := self.stat(name).size)
         return bytes(self.read(name, 0, size))
 
     def open(self, name: str) -> io.BufferedReader:
         """An object as a stream, for reading from its beginning to its end."""
         return io.BufferedReader(_Stream(self, name), STREAM_BYTES)
 
-    def map(self, name: str) -> bytes | mmap.mmap:
-        """All of an object, mapped into memory where it is a local file: a folder's, or a copy that was verified."""
-        return self.read_all(name)
+    def map(self, name: str, most_bytes: int | None = None) -> bytes | mmap.mmap:
+        """What `read_all` returns, mapped into memory where it is a local file: a folder's, or a verified copy."""
+        return self.read_all(name, most_bytes)
 
     def drop(self, name: str) -> bool:
         """Forget the local copy of an object, which has turned out to be damaged; whether there was one."""
@@ -171,6 +169,12 @@ class Storage(ABC):
 
     def __reduce__(self) -> tuple[Callable[..., "Storage"], tuple[Any, ...]]:
         return storage_of, (self.location,)
+
+
+def require_at_most(most_bytes: int | None, size: int) -> None:
+    """Raise ValueError for an object of more than `most_bytes`."""
+    if most_bytes is not None and size > most_bytes:
+        raise ValueError(f"it has {size:,} bytes")
 
 
 class _Stream(io.RawIOBase):
@@ -229,9 +233,11 @@ class Folder(Storage):
         """See `Storage.open`."""
         return open_file(self.location / name, open_regular)
 
-    def map(self, name: str) -> bytes | mmap.mmap:
+    def map(self, name: str, most_bytes: int | None = None) -> bytes | mmap.mmap:
         """See `Storage.map`."""
-        return map_file(self.location / name, open_regular)
+        content = map_file(self.location / name, open_regular)
+        require_at_most(most_bytes, len(content))
+        return content
 
     def put(self, name: str, content: bytes | Path) -> None:
         """See `Storage.put`."""

@@ -1,6 +1,7 @@
 """How fast our loader is on shards behind a URL: through a new cache and without one, beside the same in a folder."""
 
 import functools
+import itertools
 import statistics
 import tempfile
 import time
@@ -23,6 +24,8 @@ from tools.measure import Mark, Pass, print_rates, print_table, reset_peak, summ
 CACHE, RANGES, LOCAL = "cache", "ranges", "local"
 FIRST, LATER = "first", "later"
 LATER_EPOCHS = 2
+MOST_RANGES = 20
+"""Batches of a pass without a cache, which may be a hundred times slower."""
 
 
 class Epochs(NamedTuple):
@@ -45,7 +48,7 @@ def bench_remote(shards: Url, local: Path | None, rounds: int, options: LoadOpti
         raise InputError(f"{local} does not hold the shards of {shards}: give the same, copied or packed, with --local")
     subjects: dict[str, Callable[[], dict[str, Epochs]]] = {
         CACHE: functools.partial(_cached, shards, options),
-        RANGES: functools.partial(_measure, lambda: our_loader(shards, "all", options, cache_size="0"), 0),
+        RANGES: functools.partial(_measure, lambda: our_loader(shards, "all", options, cache_size="0"), 0, MOST_RANGES),
     }
     if local is not None:
         subjects[LOCAL] = functools.partial(_local, local, options)
@@ -74,16 +77,17 @@ def _local(folder: Path, options: LoadOptions) -> dict[str, Epochs]:
     return _measure(lambda: our_loader(folder, "all", options), LATER_EPOCHS)
 
 
-def _measure(make: Callable[[], Loader], later_epochs: int) -> dict[str, Epochs]:
-    """Time the first epoch of a new loader, and some later ones, with no pause between them."""
+def _measure(make: Callable[[], Loader], later_epochs: int, most_batches: int | None = None) -> dict[str, Epochs]:
+    """Time the first epoch of a new loader, or its first batches, and some later ones, with no pause between them."""
     reset_peak()
     start = Mark.now(0)
     with closing(make()) as loader:
         waits_sec, first_batch_sec = list[float](), 0.0
-        for _, wait_sec in timed(loader):
+        for _, wait_sec in timed(itertools.islice(loader, most_batches)):
             first_batch_sec = first_batch_sec or time.perf_counter() - start.sec
             waits_sec.append(wait_sec)
-        middle, before = Mark.now(loader.sets), loader.cache_statistics
+        sets = min(loader.sets, len(waits_sec) * loader.batch_size)
+        middle, before = Mark.now(sets), loader.cache_statistics
         run = start.until(middle, waits_sec[1:] or waits_sec)._replace(first_batch_sec=first_batch_sec)
         measured = {FIRST: Epochs(run, before)}
         if later_epochs:
@@ -138,7 +142,8 @@ def _print(rows: Mapping[str, Mapping[str, Any]], sets: int, rounds: int, option
         echo("")
         print_table(titles, {name: _cells(row) for name, row in of.items()})
     echo("", f"{CACHE}: a new one each round; {RANGES}: no cache; {LOCAL}: a folder, not in the page cache at first")
-    echo("a first epoch counts from opening; requests, KiB: of the URL; reads: the last 4,096")
+    echo(f"a first epoch counts from opening; {RANGES}: its first {MOST_RANGES} batches, unless it has fewer")
+    echo("requests, KiB: of the URL; reads: the last 4,096")
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

@@ -256,9 +256,10 @@ def load_index(shards: StrLocation | Storage, manifest: Manifest) -> NDArray[np.
 
 def _read_index(storage: Storage, manifest: Manifest) -> bytes | mmap.mmap | None:
     """The bytes of index.npy, mapped where they can be; None where they are not those that the manifest names."""
-    if storage.stat(INDEX).size > START_BYTES + (manifest.sets + 1) * row_type(MAX_KEY_BYTES).itemsize:
+    try:
+        content = storage.map(INDEX, START_BYTES + (manifest.sets + 1) * row_type(MAX_KEY_BYTES).itemsize)
+    except ValueError:
         return None
-    content = storage.map(INDEX)
     if not isinstance(content, bytes) and not isinstance(storage, Folder):
         return content  # a verified copy
     # What is mapped is read for its hash: to touch what is cut off meanwhile would kill the process.

@@ -15,7 +15,7 @@ from torch.distributed import ProcessGroup
 
 from pipeline.devices import dali_problem, torch_device
 from pipeline.errors import InputError
-from pipeline.format.manifest import Manifest
+from pipeline.format.manifest import BACKGROUNDS, INDEX, Manifest
 from pipeline.format.planes import PLANES
 from pipeline.limits import byte_count
 from pipeline.loading.augment import Augmenter
@@ -393,7 +393,9 @@ def open_shards(shards: StrLocation, config: LoaderConfig) -> OpenedShards:
     storage = storage_of(shards)
     manifest = Manifest.load(storage)
     if isinstance(storage.location, Url):
-        storage = ShardCache(storage, manifest, cache_directory(config.cache), byte_count(config.cache_size))
+        cache = ShardCache(storage, manifest, cache_directory(config.cache), byte_count(config.cache_size))
+        cache.fetch(INDEX, BACKGROUNDS)
+        storage = cache
     reader = ShardReader.open(storage, manifest, depth=config.depth)
     if config.depth and "depth" not in reader.parts:
         add = f"add it (fgbg-depth {shards} --model FILE.onnx --shards NEW)"

@@ -30,7 +30,7 @@ PLAN_SEC = 0.5
 PLAN_SHARE = 0.02
 """Of the time that may go into looking, where it finds nothing to do."""
 SLOW_PLAN_SEC = 0.1
-"""For each that looking takes, as many more parts are begun at once as there are connections."""
+"""For each that looking takes, as many more parts are begun at once as there are connections, to twice as many."""
 OTHERS_SEC = 30.0
 """Longest wait for a file that another process downloads."""
 EXTRAS = 2
@@ -320,7 +320,7 @@ class Fetcher:
         evictable = np.zeros(len(self._files), np.bool_)
         evictable[there] = ~kept[there]
         begun, found = 0, None
-        enough = self._connections * (1 + int(self._plan_sec / SLOW_PLAN_SEC))
+        enough = self._connections * (2 + int(self._plan_sec / SLOW_PLAN_SEC))
         while parts_left < enough and not self._stopped:
             room = self._folder.room(listing)
             found = next_fetch(wanted & (self._sizes > 0), evictable, next_uses, self._sizes, position, room,

@@ -44,9 +44,12 @@ class NextUses:
     def _first_after(self, epoch: int) -> NDArray[np.int64]:
         """When each shard is needed first after an epoch."""
         found = np.full(0, NEVER)
-        for number in range(epoch + EPOCHS_AHEAD, epoch, -1):
+        for number in range(epoch + 1, epoch + 1 + EPOCHS_AHEAD):
             first, last = self._turns(number)
-            found = np.where(last >= 0, first + number * self.batches, found if found.size else NEVER)
+            here = np.where(last >= 0, first + number * self.batches, NEVER)
+            found = np.minimum(found, here) if found.size else here
+            if (found < NEVER).all():
+                break
         return found
 
 

@@ -19,6 +19,7 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -32,7 +33,7 @@ from pipeline.loading.caching.folder import CachedFile, CacheFolder, require_loc
 from pipeline.loading.caching.plan import NextUses
 from pipeline.loading.caching.statistics import CacheStatistics, Meter
 from pipeline.regular_files import open_regular
-from pipeline.storage import Content, Stat, Storage
+from pipeline.storage import MAX_OPEN_FILES, Content, Stat, Storage, require_at_most
 
 CONNECTIONS = 8
 """Parts that are asked for at once: one connection at 30 ms gives 63 MB/s, eight 290."""
@@ -41,7 +42,6 @@ AHEAD_SHARE = 0.125
 """Of the limit, what may be there ahead of its use: with a quarter as many shards are fetched as without any ahead."""
 WAIT_SEC = 1.0
 """Longest wait for a part of a shard that is on its way, before its set is asked for alone."""
-MOST_OPEN_FILES = 64
 
 
 class ShardCache(Storage):
@@ -159,7 +159,7 @@ class ShardCache(Storage):
         file = ReadFile(self._folder.path(name), open_regular)
         with self._opening:
             self._open_files[name] = file
-            if len(self._open_files) > MOST_OPEN_FILES:
+            if len(self._open_files) > MAX_OPEN_FILES:
                 self._open_files.popitem(last=False)
         return file
 
@@ -170,21 +170,31 @@ class ShardCache(Storage):
                 if not fetcher.is_needed(name) and not os.fstat(file.descriptor).st_nlink:
                     del self._open_files[name]
 
-    def map(self, name: str) -> bytes | mmap.mmap:
+    def fetch(self, *names: str) -> None:
+        """Let these files come whole, at the same time, if they can be cached; return when they are there, or not."""
+        if self.limit_bytes:
+            with ThreadPoolExecutor(len(names)) as pool:
+                list(pool.map(self._fetch, names))
+
+    def _fetch(self, name: str) -> None:
+        if not self._folder.path(name).exists():
+            self._started().fetch(self._sized(self._by_name[name]))
+
+    def map(self, name: str, most_bytes: int | None = None) -> bytes | mmap.mmap:
         """All of a file of the manifest: mapped and verified where it can be cached, for which it is fetched now."""
         if self.limit_bytes and (file := self._by_name.get(name)):
             for _ in range(2):
-                if not self._folder.path(name).exists():
-                    self._started().fetch(self._sized(file))
+                self._fetch(name)
                 try:
                     content = map_file(self._folder.path(name), open_regular)
                 except OSError:
                     break
                 if hashlib.sha256(content).hexdigest() == file.sha256:
                     self._meter.hit(len(content), 0.0)
+                    require_at_most(most_bytes, len(content))
                     return content
                 self._discard(name)
-        return self.source.read_all(name)
+        return self.source.read_all(name, most_bytes)
 
     def drop(self, name: str) -> bool:
         """A checksum was wrong in what this thread has read last: whether it came from the cache, and to read it again.

@@ -187,9 +187,13 @@ def test_without_a_plan_what_is_read_is_cached_while_there_is_room(
 def test_index_and_backgrounds_are_fetched_and_verified(shards: Path, manifest: Manifest, tmp_path: Path) -> None:
     source = Source(shards)
     cache = cache_over(source, manifest, tmp_path / "cache")
+    cache.fetch(INDEX, BACKGROUNDS)
+    asked = len(source.asked)
     for name in (INDEX, BACKGROUNDS, INDEX):
         assert bytes(cache.map(name)) == (shards / name).read_bytes()
-    assert len(source.asked) == 6
+    assert len(source.asked) == asked == 6
+    with pytest.raises(ValueError, match="bytes"):
+        cache.map(INDEX, (shards / INDEX).stat().st_size - 1)
     local = tmp_path / "cache" / manifest.sha256 / INDEX
     local.write_bytes(bytes(SHARD_BYTES))
     assert bytes(cache.map(INDEX)) == (shards / INDEX).read_bytes()
