@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from pipeline.errors import InputError
 from pipeline.locks import Owner
-from pipeline.storage import Storage, is_there
+from pipeline.storage import Storage
 
 PREFIX = ".writers/"
 RENEW_SEC = 20.0
@@ -76,8 +76,11 @@ class Lease:
 
     def require(self) -> None:
         """Raise `InputError` if another process has taken over."""
-        if self._lost or is_there(self._storage / self._following):
-            self._lost = True
+        if not self._lost:
+            with suppress(FileNotFoundError):
+                self._storage.stat(self._following)
+                self._lost = True
+        if self._lost:
             why = f"another process has gone on with it, since this one was not heard of for {STALE_SEC:.0f} s"
             raise InputError(f"{self._storage.location}: {why}: leave it to that one, or stop it and start again")
 

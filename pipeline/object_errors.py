@@ -4,7 +4,7 @@ The client's own messages are never passed on: they hold signed addresses, the s
 """
 
 import re
-from errno import EACCES, ECONNREFUSED, EINVAL, EIO, ENOENT, ENOSPC, EREMOTEIO, EROFS, ETIMEDOUT
+from errno import EACCES, ECONNREFUSED, EINVAL, EIO, ENODEV, ENOENT, ENOSPC, EREMOTEIO, EROFS, ETIMEDOUT
 from urllib.parse import urlsplit
 
 KEYS = {
@@ -49,7 +49,8 @@ def told(error: BaseException, url: str) -> OSError:
     found = re.search(r"<Code>(\w{1,60})</Code>", text)
     code = found[1] if found else ""
     if code in ("NoSuchBucket", "ContainerNotFound") or "bucket does not exist" in text:
-        return FileNotFoundError(ENOENT, f"there is no {place}: check the URL and the endpoint", url)
+        # No FileNotFoundError: whoever looks whether an object is there is to be told of it.
+        return OSError(ENODEV, f"there is no {place}: check the URL and the endpoint", url)
     if any(path in text for path in _OF_MACHINES) or re.search("Missing (SecretAccessKey|AccessKeyId)", text):
         return PermissionError(EACCES, f"no credentials for the {place}: {KEYS[urlsplit(url).scheme]}", url)
     if isinstance(error, FileNotFoundError) or status in (404, 410):

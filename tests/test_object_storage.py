@@ -16,6 +16,7 @@ import pytest
 
 from pipeline import object_storage
 from pipeline.errors import InputError, explain
+from pipeline.format.manifest import Manifest
 from pipeline.object_storage import ObjectStorage
 from pipeline.storage import Storage, Url, storage_of
 from tests.services import servers
@@ -256,9 +257,9 @@ def test_revoked_keys_end_in_a_line_that_names_the_bucket(s3_server: S3Server, s
 
 @pytest.mark.usefixtures("s3", "impatient")
 def test_a_wrong_url_or_endpoint_ends_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    for ask in asked(storage_of("s3://no-such-bucket/below")):
-        assert message(ask, FileNotFoundError).startswith("there is no bucket no-such-bucket: check the URL")
-    storage_of("s3://no-such-bucket/below").remove("a")
+    storage = storage_of("s3://no-such-bucket/below")
+    for ask in [*asked(storage), lambda: storage.remove("a"), lambda: Manifest.load(storage)]:
+        assert message(ask, OSError).startswith("there is no bucket no-such-bucket: check the URL")
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{servers.free_port()}")
     for ask in asked(storage_of("s3://bucket")):
         assert message(ask, ConnectionError).startswith("nothing answers at the endpoint of the bucket bucket: ")
@@ -342,7 +343,7 @@ def test_azure_takes_a_connection_string(azure: Url, monkeypatch: pytest.MonkeyP
     with pytest.raises(InputError, match="az://devstoreaccount1 names no container"):
         storage_of("az://devstoreaccount1").stat("a")
     for ask in asked(storage_of(azure.parent / "no-such")):
-        assert message(ask, FileNotFoundError).startswith("there is no container devstoreaccount1/no-such: check")
+        assert message(ask, OSError).startswith("there is no container devstoreaccount1/no-such: check")
 
 
 def test_web_servers_that_lack_something(web: WebFolder) -> None:

@@ -5,7 +5,7 @@ import math
 import shlex
 import signal
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, closing, suppress
 
 import torch
@@ -181,7 +181,7 @@ class Trainer:
         """The steps of the rest of an epoch, or of the run."""
         self.learner.network.train()
         self.meter.reset()
-        for batch, wait_sec in timed(self.loader):
+        for batch, wait_sec in timed(self._batches()):
             stop, sets = self._agree(interruption, len(batch.bg))
             if not sets:  # all of them were damaged
                 continue
@@ -201,6 +201,15 @@ class Trainer:
                 show(self._status or self._pace(sets))
             if self.over:
                 break
+
+    def _batches(self) -> Iterator[Batch]:
+        """Those of the loader; the run is kept up to where storage fails."""
+        try:
+            yield from self.loader
+        except OSError:
+            if self.step:
+                self._save(LAST)
+            raise
 
     def _say_what_fits(self) -> None:
         """On a CPU, what other networks would take, where this one takes long."""

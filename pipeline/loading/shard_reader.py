@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.files import ReadFile
-from pipeline.format.manifest import BACKGROUNDS, INDEX, Manifest, load_index
+from pipeline.format.manifest import BACKGROUNDS, INDEX, MANIFEST, Manifest, load_index
 from pipeline.format.planes import PLANES
 from pipeline.format.sample import UNKNOWN
 from pipeline.format.tar import BLOCK
 from pipeline.regular_files import open_regular
-from pipeline.storage import Content, Folder, Location, Storage, StrLocation, storage_of
+from pipeline.storage import Content, Folder, Location, Storage, StrLocation, Url, storage_of
 
 MAX_JSON_BYTES = 1 << 26
 
@@ -161,11 +161,21 @@ class ShardReader:
         return note
 
     def _read(self, key: str, name: str, offset: int, size: int) -> Content:
-        """Bytes of a shard, fewer where it is cut short; raise `Damaged` if it cannot be read, for the set `key`."""
+        """Bytes of a shard, fewer where it is cut short; raise `Damaged` if it cannot be read, for the set `key`.
+
+        Raises `OSError` where storage behind a URL gives nothing else, either: that is no fault of the set.
+        """
         try:
             return self.storage.read(name, offset, size)
         except OSError as error:
-            raise Damaged(key, f"{name} cannot be read ({error.strerror})", name) from error
+            failure = error
+        if isinstance(self.location, Url):
+            storage_of(self.location).read(MANIFEST, 0, 1)
+            try:  # it answers, perhaps again
+                return self.storage.read(name, offset, size)
+            except OSError as error:
+                failure = error
+        raise Damaged(key, f"{name} cannot be read ({failure.strerror})", name) from failure
 
     def read_background(self, bg: int) -> NDArray[np.uint8]:
         """The encoded picture of background `bg`, uint8 [size]; raise `InputError` if it is not as it was packed."""
@@ -173,6 +183,8 @@ class ShardReader:
         try:
             content = self.storage.read(BACKGROUNDS, background.offset, background.size)
         except OSError as error:
+            if isinstance(self.location, Url):
+                raise
             raise InputError(
                 f"{self.storage / BACKGROUNDS} cannot be read ({error.strerror}): copy it again"
             ) from error

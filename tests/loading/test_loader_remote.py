@@ -84,6 +84,28 @@ def test_a_resumed_loader_goes_on_at_a_url_where_one_of_a_folder_was(bucket: Url
         assert all(same(one, other) for one, other in zip(first, remote, strict=True))
 
 
+@pytest.mark.parametrize("cache_size", ["1GB", "0"])
+def test_storage_that_is_down_for_long_ends_in_an_error_and_leaves_no_set_out(
+    cache_size: str, bucket: Url, packed: Path, through_faults: FaultyProxy, monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    for name in ("RETRIES", "FIRST_SEC", "PATIENCE_SEC"):
+        monkeypatch.setattr(f"pipeline.object_storage.{name}", 0)
+    through_faults.faults = Faults()
+    with (
+        load(packed, window=URL_WINDOW) as local,
+        load(bucket, cache=tmp_path, cache_size=cache_size) as remote,
+    ):
+        through_faults.faults = Faults(reset=1.0)
+        shutil.rmtree(tmp_path)
+        with pytest.raises(ConnectionError, match="breaks off"):
+            list(remote)
+        assert remote.quarantined == []
+        through_faults.faults = Faults()
+        remote.load_state_dict(remote.state_dict())
+        assert all(same(one, other) for one, other in zip(local, remote, strict=True))
+
+
 def test_a_replaced_shard_is_never_fed(bucket: Url, packed: Path, tmp_path: Path) -> None:
     spoilt = bytearray((packed / "sets-000001.tar").read_bytes())
     for place in range(600, len(spoilt), 700):

@@ -153,7 +153,7 @@ def test_what_is_not_in_s3_is_told(s3: Url) -> None:
         sets_to_pack(s3 / "raw", HOW, Progress())
     with pytest.raises(InputError, match="there is nothing at"):
         sets_to_pack(s3, HOW, Progress())
-    with pytest.raises(FileNotFoundError, match="there is no bucket no-such-bucket"):
+    with pytest.raises(OSError, match="there is no bucket no-such-bucket"):
         sets_to_pack(Url("s3://no-such-bucket/raw"), HOW, Progress())
 
 

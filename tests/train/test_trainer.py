@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ import train.trainer
 from pipeline.devices import torch_device
 from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest
+from pipeline.loading.batch import Batch
 from pipeline.loading.loader import Loader
 from pipeline.packing.pack import PackOptions, pack
 from train.checkpoint import load, save
@@ -132,6 +134,28 @@ def test_a_run_that_crashes_at_any_step_and_resumes_ends_in_the_same_bits(
         assert load(tmp_path / "last.pt").state["step"] == 1
     fit(Trainer(configuration(packed, tmp_path), resume=True))
     assert_equal_runs(tmp_path, whole)
+
+
+@pytest.mark.usefixtures("without_curves")
+def test_storage_that_fails_between_checkpoints_keeps_the_run(
+    packed: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(configuration(packed, tmp_path / "run"))
+    taken = Loader._next
+
+    def fails(loader: Loader) -> Batch:
+        if trainer.step == 5:
+            raise OSError(errno.EREMOTEIO, "nothing answers")
+        return taken(loader)
+
+    monkeypatch.setattr(Loader, "_next", fails)
+    with pytest.raises(OSError, match="nothing answers") as failed:
+        fit(trainer)
+    assert failed.value.__notes__[-1].startswith("the run is kept up to its last checkpoint; continue with: ")
+    monkeypatch.undo()
+    assert load(tmp_path / "run/last.pt").state["step"] == 5
+    fit(Trainer(configuration(packed, tmp_path / "run"), resume=True))
+    assert_equal_runs(tmp_path / "run", whole)
 
 
 @pytest.mark.usefixtures("without_curves")

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from pipeline.errors import InputError
 from pipeline.files import open_file, read_file
 from pipeline.format.manifest import BACKGROUNDS, INDEX, MANIFEST, Manifest
 from pipeline.loading.caching.folder import DATA_SET, PARTIAL, files_of, locked
@@ -29,10 +30,13 @@ class CacheReport(NamedTuple):
 def check_cache(directory: Path) -> CacheReport:
     """Read all files of a cache directory, and remove those whose hash is not that of their manifest.
 
-    It may be in use meanwhile. What has no manifest to compare it with is removed, too.
+    It may be in use meanwhile. What has no manifest to compare it with is removed, too. Raises `InputError` where there
+    is none.
     """
+    if not directory.is_dir():
+        raise InputError(f"there is no cache in {directory}: give the folder that was given as --cache")
     good, size, dropped = 0, 0, []
-    for folder in sorted(directory.iterdir()) if directory.is_dir() else []:
+    for folder in sorted(directory.iterdir()):
         if not DATA_SET.fullmatch(folder.name):
             continue
         with locked(directory):

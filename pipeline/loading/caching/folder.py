@@ -64,16 +64,17 @@ class Listing:
 
 
 def cache_directory(given: str | os.PathLike[str] | None = None) -> Path:
-    """The folder that the user gives, which may not be a URL, or the one in the user's cache folder (XDG).
+    """The folder that the user gives, which may not be a URL or a file, or the one in the user's cache folder (XDG).
 
     Raises `InputError`.
     """
-    if given:
-        place = location_of(given)
-        if isinstance(place, Url):
-            raise InputError(f"the cache folder {place} is a URL: give --cache a folder on a local disk")
-        return place.expanduser()
-    return user_cache()
+    place = location_of(given) if given else user_cache()
+    if isinstance(place, Url):
+        raise InputError(f"the cache folder {place} is a URL: give --cache a folder on a local disk")
+    place = place.expanduser()
+    if place.exists() and not place.is_dir():
+        raise InputError(f"the cache folder {place} is a file: give --cache a folder on a local disk")
+    return place
 
 
 def require_local(directory: Path, mounts: Path = Path("/proc/self/mountinfo")) -> None:

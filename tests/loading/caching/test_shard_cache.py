@@ -541,7 +541,8 @@ def test_checking_drops_what_is_wrong(shards: Path, manifest: Manifest, tmp_path
     assert not local.exists()
     assert str(report).startswith("8 files (0.00 GB) as packed, 2 files dropped (")
     assert str(check_cache(tmp_path / "cache")) == "8 files (0.00 GB) as packed"
-    assert check_cache(tmp_path / "nowhere").files == 0
+    with pytest.raises(InputError, match=r"there is no cache in .*: give the folder"):
+        check_cache(tmp_path / "nowhere")
 
 
 def test_the_cache_lies_in_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -552,6 +553,8 @@ def test_the_cache_lies_in_the_users_cache_folder(monkeypatch: pytest.MonkeyPatc
     assert cache_directory() == cache_directory("~/.cache/fgbg") == Path("/home/me/.cache/fgbg")
     with pytest.raises(InputError, match="the cache folder s3://bucket/a is a URL: give --cache a folder"):
         cache_directory("s3://bucket/a")
+    with pytest.raises(InputError, match=f"the cache folder {__file__} is a file"):
+        cache_directory(__file__)
 
 
 @pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs", "lustre", "9p", "ceph"])
