@@ -35,8 +35,9 @@ CHECKED_BEFORE = {  # what no user meets, since `LoaderConfig` refuses it first
     "{share} of the free memory cannot be taken: expected a share above 0, at most 1",
 }
 OF_OTHERS = {  # flags of torchrun, docker, tensorboard, mypy and pip
-    "--standalone", "--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--no-python", "--gpus",
-    "--logdir", "--strict", "--index-url",
+    "--standalone", "--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--rdzv-id", "--no-python",
+    "--max-restarts", "--signals-to-handle", "--shutdown-timeout", "--gpus", "--logdir", "--strict", "--index-url",
+    "--signal",
 }  # fmt: skip
 
 

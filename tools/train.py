@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Collection
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
@@ -40,18 +41,26 @@ def main(ctx: click.Context, /, resume: str | None, override: bool, report: bool
     any browser opens. On several GPUs: torchrun --nproc-per-node GPUS --no-python fgbg-train, with the same
     options.
     """
-    from train.distributed import Distributed
-    from train.report import REPORT, write_report
-    from train.signals import Interrupted
-    from train.trainer import Trainer
+    from train.signals import exit_unfinished
 
     given = {name for name in settings if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT}
     if given & set(BUDGETS):
         settings |= {name: None for name in BUDGETS if name not in given}
         given |= set(BUDGETS)
     config = Config(**settings)  # type: ignore[arg-type]
+    going_on: Resume = "auto" if resume == "auto" else resume is not None
+    with exit_unfinished():
+        ctx.exit(train(config, going_on, given, override=override, report=report))
+
+
+def train(config: Config, going_on: "Resume", given: Collection[str], *, override: bool, report: bool) -> int:
+    """Train, as one of the ranks that the environment names, and return the exit code."""
+    from train.distributed import Distributed
+    from train.report import REPORT, write_report
+    from train.signals import Interrupted
+    from train.trainer import Trainer
+
     with Distributed.from_environment(config.device) as ranks:
-        going_on: Resume = "auto" if resume == "auto" else resume is not None
         trainer = Trainer(config, resume=going_on, given=given, override=override, ranks=ranks, say=echo)
         complete = trainer.complete_before and trainer.over and going_on is not True
         try:
@@ -60,7 +69,8 @@ def main(ctx: click.Context, /, resume: str | None, override: bool, report: bool
         except Interrupted as stop:
             if ranks.first:
                 echo(str(stop), err=True)
-            ctx.exit(stop.exit_code)
+            ranks.barrier()  # the first may still put files at a URL, and when one has ended, torchrun kills the others
+            return stop.exit_code
         finally:
             trainer.close()
         if ranks.first:
@@ -68,6 +78,8 @@ def main(ctx: click.Context, /, resume: str | None, override: bool, report: bool
             echo(f"already complete: {first}" if complete else first, *others)
             if report and not (complete and trainer.has(REPORT)):
                 echo(f"report: {write_report(trainer.place, config.shards, trainer.device)}")
+        ranks.barrier()  # the first may still score: torchrun on another machine waits 5 minutes for it, then ends
+    return 0
 
 
 def fit(trainer: "Trainer") -> None:

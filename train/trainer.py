@@ -141,14 +141,15 @@ class Trainer:
     def fit(self, show: Callable[[str], None] = lambda status: None) -> None:
         """Train to the end, then `close`; `show` is called after each step with what to show of it.
 
-        Raises `Interrupted` after Ctrl-C and SIGTERM, `InputError` where the loss is no longer a number, or where fp16
-        overflows however small the loss is scaled.
+        Raises `Interrupted` after one of the signals of `train.signals`, `InputError` where the loss is no longer a
+        number, or where fp16 overflows however small the loss is scaled.
         """
         stopped = ""
+        patient = self.ranks.world > 1
         try:
-            with closing(self):
+            with Interruption(patient=patient, quiet=not self.ranks.first) as interruption, closing(self):
                 try:
-                    self._fit(show)
+                    self._fit(show, interruption)
                 except (InputError, Interrupted) as error:
                     stopped = str(error)
                     raise
@@ -160,15 +161,11 @@ class Trainer:
             error.add_note(kept if has_checkpoint(self.out) else lost)
             raise
 
-    def _fit(self, show: Callable[[str], None]) -> None:
+    def _fit(self, show: Callable[[str], None], interruption: Interruption) -> None:
         self._say_what_fits()
         self._first_steps = FirstSteps(self.device)
         self._began_sec = time.perf_counter() - self.elapsed_sec
-        patient = self.ranks.world > 1
-        with (
-            deterministic(self.config.deterministic),
-            Interruption(patient=patient, quiet=not self.ranks.first) as interruption,
-        ):
+        with deterministic(self.config.deterministic):
             while not self.over:
                 epoch = self.loader.epoch + 1
                 self._train(epoch, interruption, show)

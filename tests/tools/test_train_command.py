@@ -1,5 +1,7 @@
+import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -232,23 +234,50 @@ def test_a_size_that_the_network_cannot_take_is_one_line(packed: Path, tmp_path:
     assert "--size 100: expected a multiple of 16" in one_line_error(run(packed, tmp_path / "run", "--size", "100"))
 
 
-def test_ctrl_c_prints_how_to_continue_and_exits_130(
-    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_stopped_run_prints_how_to_continue_and_the_next_command_completes_it(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, exit_code: int
 ) -> None:
-    monkeypatch.setattr(Interruption, "__enter__", pressed)
-    result = run(packed, tmp_path / "run", *SMALL)
-    assert result.exit_code == 130
+    monkeypatch.setattr(Interruption, "__enter__", stopped_by(number))
+    flags = [*SMALL, "--resume", "auto"]
+    result = run(packed, tmp_path / "run", *flags)
+    assert result.exit_code == exit_code
     assert "stopped after step 1, 25% of the run; continue with: fgbg-train --shards" in result.output
     assert "Traceback" not in result.output
     monkeypatch.undo()
-    result = run(packed, tmp_path / "run", "--resume")
-    assert result.exit_code == 0, result.output
-    assert "trained 1 epoch, 4 steps, 64 sets" in result.output
+    assert "\ntrained 1 epoch, 4 steps, 64 sets" in printed(run(packed, tmp_path / "run", *flags))
+    assert "already complete: trained 1 epoch, 4 steps, 64 sets" in printed(run(packed, tmp_path / "run", *flags))
 
 
-def pressed(interruption: Interruption) -> Interruption:
-    interruption.by = signal.SIGINT
-    return interruption
+def stopped_by(number: signal.Signals) -> Callable[[Interruption], Interruption]:
+    def enter(interruption: Interruption) -> Interruption:
+        interruption.by = number
+        return interruption
+
+    return enter
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+@pytest.mark.parametrize("where", ["train.trainer.Trainer._open", "train.report.write_report"])
+def test_a_signal_outside_the_steps_ends_the_command_at_once_as_unfinished(
+    packed: Path,
+    small_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    where: str,
+    number: signal.Signals,
+) -> None:
+    def stop(*_: object) -> None:
+        os.kill(os.getpid(), number)
+
+    former = signal.getsignal(number)
+    monkeypatch.setattr(where, stop)
+    result = run(packed, small_run, *SMALL, "--resume", "auto")
+    assert (result.exit_code, signal.getsignal(number)) == (75, former)
+    told = f"stopped by {number.name}: the same command with --resume auto goes on from the last checkpoint\n"
+    assert capfd.readouterr().err == told
+    with locked(small_run):
+        pass
 
 
 def test_a_run_may_be_behind_a_url_with_its_report(packed: Path, bucket: Path) -> None:
@@ -268,7 +297,7 @@ def test_a_run_may_be_behind_a_url_with_its_report(packed: Path, bucket: Path) -
 
 
 def test_ctrl_c_puts_the_checkpoint_behind_the_url(packed: Path, bucket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Interruption, "__enter__", pressed)
+    monkeypatch.setattr(Interruption, "__enter__", stopped_by(signal.SIGINT))
     result = CliRunner().invoke(main, ["--shards", str(packed), "--out", "s3://bucket/run", *SMALL])
     assert result.exit_code == 130
     assert "--out s3://bucket/run --resume" in result.output

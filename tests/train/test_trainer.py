@@ -159,7 +159,7 @@ def test_storage_that_fails_between_checkpoints_keeps_the_run(
 
 
 @pytest.mark.usefixtures("without_curves")
-@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGHUP, 0)])
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
 @pytest.mark.parametrize("step", [1, 4])
 def test_a_signal_keeps_the_run_and_resuming_ends_in_the_same_bits(
     packed: Path, tmp_path: Path, whole: Path, step: int, number: signal.Signals, exit_code: int
@@ -176,6 +176,13 @@ def test_a_signal_keeps_the_run_and_resuming_ends_in_the_same_bits(
     assert str(tmp_path) in str(stop.value)
     fit(Trainer(configuration(packed, tmp_path), resume=True))
     assert_equal_runs(tmp_path, whole)
+
+
+def test_a_closed_terminal_leaves_the_run_unfinished() -> None:
+    with Interruption() as interruption:
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert interruption.by == signal.SIGHUP
+    assert Interrupted("", interruption.by).exit_code == os.EX_TEMPFAIL
 
 
 def test_a_run_under_nohup_goes_on_when_its_terminal_closes() -> None:
