@@ -29,6 +29,8 @@ PLAN_SEC = 0.5
 """Time after which it is looked again what other processes have done."""
 PLAN_SHARE = 0.02
 """Of the time that may go into looking, where it finds nothing to do."""
+REST_SEC = 5.0
+"""Time after which it is looked again where all that the order needs is there, unless a read finds that it is not."""
 SLOW_PLAN_SEC = 0.1
 """For each that looking takes, as many more parts are begun at once as there are connections, to twice as many."""
 OTHERS_SEC = 30.0
@@ -70,7 +72,7 @@ class Fetcher:
         self._fetched: set[str] = set()
         self._told: set[str] = set()
         self._planned: _Planned | None = None
-        self._is_planning = False
+        self._is_planning = self._has_all = False
         self._plan_at = self._rest_until = self._paused_until = self._plan_sec = 0.0
 
     def follow(self, uses: NextUses | None, position: int) -> None:
@@ -92,8 +94,12 @@ class Fetcher:
         with self._state:
             is_shard, planned = number < len(self._files) - EXTRAS, self._planned
             known = self._uses is not None and (planned is None or planned.next_uses[number] < NEVER)
-            if not (is_shard and known) and len(self._demanded) < self._connections:
-                self._demand(file)
+            if not (is_shard and known):
+                if len(self._demanded) < self._connections:
+                    self._demand(file)
+            elif self._has_all:  # another process has given it up
+                self._has_all = False
+                self._wake()
 
     def fetch(self, file: CachedFile) -> None:
         """Fetch a file now, and return when it is there, or will not be."""
@@ -134,8 +140,8 @@ class Fetcher:
         with self._state:
             if self._under_way or self._is_planning or self._downloads or self._demanded:
                 return False
-            has_planned = self._planned is not None and self._planned.position == self._position and self._plan_at > 0.0
-            return self._uses is None or has_planned
+            is_planned = self._planned is not None and self._planned.position == self._position
+            return self._uses is None or (self._plan_at > 0.0 and (is_planned or self._has_all))
 
     def close(self) -> None:
         """End the threads, and remove what is under way."""
@@ -184,7 +190,7 @@ class Fetcher:
         if self._uses is None and not self._demanded and not self._downloads:
             return None
         plan_sec = max(self._plan_at, self._paused_until) - time.monotonic()
-        return min(LOOK_SEC, plan_sec) if plan_sec > 0 else LOOK_SEC
+        return plan_sec if plan_sec > 0 and (plan_sec < LOOK_SEC or not self._downloads) else LOOK_SEC
 
     def _task(self) -> Callable[[], None] | None:
         """What to do next: a part of a download, the beginning of another, a part that takes too long once more."""
@@ -299,6 +305,8 @@ class Fetcher:
                 self._is_planning = False
                 self._plan_sec = now - started_sec
                 self._rest_until = 0.0 if begun else now + self._plan_sec / PLAN_SHARE
+                if self._has_all and self._plan_at:
+                    self._plan_at = self._rest_until = now + REST_SEC
                 self._state.notify_all()
 
     def _begin(self, listing: Listing, uses: NextUses | None, position: int) -> int:
@@ -315,6 +323,7 @@ class Fetcher:
             parts_left = sum(download.left() for download in self._downloads.values())
         wanted[self._indices(demanded)] = True
         there = self._indices(listing.complete)
+        has_all = wanted.sum() == wanted[there].sum()
         for unwanted in (there, self._indices(listing.partial), self._indices(left_out)):
             wanted[unwanted] = False
         evictable = np.zeros(len(self._files), np.bool_)
@@ -334,7 +343,7 @@ class Fetcher:
             wanted[found.number] = evictable[found.victims] = False
             parts_left, begun = parts_left + download.parts, begun + 1
         with self._state:
-            self._planned = _Planned(position, next_uses)
+            self._planned, self._has_all = _Planned(position, next_uses), has_all
             for name in demanded:
                 if name in listing.complete or (found is None and name not in listing.partial):
                     self._demanded.pop(name, None)  # it is there, or has no room
