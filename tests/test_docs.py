@@ -87,7 +87,8 @@ def flags_of(source: click.Command) -> set[str]:
 def test_pages_name_flags_that_commands_have(page: Path) -> None:
     text = page.read_text().replace("\\\n", " ")
     known = {name: flags_of(command(name)) | OF_OTHERS for name in console_scripts()}
-    for name in ("benchmarks.baselines", "benchmarks.gpu", "benchmarks.remote"):  # python -m, a module or a package
+    modules = ("baselines", "capacity", "gpu", "opening", "remote", "simulate_order")  # python -m; one is a package
+    for name in (f"benchmarks.{module}" for module in modules):
         found = find_spec(name)
         is_package = found is not None and found.submodule_search_locations
         known[name] = flags_of(import_module(f"{name}.__main__" if is_package else name).main)
