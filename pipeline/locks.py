@@ -17,6 +17,10 @@ LOCK, OWNED = ".lock", ".lock-owned"
 NO_LOCKS = UNABLE | {errno.ENOLCK}
 
 
+class AtWork(InputError):  # noqa: N818 - not of the program
+    """Another process works in a folder."""
+
+
 class Owner(NamedTuple):
     """A process that owns a lock."""
 
@@ -56,7 +60,7 @@ class Owner(NamedTuple):
 def held(folder: Path) -> Iterator[bool]:
     """Make `folder` if need be, and be the one process that works in it; if it was made, it goes when it stays empty.
 
-    Yields whether it was made. Raises `InputError` while another process works in it, and where it is a file.
+    Yields whether it was made. Raises `AtWork` while another process works in it, and `InputError` where it is a file.
     """
     existed = folder.exists()
     if existed and not folder.is_dir():
@@ -73,7 +77,7 @@ def held(folder: Path) -> Iterator[bool]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Be the one process that works in `folder`, which exists; raise `InputError` while another one does.
+    """Be the one process that works in `folder`, which exists; raise `AtWork` while another one does.
 
     The lock is a hidden file there, locked by the system, so that it ends with the process, however that ends. Where
     the file system knows no locks, another file is the lock by being there: it is taken over from a process of this
@@ -102,7 +106,7 @@ def _lock(folder: Path) -> tuple[Path, int]:
             os.close(descriptor)  # its owner has removed it in between
         except BlockingIOError:
             os.close(descriptor)
-            raise InputError(f"another process is at work in {folder}: wait for it, or stop it") from None
+            raise AtWork(f"another process is at work in {folder}: wait for it, or stop it") from None
         except OSError as error:
             os.close(descriptor)
             if error.errno not in NO_LOCKS:
@@ -131,7 +135,7 @@ def _own(folder: Path) -> int:
                 break
             aside.unlink()
     who = f"process {owner.pid} of {owner.host}" if owner else "another process"
-    raise InputError(f"{who} is at work in {folder}: wait for it, or stop it; if it runs no more, remove {path}")
+    raise AtWork(f"{who} is at work in {folder}: wait for it, or stop it; if it runs no more, remove {path}")
 
 
 def _read_owner(path: Path) -> Owner | None:

@@ -17,12 +17,14 @@ from pipeline.resume import (
     ARGUMENTS,
     COMPLETE,
     MAX_ARGUMENTS_BYTES,
+    PARTS,
     UNFINISHED,
     Arguments,
     parse_arguments,
     require_made_with,
     require_unchanged,
     require_unfinished_with,
+    undivided,
 )
 from pipeline.storage import Storage
 
@@ -63,19 +65,11 @@ class RemoteWork:
             raise self._complete(result)
         if not is_first:
             place = self.storage.location
-            require_unfinished_with(place, self._begun(), self._arguments, place)
+            if (begun := begun_arguments(self.storage)) is None:
+                raise InputError(f"another process was at work in {place} just now: give the same command again")
+            require_unfinished_with(place, begun, self._arguments, place)
         elif found := min(filter(_is_shown, self.names), default=""):
             raise self._in_use(found)
-
-    def _begun(self) -> Arguments:
-        place = self.storage.location
-        try:
-            return parse_arguments(self.storage.read_all(BEGUN, MAX_ARGUMENTS_BYTES))
-        except FileNotFoundError:
-            raise InputError(f"another process was at work in {place} just now: give the same command again") from None
-        except (ValueError, RecursionError) as error:
-            where = self.storage / BEGUN
-            raise InputError(f"{where} is damaged ({error}): remove {place}, then begin again") from None
 
     def _in_use(self, found: str) -> InputError:
         place = self.storage.location
@@ -88,14 +82,18 @@ class RemoteWork:
             made = parse_arguments(self.storage.read_all(COMPLETE, MAX_ARGUMENTS_BYTES))
         if made.get("command") != self._arguments["command"]:
             return self._in_use(self.last)
-        require_made_with(place, made, self._arguments)
+        require_made_with(place, made, undivided(self._arguments))
         with suppress(FileNotFoundError, ValueError):
             require_unchanged(place, self._newest_ns, int(self.storage.read_all(NEWEST, 100)))
         return AlreadyComplete(f"{place}: already complete: {result(self.names)}")
 
+    def pause(self) -> None:
+        """Leave the run to other processes, or to a later call, which finds what this one has recorded."""
+        self.storage.remove(self._writer)
+
     def finish(self, last: bytes) -> None:
         """Create the last object of the results, all others of which are there."""
-        self.storage.put(COMPLETE, _text(self._arguments))
+        self.storage.put(COMPLETE, _text(undivided(self._arguments)))
         if self._newest_ns:
             self.storage.put(NEWEST, str(self._newest_ns).encode())
         if not self.storage.create(self.last, last) and self.storage.read_all(self.last) != last:
@@ -116,18 +114,31 @@ class RemoteWork:
         place = self.storage.location
         if self.last in names:
             self._remove(records)
+        elif recorded and PARTS in self._arguments and isinstance(error, InputError):
+            self.pause()  # what others have done stays, whatever this process has found
         elif recorded and not isinstance(error, InputError):
-            self.storage.remove(self._writer)
+            self.pause()
             error.add_note(f"what is done is kept in {place}: the same command continues it")
         elif alone:
             self._remove([*filter(_is_shown, names), *records])
         else:
-            self.storage.remove(self._writer)
+            self.pause()
             error.add_note(f"what is done stays in {place}, where another process may be at work")
 
     def _remove(self, names: Iterable[str]) -> None:
         for name in sorted(names, key=lambda name: name == BEGUN):  # it goes last: what it stands for is gone
             self.storage.remove(name)
+
+
+def begun_arguments(storage: Storage) -> Arguments | None:
+    """The arguments of the run that is at work in a place, or was stopped; raise `InputError` if they are damaged."""
+    try:
+        return parse_arguments(storage.read_all(BEGUN, MAX_ARGUMENTS_BYTES))
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError) as error:
+        place, where = storage.location, storage / BEGUN
+        raise InputError(f"{where} is damaged ({error}): remove {place}, then begin again") from None
 
 
 def _is_shown(name: str) -> bool:

@@ -17,6 +17,8 @@ from pipeline.regular_files import NotRegular, open_regular
 
 UNFINISHED, ARGUMENTS, COMPLETE = ".unfinished", "arguments.json", ".complete.json"
 MAX_ARGUMENTS_BYTES = 1 << 24
+PARTS = "parts"
+"""The argument that says into how many parts a run is divided (see `parts`); its results do not depend on it."""
 Arguments = dict[str, Any]
 
 
@@ -49,7 +51,15 @@ def require_unused(folder: Path) -> None:
 def require_finished(folder: Path) -> None:
     """Raise `InputError` if a resumable run in `folder` was stopped half-way."""
     if begun := unfinished_run(folder):
-        raise InputError(f"{folder} is unfinished: run the same {begun['command']} again, which continues it")
+        raise unfinished(folder, begun)
+
+
+def unfinished(place: object, begun: Arguments) -> InputError:
+    """What to raise where the results of a run that was begun with some arguments are asked for."""
+    if PARTS in begun:
+        how = f"when all of its {begun[PARTS]} parts are written, give the same {begun['command']} --finish"
+        return InputError(f"{place} is unfinished: {how}")
+    return InputError(f"{place} is unfinished: run the same {begun['command']} again, which continues it")
 
 
 def unfinished_run(folder: Path) -> dict[str, Any] | None:
@@ -112,7 +122,7 @@ def resumable(
     records = folder / UNFINISHED
     wanted = json.loads(json.dumps(arguments))
     if fresh and result:
-        _require_incomplete(folder, wanted, result, newest_ns)
+        require_incomplete(folder, wanted, result, newest_ns)
     begun = unfinished_run(folder)
     if begun is None and fresh:
         require_unused(folder)
@@ -125,32 +135,44 @@ def resumable(
         if fresh:
             (folder / COMPLETE).unlink(missing_ok=True)  # of results that were removed
         if begun is None:
-            with atomic_file(records / ARGUMENTS) as file:
-                file.write(json.dumps(wanted, indent=1).encode())
+            keep_arguments(records / ARGUMENTS, wanted)
         try:
             yield records
         except BaseException as error:
             recorded = any(entry.name != ARGUMENTS and not entry.name.startswith(".") for entry in records.iterdir())
-            if recorded and not (fresh and isinstance(error, InputError)):
+            if PARTS in wanted:  # what others have done stays, whatever this process has found
+                pass
+            elif recorded and not (fresh and isinstance(error, InputError)):
                 error.add_note(f"what is done is kept in {folder}: the same command continues it")
             else:
                 shutil.rmtree(records)
                 if fresh:
-                    _empty(folder, existed=not is_new)
+                    remove_results(folder, existed=not is_new)
             raise
         if fresh and result:
             _save_complete(folder / COMPLETE, wanted, newest_ns)
         _remove(records)
 
 
-def _require_incomplete(folder: Path, wanted: Arguments, result: Callable[[], str], newest_ns: int) -> None:
+def keep_arguments(path: Path, arguments: Arguments) -> None:
+    """Write the arguments of a run, which `parse_arguments` reads."""
+    with atomic_file(path) as file:
+        file.write(json.dumps(arguments, indent=1).encode())
+
+
+def undivided(arguments: Arguments) -> Arguments:
+    """Arguments without what its results do not depend on."""
+    return {name: value for name, value in arguments.items() if name != PARTS}
+
+
+def require_incomplete(folder: Path, wanted: Arguments, result: Callable[[], str], newest_ns: int) -> None:
     """Raise `AlreadyComplete` if the run is complete in `folder`, `InputError` if another one is."""
     made = _complete_run(folder)
     if made is None or all(entry.name.startswith(".") for entry in folder.iterdir()):
         return
     if made.get("command") != wanted.get("command"):
         require_unused(folder)
-    require_made_with(folder, made, wanted)
+    require_made_with(folder, made, undivided(wanted))
     require_unchanged(folder, newest_ns, (folder / COMPLETE).stat().st_mtime_ns)
     there = result()
     if (folder / UNFINISHED).exists():  # it was killed just before its end
@@ -184,8 +206,7 @@ def require_unchanged(place: object, newest_ns: int, made_from_ns: int) -> None:
 
 
 def _save_complete(path: Path, arguments: Arguments, newest_ns: int) -> None:
-    with atomic_file(path) as file:
-        file.write(json.dumps(arguments, indent=1).encode())
+    keep_arguments(path, undivided(arguments))
     with suppress(OSError):  # a mount that sets no times leaves that of now
         if newest_ns:
             os.utime(path, ns=(newest_ns, newest_ns))
@@ -232,7 +253,7 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _empty(folder: Path, *, existed: bool) -> None:
+def remove_results(folder: Path, *, existed: bool = True) -> None:
     """Remove what is not hidden, and what is if the folder was not there before, but for the lock."""
     for entry in folder.iterdir():
         if not entry.name.startswith(".") or not (existed or entry.name.startswith(LOCK)):

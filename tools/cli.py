@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.errors import AlreadyComplete, InputError, explain
+from pipeline.parts import Part
 from pipeline.storage import Url, location_of
 from pipeline.words import printable
 from tools.limits import require_usable
@@ -119,6 +120,37 @@ class LocalPathType(click.Path):
         if isinstance(place, Url):
             self.fail(f"{place} is a URL: give a path of this machine here, and copy the files yourself", param, ctx)
         return place
+
+
+def _parse_part(_: click.Context, __: click.Parameter, text: str | None) -> Part | None:
+    try:
+        return Part.parse(text) if text is not None else None
+    except InputError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def part_options(command: Any) -> Any:
+    """A decorator that gives a click command the options --part and --finish; see `require_one_way`."""
+    part = "Do one of N parts of the work, I from 0 to N - 1: for Slurm arrays, Kubernetes Indexed Jobs, or by hand."
+    finish = "Complete what --part has written, once all parts are there; name those that are not."
+    command = click.option("--finish", is_flag=True, help=finish)(command)
+    return click.option("--part", callback=_parse_part, metavar="I/N", help=part)(command)
+
+
+def require_one_way(part: Part | None, *, finish: bool) -> None:
+    """Raise `click.UsageError` if both options of `part_options` were given."""
+    if part and finish:
+        raise click.UsageError("--finish is for when all parts are written: leave out --part")
+
+
+def describe_part(part: Part, jobs: int, earlier: int, of_all: str) -> str:
+    """In a phrase, which of its jobs a part has done; `of_all` tells how many there are, as "3 shards"."""
+    if not jobs:
+        return f"part {part}: nothing to do, there are {of_all}"
+    if earlier == jobs:
+        return f"part {part}: already complete: {jobs:,} of {of_all}"
+    before = f" ({earlier:,} of them earlier)" if earlier else ""
+    return f"part {part}: wrote {jobs:,} of {of_all}{before}"
 
 
 def options_of(config: type, names: Collection[str] | None = None) -> Callable[[Any], Any]:

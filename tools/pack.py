@@ -21,13 +21,23 @@ from pipeline.packing.join import Sets
 from pipeline.packing.known_layouts import SetCounts, choose_layout, layout_names
 from pipeline.packing.mask_files import ENCODINGS as MASK_ENCODINGS
 from pipeline.packing.mask_files import MAX_VALUE
-from pipeline.packing.pack import PackOptions, PackSummary, pack, sets_to_pack
+from pipeline.packing.pack import PackedPart, PackOptions, PackSummary, pack, pack_part, sets_to_pack
 from pipeline.packing.shapes import FITS
+from pipeline.parts import Part
 from pipeline.storage import Location
 from pipeline.verify.merge import merge
 from pipeline.words import plural
 from pipeline.workers import Progress
-from tools.cli import Command, LocationType, advance, echo, progress_bar
+from tools.cli import (
+    Command,
+    LocationType,
+    advance,
+    describe_part,
+    echo,
+    part_options,
+    progress_bar,
+    require_one_way,
+)
 
 DEFAULTS = PackOptions()
 EXAMPLES, PROBLEMS = 10, 20  # lines of a dry run
@@ -99,6 +109,7 @@ def _counts(_: click.Context, __: click.Parameter, text: str | None) -> SetCount
 @click.option("--follow-links", is_flag=True, help="Read what links in a folder lead to outside of it, and folders.")
 @click.option("--merge", "merging", is_flag=True,
               help="Join shard directories, which are the SOURCEs, as they are.")  # fmt: skip
+@part_options
 @click.option("--workers", type=click.IntRange(1), default=DEFAULTS.workers, show_default="one a core",
               help="Processes; the bytes written do not depend on it.")  # fmt: skip
 def main(
@@ -111,6 +122,8 @@ def main(
     no_depth: bool,
     dry_run: bool,
     merging: bool,
+    part: Part | None,
+    finish: bool,
     overlay: str | None,
     mask: str | None,
     depth: str | None,
@@ -124,12 +137,18 @@ def main(
     The layout, which tells from a file's name of which set it is which part, is recognised; state it where it is not
     known. Parts are joined by the ids in their names, for instance fg_bg/bg_005/fg_004_bg_005_000001.jpg with
     ..._disp.jpeg beside it. What is incomplete or does not decode is left out and listed in problems.csv.
+
+    Many machines can share the work: each gives the same command with --part I/N, with another I, and in the end one
+    gives it with --finish.
     """
     if merging:
         echo(merge_shards(sources, shards))
         return
     if size and options["codec"] != PLANES:
         raise click.UsageError(f"--size is for --codec {PLANES}: pictures keep the size that they have")
+    require_one_way(part, finish=finish)
+    if dry_run and (part or finish):
+        raise click.UsageError("--dry-run writes nothing: leave out --part and --finish")
     how = PackOptions(depth=not no_depth, size=size or DEFAULTS.size, **options)
     templates = {"overlay": overlay, "mask": mask, "depth": depth, "background": background}
     chosen = choose_layout(layout, {name: text for name, text in templates.items() if text}, fields, counts)
@@ -145,8 +164,11 @@ def main(
         progress = Progress(files_found, sets_found, bar.update)
         if dry_run:
             lines = list(describe_sets(sets_to_pack(sources, how, progress, chosen, shards)))
+        elif part:
+            lines = [describe_packed_part(pack_part(sources, shards, how, part, progress, chosen), shards)]
         else:
-            lines = list(describe(pack(sources, shards, how, progress, chosen), shards))
+            summary = pack(sources, shards, how, progress, chosen, finish=finish)
+            lines = list(describe(summary, shards, finished=finish))
     echo(*lines)
 
 
@@ -183,7 +205,14 @@ def _counts_of(kinds: Counter[str]) -> str:
     return ", ".join(f"{count:,} {kind}" for kind, count in sorted((+kinds).items())) or "nothing"
 
 
-def describe(summary: PackSummary, shards: Location) -> Iterator[str]:
+def describe_packed_part(packed: PackedPart, shards: Location) -> str:
+    """One line: what of a part is there, and how to go on."""
+    done = describe_part(packed.part, packed.shards, packed.earlier, plural(packed.all_shards, "shard"))
+    sets = f", {plural(packed.sets, 'set')}; left out: {_counts_of(packed.left_out)}" if packed.shards else ""
+    return f"{shards}: {done}{sets}; when all parts are written, give --finish"
+
+
+def describe(summary: PackSummary, shards: Location, *, finished: bool = False) -> Iterator[str]:
     """What a packing tells: layout and depth, and in one line what was packed, how fast, and what is wrong."""
     yield f"layout: {summary.layout}"
     if summary.depth:
@@ -196,7 +225,7 @@ def describe(summary: PackSummary, shards: Location) -> Iterator[str]:
         yield f"warning: {warning}"
     manifest = summary.manifest
     megabytes = sum(shard.bytes for shard in manifest.shards) / 1e6
-    rate = manifest.sets / summary.seconds
+    how_fast = "of all parts" if finished else f"{manifest.sets / summary.seconds:,.0f} sets/s"
     depth = "without depth"
     if "depth" in manifest.parts:
         depth = f"depth {manifest.depth_encoding} near {manifest.depth_near}"
@@ -209,7 +238,7 @@ def describe(summary: PackSummary, shards: Location) -> Iterator[str]:
     sets = f"{plural(manifest.sets, 'set')} on {plural(len(manifest.backgrounds), 'background')}"
     yield (
         f"packed {sets} into {plural(len(manifest.shards), 'shard')}, {megabytes:,.1f} MB, "
-        f"{rate:,.0f} sets/s{decoding}, {depth}; left out: {_counts_of(summary.left_out)}{kept}{problems}"
+        f"{how_fast}{decoding}, {depth}; left out: {_counts_of(summary.left_out)}{kept}{problems}"
     )
 
 

@@ -6,6 +6,7 @@ import json
 import mmap
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +20,8 @@ from pipeline.format.depth import NEAR, NO_DEPTH, STORED, WITH_HOLES
 from pipeline.format.index_rows import MAX_KEY_BYTES, START_BYTES, are_plain, can_lie, index_start, is_index, row_type
 from pipeline.format.planes import PLANES
 from pipeline.format.sample import PARTS
-from pipeline.resume import atomic_file, require_finished
+from pipeline.remote_resume import begun_arguments
+from pipeline.resume import atomic_file, require_finished, unfinished
 from pipeline.storage import Folder, Location, Storage, StrLocation, storage_of
 
 FORMAT = "fgbg-shards"
@@ -181,6 +183,10 @@ def read_manifest(storage: Storage) -> bytes:
     except FileNotFoundError:
         if isinstance(storage.location, Path):
             require_finished(storage.location)
+        else:
+            with suppress(OSError):  # a web server may refuse to tell
+                if begun := begun_arguments(storage):
+                    raise unfinished(storage.location, begun) from None
         remedy = "make them with fgbg-pack SOURCE --shards DIR"
         raise InputError(f"no shards in {storage.location}: {MANIFEST} is missing; {remedy}") from None
     except OSError as error:

@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from uuid import uuid4
 from zipfile import BadZipFile
 
 import numpy as np
@@ -177,7 +178,7 @@ class Listing:
 
     def save(self, path: Path) -> None:
         """Write the paths and stamps to an .npz file, which `difference` compares with a later listing."""
-        temporary = path.with_name(f"{path.name}.partial")
+        temporary = path.with_name(f"{path.name}.{uuid4().hex}")  # several parts of a run may write it at once
         with written_file(temporary) as file:
             archives = [[str(source.path), *source.stamp()] for source in self.sources]
             text, stamps = np.frombuffer(self._text, np.uint8), np.array(self._stamps)

@@ -8,7 +8,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,7 +26,7 @@ from pipeline.loading.sampler import Permutation
 from pipeline.packing.csv_layout import CsvLayout
 from pipeline.packing.depth_files import DepthFiles, OtherEncoding, recognise_depth_files
 from pipeline.packing.depth_holes import Values, parse_invalid
-from pipeline.packing.finalize import finalize, write_backgrounds
+from pipeline.packing.finalize import BackgroundsTar, finalize, write_backgrounds
 from pipeline.packing.folders import describe_refused
 from pipeline.packing.join import Sets, describe_cause, find_sets
 from pipeline.packing.layouts import Layout
@@ -34,12 +34,13 @@ from pipeline.packing.mask_files import ENCODINGS as MASK_ENCODINGS
 from pipeline.packing.mask_files import MAX_VALUE
 from pipeline.packing.metadata import MetadataTables
 from pipeline.packing.npy import load_array
-from pipeline.packing.sample import inspect_sample, read_sample
+from pipeline.packing.sample import Inspection, inspect_sample, read_sample
 from pipeline.packing.set_reader import MASK_REMARKS, REPAIRED, SetRules
 from pipeline.packing.shapes import FITS, FITTED, Size, cropped
 from pipeline.packing.sources import FileReader, FileSource, require_unreplaced, unpack_compressed
 from pipeline.packing.target import Tally, Target, writing
 from pipeline.packing.worker import ShardJob, WorkTime, require_clean, write_shard
+from pipeline.parts import Part
 from pipeline.resume import UNFINISHED, require_finished
 from pipeline.storage import Location, Storage, Url
 from pipeline.workers import Progress, Workers, available_cores
@@ -147,32 +148,125 @@ class PackSummary(NamedTuple):
     """Pictures that are stored without a fault which their files had; they are rows of problems.csv, too."""
 
 
+class PackedPart(NamedTuple):
+    """What the packing of one part has done; `sets` are in its shards, `left_out` counts others by kind."""
+
+    part: Part
+    shards: int
+    """Its own."""
+    earlier: int
+    """Those of them that were there already."""
+    all_shards: int
+    sets: int
+    left_out: Counter[str]
+    seconds: float
+
+
+class _Packing(NamedTuple):
+    """A packing whose shards are written, those of its part at least, and what it takes to finish it."""
+
+    target: Target
+    all_shards: int
+    earlier: dict[int, int]
+    """See `Target.done`."""
+    sets: Sets
+    tables: MetadataTables
+    backgrounds: BackgroundsTar
+    depth: DepthFiles | None
+    stored: tuple[str, str]
+    """Depth encoding and near end, for the manifest."""
+    why_depth: str
+    inspection: Inspection
+    work_time: WorkTime
+
+
 def pack(
     source: Location | Sequence[Location],
     shards: Location | Storage,
     options: PackOptions,
     progress: Progress | None = None,
     layout: Layout | CsvLayout | Sequence[Layout] | None = None,
+    *,
+    finish: bool = False,
 ) -> PackSummary:
     """Write the sets of one or several sources as shards into `shards`, which is new or empty but for hidden files.
 
     It is a folder, or a place in object storage, see `target.writing`.
     `layout` as for `find_sets`. A packing that is stopped leaves its finished shards, from which the same call goes on
-    to the same bytes. Raises `InputError` for sources without sets, a target in use, and a target with an unfinished
-    packing of something else, and `AlreadyComplete` for the same call again.
+    to the same bytes. With `finish`, all shards have to be those of `pack_part`. Raises `InputError` for sources
+    without sets, a target in use, and a target with an unfinished packing of something else, and `AlreadyComplete` for
+    the same call again.
     """
-    start, progress = time.monotonic(), progress or Progress()
+    start = time.monotonic()
+    with _packing(source, shards, options, progress or Progress(), layout, None, finish=finish) as packing:
+        target, count, sets, depth = packing.target, packing.all_shards, packing.sets, packing.depth
+        inspection, work_time = packing.inspection, packing.work_time
+        total = target.tally(count)
+        total.left_out.update(sets.left_out)
+        total.problems.extend(sets.problems)
+        _require_sets(total.sets, sets, total)
+        if depth:
+            _require_one_encoding(total, depth)
+        conversions = [f"masks: {inspection.why_masks}"] if inspection.why_masks else []
+        if depth and depth.holes.stored:
+            conversions.append(f"depth: {depth.holes.why}")
+        if options.fit != "refuse":
+            conversions.append(f"fit: {FITTED[options.fit]}")
+        optional = {"warnings": inspection.warnings, "conversions": conversions}
+        keys = (shard.rows["key"].astype(str).tolist() for shard in target.finished(count))
+        packing.tables.save(target.folder, keys)
+        manifest = finalize(target, count, total, packing.backgrounds, packing.stored, options.codec, **optional)
+    remarks = Counter(problem.kind for problem in total.problems if problem.kind in MASK_REMARKS)
+    repaired = sum(problem.kind == REPAIRED for problem in total.problems)
+    share = work_time.decode_sec / work_time.worker_sec if work_time.worker_sec and options.verify == "decode" else 0.0
+    seconds, problems = time.monotonic() - start, len(total.problems)
+    refused, whys = describe_refused(sets.listing.refused), (sets.layout.why, packing.why_depth, inspection.why_masks)
+    return PackSummary(manifest, total.left_out, problems, seconds, *whys, remarks, share, refused, repaired)
+
+
+def pack_part(
+    source: Location | Sequence[Location],
+    shards: Location | Storage,
+    options: PackOptions,
+    part: Part,
+    progress: Progress | None = None,
+    layout: Layout | CsvLayout | Sequence[Layout] | None = None,
+) -> PackedPart:
+    """Write the shards of one part of what `pack` would write with the same arguments, beside others that do so.
+
+    They are no data set before `pack` finishes them. The same call writes what is missing of them. Raises `InputError`
+    where the target holds anything else than other parts of the same packing.
+    """
+    start = time.monotonic()
+    with _packing(source, shards, options, progress or Progress(), layout, part, finish=False) as packing:
+        target, count = packing.target, packing.all_shards
+        total = target.tally(count)
+    about = len(target.numbers(count)), len(packing.earlier), count, total.sets, total.left_out
+    return PackedPart(part, *about, time.monotonic() - start)
+
+
+@contextmanager
+def _packing(
+    source: Location | Sequence[Location],
+    shards: Location | Storage,
+    options: PackOptions,
+    progress: Progress,
+    layout: Layout | CsvLayout | Sequence[Layout] | None,
+    part: Part | None,
+    *,
+    finish: bool,
+) -> Iterator[_Packing]:
+    """Write the shards of a packing, or of one part of it; what is left to do is done in this context."""
     with Workers(options.workers) as workers:
         sets = sets_to_pack(source, options, progress, layout, shards)
         tables = MetadataTables(*sets.metadata_places())
         if isinstance(shards, Path):
             _require_unchanged(sets, shards)
         arguments, newest_ns = _arguments(options, sets, tables), sets.listing.newest_ns
-        with writing(shards, arguments, newest_ns) as target:
-            records = target.records
-            if not (records / LISTING).exists():
-                sets.listing.save(records / LISTING)
-            sources = unpack_compressed(sets.listing.sources, records)
+        with writing(shards, arguments, newest_ns, part=part, finish=finish) as target:
+            if not (target.records / LISTING).exists():
+                sets.listing.save(target.records / LISTING)
+            sources = unpack_compressed(sets.listing.sources, target.scratch)
             reader = FileReader(sources)
             encoder = None
             if options.codec == PLANES:  # imported only here: torch takes a second and memory in every worker
@@ -191,8 +285,8 @@ def pack(
             )
             inspection = inspect_sample(sample, *stated, accept=options.accept_suspicious)
             rules = SetRules(inspection.masks, options.fit, sizes)
-            progress.sets_found(len(sets))
             count = -(-len(sets) // options.sets_per_shard)
+            progress.sets_found(sum(_sets_in(shard, len(sets), options) for shard in target.numbers(count)))
             done = target.done(count)
             progress.sets_done(sum(done.values()))
             work_time = WorkTime(0.0, 0.0)
@@ -202,32 +296,18 @@ def pack(
                 planes = PlanesJob(options.size, stored, target.folder / BACKGROUNDS, places)
                 if depth:
                     stored = (stored[0] if depth.holes.stored else "gray", "bright")  # planes hold nearness
-            jobs = _jobs(sources, target, sets, tables, options, done, depth, rules, planes)
+            jobs = _jobs(sources, target, count, sets, tables, options, done, depth, rules, planes)
             for dealt_with, time_taken in workers.map(write_shard, jobs):
                 progress.sets_done(dealt_with)
                 work_time = work_time.plus(time_taken)
             require_unreplaced(sets.listing.sources)
-            total = target.tally(count)
-            total.left_out.update(sets.left_out)
-            total.problems.extend(sets.problems)
-            _require_sets(total.sets, sets, total)
-            if depth:
-                _require_one_encoding(total, depth)
-            conversions = [f"masks: {inspection.why_masks}"] if inspection.why_masks else []
-            if depth and depth.holes.stored:
-                conversions.append(f"depth: {depth.holes.why}")
-            if options.fit != "refuse":
-                conversions.append(f"fit: {FITTED[options.fit]}")
-            optional = {"warnings": inspection.warnings, "conversions": conversions}
-            keys = (shard.rows["key"].astype(str).tolist() for shard in target.finished(count))
-            tables.save(target.folder, keys)
-            manifest = finalize(target, count, total, backgrounds, stored, options.codec, **optional)
-    remarks = Counter(problem.kind for problem in total.problems if problem.kind in MASK_REMARKS)
-    repaired = sum(problem.kind == REPAIRED for problem in total.problems)
-    share = work_time.decode_sec / work_time.worker_sec if work_time.worker_sec and options.verify == "decode" else 0.0
-    seconds, problems = time.monotonic() - start, len(total.problems)
-    refused, whys = describe_refused(sets.listing.refused), (sets.layout.why, why_depth, inspection.why_masks)
-    return PackSummary(manifest, total.left_out, problems, seconds, *whys, remarks, share, refused, repaired)
+            about = depth, stored, why_depth, inspection, work_time
+            yield _Packing(target, count, done, sets, tables, backgrounds, *about)
+
+
+def _sets_in(shard: int, sets: int, options: PackOptions) -> int:
+    """How many of all sets go into a shard."""
+    return min(options.sets_per_shard, sets - shard * options.sets_per_shard)
 
 
 def sets_to_pack(
@@ -379,6 +459,7 @@ def _spread(positions: NDArray[np.int64]) -> NDArray[np.int64]:
 def _jobs(
     sources: tuple[FileSource, ...],
     target: Target,
+    count: int,
     sets: Sets,
     tables: MetadataTables,
     options: PackOptions,
@@ -387,12 +468,13 @@ def _jobs(
     rules: SetRules,
     planes: "PlanesJob | None",
 ) -> Iterator[ShardJob]:
-    """Deal the sets out to shards in shuffled order."""
+    """Deal the sets out to shards in shuffled order, of which the target's own are to be written."""
     bg, fg, number = sets.ids.max(axis=0).tolist()
     key_length = max(len(set_key(one, bg, number)) for one in (fg, sets.ids[:, 1].min()))
     order = Permutation(len(sets), f"pack/{options.seed}")(np.arange(len(sets)))
-    for shard, first in enumerate(range(0, len(order), options.sets_per_shard)):
+    for shard in target.numbers(count):
         if shard not in done:
+            first = shard * options.sets_per_shard
             chosen = [sets[position] for position in order[first : first + options.sets_per_shard]]
             metadata = tables.find([files.key for files in chosen])
             used = {files.bg for files in chosen}

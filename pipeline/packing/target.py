@@ -2,12 +2,14 @@
 
 Of each shard the tar and the .idx are written, then its progress record; at the end what lies beside the shards, and
 the manifest last. Object storage gets them in this order, too, and a shard is removed from this machine when it is put.
+One of several parts of a run writes its shards and their records, and leaves the rest to the call that finishes them.
 """
 
 import functools
 import re
+import shutil
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -21,13 +23,16 @@ from pipeline.errors import InputError, Problem
 from pipeline.files import read_file, write_file
 from pipeline.format.manifest import BACKGROUNDS, INDEX, MANIFEST, Manifest, ShardInfo, idx_name
 from pipeline.format.tar import Shard, load_shard
-from pipeline.remote_resume import RECORDS, RemoteWork, resumable_remotely
-from pipeline.resume import UNFINISHED, gone_from, require_files, resumable
+from pipeline.parts import Part, require_idle, require_parts, resumable_part, with_parts
+from pipeline.remote_resume import RECORDS, RemoteWork, begun_arguments, resumable_remotely
+from pipeline.resume import PARTS, UNFINISHED, gone_from, require_files, resumable, unfinished_run
 from pipeline.staging import staging_folder
-from pipeline.storage import Location, Storage, storage_of
+from pipeline.storage import Folder, Location, Storage, is_there, storage_of
 from pipeline.words import plural
 
-RECORD = re.escape(RECORDS) + r"sets-\d{6,}\.npz"
+RECORD = re.compile(re.escape(RECORDS) + r"(sets-(\d{6,}))\.npz")
+BESIDE = ".beside"
+"""Folder in that of the progress records, for what lies beside the shards until all of it is there."""
 AT_ONCE = 16
 """Requests for small objects."""
 
@@ -89,34 +94,57 @@ class Target(NamedTuple):
     """Where shards are written, and their progress records, of which each says that a shard is done."""
 
     folder: Path
+    """Of what lies beside the shards, and of these, too, unless `tars` is another one."""
     records: Path
     remote: Storage | None = None
     """Where all of the folder is put in the end, and each shard when it is written."""
+    tars: Path | None = None
+    private: Path | None = None
+    """A folder of this process alone; None: that of the records is."""
+    part: Part | None = None
+    """Which shards are to be written; None: all."""
+    parts: int = 0
+    """In how many parts the shards were written that are to be finished; 0: they are written here."""
+
+    @property
+    def scratch(self) -> Path:
+        """A folder for hidden files that only the run itself needs."""
+        return self.private or self.records
+
+    def numbers(self, count: int) -> range:
+        """Which of the shards 0 .. count - 1 are written here."""
+        return self.part.numbers(count) if self.part else range(count)
 
     def place(self, shard: int) -> ShardPlace:
         """Where shard number `shard` goes."""
-        return ShardPlace(self.folder / f"sets-{shard:06}.tar", self._record(shard), self.remote)
+        return ShardPlace((self.tars or self.folder) / f"sets-{shard:06}.tar", self._record(shard), self.remote)
 
     def _record(self, shard: int) -> Path:
         return self.records / f"sets-{shard:06}.npz"
 
     def _load(self, shard: int) -> Shard | None:
-        return load_shard(self._record(shard), None if self.remote else self.folder)
+        return load_shard(self._record(shard), None if self.remote else self.tars or self.folder)
 
     def done(self, count: int) -> dict[int, int]:
-        """Which of the shards 0 .. count - 1 are finished, and how many sets each has dealt with."""
-        loaded = ((number, self._load(number)) for number in range(count))
-        return {number: shard.info.sets + shard.left_out.total() for number, shard in loaded if shard}
+        """Which of the shards 0 .. count - 1 that are its own are finished, and how many sets each has dealt with.
+
+        Raises `InputError` where other parts were to write them, and have not.
+        """
+        loaded = ((number, self._load(number)) for number in self.numbers(count))
+        done = {number: shard.info.sets + shard.left_out.total() for number, shard in loaded if shard}
+        if self.parts:
+            require_parts((self.remote or Folder(self.tars or self.folder)).location, done, count, self.parts)
+        return done
 
     def finished(self, count: int) -> Iterator[Shard]:
-        """The shards 0 .. count - 1, one at a time: index rows are never all in memory."""
-        for number in range(count):
+        """Those of the shards 0 .. count - 1 that are its own, one at a time: rows are never all in memory."""
+        for number in self.numbers(count):
             shard = self._load(number)
             assert shard, "a progress record vanished during the run"
             yield shard
 
     def tally(self, count: int) -> Tally:
-        """Add up the shards 0 .. count - 1, all of which are finished."""
+        """Add up those of the shards 0 .. count - 1 that are its own, all of which are finished."""
         total = Tally([], [], Counter(), [])
         for shard in self.finished(count):
             total.left_out.update(shard.left_out)
@@ -128,6 +156,10 @@ class Target(NamedTuple):
 
     def reading(self, *names: str) -> Path | Storage:
         """Where the shards that are saved can be read, and the files `names`, which are written in full."""
+        if self.tars:
+            for name in names:
+                (self.folder / name).replace(self.tars / name)
+            return self.tars
         if not self.remote:
             return self.folder
         for name in names:
@@ -137,16 +169,31 @@ class Target(NamedTuple):
 
 
 def writing(
-    shards: Location | Storage, arguments: Mapping[str, object], newest_ns: int = 0
+    shards: Location | Storage,
+    arguments: Mapping[str, object],
+    newest_ns: int = 0,
+    *,
+    part: Part | None = None,
+    finish: bool = False,
 ) -> AbstractContextManager[Target]:
     """Write a shard directory, to be finished by `finalize`, which a later call with the same arguments goes on with.
 
     `shards` is a folder that is new or empty but for hidden files, or a place like that in object storage. Arguments
-    and errors are those of `resume.resumable`, for a fresh run that knows its result.
+    and errors are those of `resume.resumable`, for a fresh run that knows its result. With `part`, only its shards are
+    written, and no more (see `parts.resumable_part`); with `finish`, those that parts have written are finished.
     """
     if isinstance(shards, Path):
+        if part:
+            return _writing_part(shards, arguments, newest_ns, part)
+        if finish:
+            begun, complete = unfinished_run(shards), is_there(shards / MANIFEST)
+            return _finishing_folder(shards, with_parts(shards, arguments, begun, complete=complete), newest_ns)
         return _writing_folder(shards, arguments, newest_ns)
-    return _writing_remotely(storage_of(shards), arguments, newest_ns)
+    storage = storage_of(shards)
+    if finish:
+        begun, complete = begun_arguments(storage), is_there(storage / MANIFEST)
+        arguments = with_parts(storage.location, arguments, begun, complete=complete)
+    return _writing_remotely(storage, arguments, newest_ns, part)
 
 
 @contextmanager
@@ -157,30 +204,86 @@ def _writing_folder(folder: Path, arguments: Mapping[str, object], newest_ns: in
 
 
 @contextmanager
-def _writing_remotely(storage: Storage, arguments: Mapping[str, object], newest_ns: int) -> Iterator[Target]:
-    complete = functools.partial(describe_complete, storage)
+def _writing_part(folder: Path, arguments: Mapping[str, object], newest_ns: int, part: Part) -> Iterator[Target]:
+    complete = functools.partial(describe_complete, folder)
+    with (
+        resumable_part(folder, arguments, part, complete, newest_ns) as records,
+        staging_folder() as private,
+        _withdrawn_on_input_error(Folder(folder), part),
+    ):
+        yield Target(private, records, None, folder, private, part)
+
+
+@contextmanager
+def _finishing_folder(folder: Path, arguments: Mapping[str, object], newest_ns: int) -> Iterator[Target]:
+    complete, parts = functools.partial(describe_complete, folder), int(str(arguments.get(PARTS, 0)))
+    with resumable(folder, arguments, result=complete, newest_ns=newest_ns) as records, staging_folder() as private:
+        require_idle(records)
+        beside = records / BESIDE
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+        try:
+            yield Target(beside, records, None, folder, private, None, parts)
+            for file in sorted(beside.iterdir(), key=lambda file: file.name == MANIFEST):
+                file.replace(folder / file.name)
+        finally:
+            shutil.rmtree(beside)
+
+
+@contextmanager
+def _writing_remotely(
+    storage: Storage, arguments: Mapping[str, object], newest_ns: int, part: Part | None
+) -> Iterator[Target]:
+    complete, parts = functools.partial(describe_complete, storage), int(str(arguments.get(PARTS, 0)))
+    if part:
+        arguments = {**arguments, PARTS: part.of}
     with resumable_remotely(storage, arguments, MANIFEST, complete, newest_ns) as run, staging_folder() as folder:
-        target = Target(folder, folder / UNFINISHED, storage)
+        target = Target(folder, folder / UNFINISHED, storage, part=part, parts=parts)
         target.records.mkdir()
-        _fetch_records(target.records, run)
-        yield target
-        _finish(folder, run)
+        _fetch_records(target, run)
+        if part:
+            with _withdrawn_on_input_error(storage, part):
+                yield target
+            run.pause()
+        else:
+            yield target
+            _finish(folder, run)
 
 
-def _fetch_records(folder: Path, run: RemoteWork) -> None:
-    """Copy the progress records of the shards that are there."""
+@contextmanager
+def _withdrawn_on_input_error(storage: Storage, part: Part) -> Iterator[None]:
+    """Take away the shards of a part after an error that its input causes, as a run without parts takes away all."""
+    try:
+        yield
+    except InputError:
+        for shard in _recorded(storage.names(RECORDS), part):
+            for name in (f"{RECORDS}{shard}.npz", f"{shard}.tar", f"{shard}.idx"):
+                storage.remove(name)
+        raise
 
-    def fetch(name: str) -> None:
-        path = folder / name.removeprefix(RECORDS)
+
+def _recorded(names: Iterable[str], part: Part | None) -> list[str]:
+    """Which shards have a progress record among some names, of those of a part."""
+    found = filter(None, map(RECORD.fullmatch, names))
+    return [record[1] for record in found if not part or int(record[2]) % part.of == part.number]
+
+
+def _fetch_records(target: Target, run: RemoteWork) -> None:
+    """Copy the progress records of the shards that are there, of those that are the target's own."""
+
+    def fetch(stem: str) -> str:
         with suppress(FileNotFoundError):  # the run of another process has ended meanwhile
-            write_file(path, run.storage.read_all(name))
-            shard = load_shard(path, None)
-            if shard is None or (shard.info.sets and not run.names.issuperset((shard.info.name, idx_name(shard.info)))):
-                run.storage.remove(name)
-                path.unlink()
+            write_file(target.records / f"{stem}.npz", run.storage.read_all(f"{RECORDS}{stem}.npz"))
+        return stem
 
     with ThreadPoolExecutor(AT_ONCE) as threads:
-        list(threads.map(fetch, (name for name in run.names if re.fullmatch(RECORD, name))))
+        # Looked at by one thread: Python 3.11 fails now and then when several read the headers of arrays at once.
+        for stem in threads.map(fetch, _recorded(run.names, target.part)):
+            path = target.records / f"{stem}.npz"
+            shard = load_shard(path, None)
+            if shard is None or (shard.info.sets and not run.names.issuperset((shard.info.name, idx_name(shard.info)))):
+                run.storage.remove(f"{RECORDS}{stem}.npz")
+                path.unlink(missing_ok=True)
 
 
 def _finish(folder: Path, run: RemoteWork) -> None:

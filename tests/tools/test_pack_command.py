@@ -45,6 +45,13 @@ def test_planes_of_a_size(tmp_path: Path) -> None:
         (["."], 1, "Error: no image sets in .: the folder is empty; expected files such as fg_bg/bg_{bg}/"),
         ([], 2, "Missing argument 'SOURCE...'"),
         ([".", "--size", "64"], 2, "--size is for --codec planes: pictures keep the size that they have"),
+        (
+            [".", "--part", "8/8"],
+            2,
+            "Invalid value for '--part': part 8/8: expected I/N with I from 0 to N - 1, as 0/8",
+        ),
+        ([".", "--part", "0/2", "--finish"], 2, "--finish is for when all parts are written: leave out --part"),
+        ([".", "--part", "0/2", "--dry-run"], 2, "--dry-run writes nothing: leave out --part and --finish"),
         ([".", "--workers", "0"], 2, "Invalid value for '--workers'"),
         ([".", "--depth-encoding", "hsv"], 2, "Invalid value for '--depth-encoding'"),
     ],
@@ -169,3 +176,24 @@ def test_stopped_with_workers_it_goes_on_to_the_same_bytes(
     assert 0 < done < 100
     assert run(*options, "--shards", shards, "--workers", 1).exit_code == 0
     assert files_below(shards) == files_below(a_set_a_shard)
+
+
+def test_parts_and_the_finish_are_one_line_each(tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    how = (write_sets(tmp_path / "source", 2, 3), "--shards", shards, "--workers", 1, "--sets-per-shard", 4)
+    assert run(*how, "--part", "0/3").output == (
+        f"{shards}: part 0/3: wrote 1 of 2 shards, 4 sets; left out: nothing; "
+        "when all parts are written, give --finish\n"
+    )
+    assert f"{shards}: part 0/3: already complete: 1 of 2 shards, 4 sets" in run(*how, "--part", "0/3").output
+    assert f"{shards}: part 2/3: nothing to do, there are 2 shards; when" in run(*how, "--part", "2/3").output
+    missing = run(*how, "--finish")
+    assert missing.exit_code == 1
+    assert missing.output == (
+        f"Error: {shards}: 1 of 2 shards are missing, of part 1 (I of --part I/3): "
+        "wait for them, or give them again, then --finish\n"
+    )
+    assert run(*how, "--part", "1/3").exit_code == 0
+    assert "packed 6 sets on 2 backgrounds into 2 shards, 0.0 MB, of all parts" in run(*how, "--finish").output
+    complete = f"{shards}: already complete: 6 sets on 2 backgrounds in 2 shards\n"
+    assert [run(*how, *last).output for last in (("--finish",), ("--part", "0/3"), ())] == 3 * [complete]
