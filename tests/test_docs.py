@@ -12,7 +12,7 @@ import pytest
 
 from tests.commands import ROOT, command, console_scripts
 
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "deploy").glob("*.md")])
 FLAG = r"--[a-z][a-z0-9-]*"
 ERRORS = {"InputError", "UsageError", "BadParameter"}
 WORDLESS = {  # messages without fixed text of their own: what they pass on has its line, or is another's
@@ -37,7 +37,7 @@ CHECKED_BEFORE = {  # what no user meets, since `LoaderConfig` refuses it first
 OF_OTHERS = {  # flags of torchrun, docker, tensorboard, mypy, pip and sbatch
     "--standalone", "--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--rdzv-id", "--no-python",
     "--max-restarts", "--signals-to-handle", "--shutdown-timeout", "--gpus", "--logdir", "--strict", "--index-url",
-    "--signal", "--array",
+    "--signal", "--array", "--nodes", "--gpus-per-node", "--ntasks-per-node",
 }  # fmt: skip
 
 
@@ -117,7 +117,7 @@ def test_links_and_named_files_are_there(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
     for target in re.findall(r"\]\(([^)#\s]+)", text):
         assert "://" in target or (page.parent / target).exists(), f"{page.name} links to {target}"
-    for name in re.findall(r"`((?:pipeline|train|tools|benchmarks|tests|examples|docs)/[\w./-]+)`", text):
+    for name in re.findall(r"`((?:pipeline|train|tools|benchmarks|tests|examples|docs|deploy)/[\w./-]+)`", text):
         assert (ROOT / name).exists(), f"{page.name} names {name}"
 
 

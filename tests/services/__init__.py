@@ -1,1 +1,1 @@
-"""Real servers of object storage for tests: each starts once, however many processes test, and none outlives them."""
+"""Real servers for tests: each starts once, however many processes test, and none outlives them."""

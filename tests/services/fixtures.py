@@ -1,4 +1,4 @@
-"""Fixtures of object storage: each test gets a bucket, a container or a folder of its own, and the right credentials.
+"""Fixtures of servers: each test gets a bucket, a container or a folder of its own, and the right credentials.
 
 A test that uses one has the marker `services`; where the server is not installed it skips and names what to install.
 """
@@ -8,6 +8,8 @@ import hmac
 import os
 import shutil
 import subprocess
+import sys
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -20,11 +22,15 @@ from uuid import uuid4
 import pytest
 
 from pipeline.storage import Url
+from tests.commands import ROOT
 from tests.services import keeper, servers
 
-FIXTURES = {"s3", "s3_server", "web", "azure", "google"}
+FIXTURES = {"s3", "s3_server", "web", "azure", "google", "slurm"}
 OWN = ("AWS_", "AZURE_", "GOOGLE_", "STORAGE_EMULATOR_HOST")
 """Beginnings of the names of variables that a developer may have set for other storage."""
+
+PATIENCE_SEC = 120
+GOING_ON = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -37,10 +43,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _use(server: str, factory: pytest.TempPathFactory) -> dict[str, Any]:
     if missing := servers.missing(server):
         pytest.skip(f"needs {missing}")
-    pytest.importorskip("obstore")
     temporary = factory.getbasetemp()
     shared = temporary.parent if os.environ.get("PYTEST_XDIST_WORKER") else temporary
     return keeper.use(server, shared / "services")
+
+
+def _use_storage(server: str, factory: pytest.TempPathFactory) -> dict[str, Any]:
+    pytest.importorskip("obstore")
+    return _use(server, factory)
 
 
 class S3Server(NamedTuple):
@@ -89,7 +99,7 @@ def _put(url: str, content: bytes = b"", method: str = "PUT", headers: dict[str,
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> S3Server:
     """Ceph's gateway; `s3` is what most tests need."""
-    return S3Server(**_use("ceph", tmp_path_factory))
+    return S3Server(**_use_storage("ceph", tmp_path_factory))
 
 
 @pytest.fixture
@@ -124,7 +134,7 @@ class WebFolder(NamedTuple):
 @pytest.fixture
 def web(no_cloud: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebFolder]:
     """An empty folder behind nginx."""
-    facts = _use("nginx", tmp_path_factory)
+    facts = _use_storage("nginx", tmp_path_factory)
     folder = Path(facts["files"]) / uuid4().hex[:12]
     folder.mkdir()
     yield WebFolder(folder, Url(f"http://127.0.0.1:{facts['port']}/{folder.name}"))
@@ -134,7 +144,7 @@ def web(no_cloud: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[We
 @pytest.fixture
 def azure(no_cloud: None, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Url:
     """An empty container in Azurite, with its credentials in the environment."""
-    facts = _use("azurite", tmp_path_factory)
+    facts = _use_storage("azurite", tmp_path_factory)
     endpoint = f"http://127.0.0.1:{facts['port']}/{servers.AZURE_ACCOUNT}"
     monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", endpoint)
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", servers.AZURE_KEY)
@@ -170,9 +180,63 @@ class GoogleBucket(NamedTuple):
 @pytest.fixture
 def google(no_cloud: None, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> GoogleBucket:
     """An empty bucket in a server that speaks Google Cloud Storage's API."""
-    port = _use("fake_gcs_server", tmp_path_factory)["port"]
+    port = _use_storage("fake_gcs_server", tmp_path_factory)["port"]
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
     name = f"bucket-{uuid4().hex[:12]}"
     content = f'{{"name": "{name}"}}'.encode()
     _put(f"http://127.0.0.1:{port}/storage/v1/b", content, "POST", {"Content-Type": "application/json"})
     return GoogleBucket(Url(f"gs://{name}"), port)
+
+
+class Slurm:
+    """A cluster of two nodes; see `servers.slurm`. Its jobs find the commands of this checkout."""
+
+    def __init__(self, settings: dict[str, str], folder: Path) -> None:
+        paths = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+        own = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))}
+        self.environment = own | paths | settings
+        self._folder = folder
+
+    def call(self, *command: str | Path) -> str:
+        """What a command prints, which must succeed. Jobs that it submits write into the folder of this cluster."""
+        words = [str(word) for word in command]
+        done = subprocess.run(
+            words, cwd=self._folder, env=self.environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout.strip()
+
+    def facts(self, job: str) -> dict[str, str]:
+        """What Slurm says of a job, as JobState and Restarts."""
+        text = self.call("scontrol", "--oneliner", "show", "job", job)
+        return dict(pair.partition("=")[::2] for pair in text.split() if "=" in pair)
+
+    def wait(self, job: str, *states: str) -> dict[str, str]:
+        """The same, once the job is in one of `states`; fails if it ends otherwise."""
+        for _ in range(PATIENCE_SEC * 20):
+            facts = self.facts(job)
+            if facts["JobState"] in states:
+                return facts
+            assert facts["JobState"] in GOING_ON, f"{facts}\n{self.output(job)}"
+            time.sleep(0.05)
+        raise AssertionError(f"job {job} hangs\n{self.output(job)}")
+
+    def hasten(self, job: str) -> None:
+        """Have a job that goes back into the queue start at once, and not after `cred_expire`."""
+        self.wait(job, "PENDING")
+        self.call("scontrol", "update", f"JobId={job}", "StartTime=now+2seconds")  # not in the second it was stopped in
+
+    def output(self, job: str) -> str:
+        """What a job has printed."""
+        path = self._folder / f"slurm-{job}.out"
+        return path.read_text() if path.exists() else ""
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    """Slurm with two nodes; the test's jobs end with it."""
+    cluster = Slurm(_use("slurm", tmp_path_factory), tmp_path)
+    yield cluster
+    cluster.call("scancel", "--user=root")
+    while cluster.call("squeue", "--noheader"):
+        time.sleep(0.05)

@@ -17,13 +17,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tests.services import servers
 
 FACTS, USERS, LOG = "facts.json", "users.lock", "log"
 START_SEC = 150
 TRIES = 3
 """Ceph's disk now and then ends as it starts, on a busy machine."""
-_PR_SET_PDEATHSIG = 1  # prctl(2)
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
 _held: list[Any] = []
 
 
@@ -88,6 +90,8 @@ class Processes:
                 os.killpg(group.pid, signal.SIGKILL)
             group.wait()
         self._groups.clear()
+        for orphan in psutil.Process().children(recursive=True):  # such as Slurm's jobs, in sessions of their own
+            orphan.kill()
 
 
 def _empty(folder: Path) -> None:
@@ -101,6 +105,7 @@ def _empty(folder: Path) -> None:
 
 def keep(server: str, folder: Path) -> None:
     """Run a server until nobody uses it."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)  # what its processes leave behind is then this one's
     processes = Processes()
     try:
         for tries_left in reversed(range(TRIES)):

