@@ -27,7 +27,7 @@ from benchmarks.peers_pillow import litdata_format, litdata_remote, streaming_fo
 from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest
 from pipeline.storage import Url, storage_of
-from tools.bench_loader import Comparison, LoadOptions, first_shards, loader_row, loaders_report, print_loaders
+from tools.bench_loader import OURS_PLANES, Comparison, LoadOptions, loader_row, loaders_report, print_loaders
 from tools.cli import Command, LocationType, echo
 from tools.measure import Pass, machine
 
@@ -49,9 +49,9 @@ def _same(shards: Path, _: Path) -> Path:
 
 
 MAKE: dict[str, Callable[[str, Path, LoadOptions], Iterable[Loaded]]] = {
-    "ours": ours_remote, "streaming": streaming_remote, "litdata": litdata_remote
+    "ours": ours_remote, OURS_PLANES: ours_remote, "streaming": streaming_remote, "litdata": litdata_remote
 }  # fmt: skip
-FORMATS = {"ours": _same, "streaming": streaming_format, "litdata": litdata_format}
+FORMATS = {"ours": _same, OURS_PLANES: _same, "streaming": streaming_format, "litdata": litdata_format}
 
 
 def make_remote(name: str, url: str, shards: Path, options: LoadOptions) -> Iterable[Loaded]:
@@ -78,22 +78,32 @@ def _row(comparison: Comparison, passes: Mapping[str, list[Pass]], name: str) ->
 @click.command(cls=Command)
 @click.option("--shards", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Sets, as pictures.")
 @click.option("--url", type=LocationType(), required=True, help="Where their formats lie, or are put.")
-@click.option("--loader", "names", default=",".join(NAMES), show_default=True, help="Which, with commas.")
+@click.option(
+    "--planes", type=click.Path(path_type=Path), metavar="DIR", help="The same packed as planes: ours-planes."
+)
+@click.option(
+    "--loader",
+    "names",
+    default=",".join(NAMES),
+    show_default=True,
+    help="Which, with commas; ours-planes with --planes.",
+)
 @click.option("--sets", type=click.IntRange(1), default=4000, show_default=True, help="Of a pass, in whole shards.")
 @click.option("--rounds", type=click.IntRange(2), default=3, show_default=True, help="Timed passes of each, in turn.")
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Threads, or processes.")
-def main(shards: Path, url: Url, names: str, sets: int, rounds: int, workers: int) -> None:
+def main(shards: Path, url: Url, planes: Path | None, names: str, sets: int, rounds: int, workers: int) -> None:
     """Time first epochs of loaders from object storage, in turn; print tables and, at last, one JSON object."""
     options = LoadOptions(256, 128, "cpu", workers)
-    chosen = names.split(",")
+    chosen = [*names.split(","), *([OURS_PLANES] if planes else [])]
+    comparison = Comparison(shards, planes, chosen, sets, rounds, ["cold"], chosen[0], options)
     failed, passes = dict[str, str](), dict[str, list[Pass]]()
     with ExitStack() as stack:
-        pictures = stack.enter_context(first_shards(shards, sets))
+        pictures, folders = stack.enter_context(comparison.folders())
         loaders = {}
         for name in chosen:
-            put(FORMATS[name](pictures, options.cache), url / name)
+            put(FORMATS[name](folders[name], options.cache), url / name)
             make = functools.partial(make_remote, name, str(url / name))
-            loaders[name] = stack.enter_context(Worker(name, make, pictures, pictures, options))
+            loaders[name] = stack.enter_context(Worker(name, make, folders[name], pictures, options))
         for number in range(1 + rounds):
             for name in (name for name in chosen if name not in failed):
                 try:
@@ -107,7 +117,6 @@ def main(shards: Path, url: Url, names: str, sets: int, rounds: int, workers: in
                         passes.setdefault(name, []).append(run)
         if not passes:
             raise InputError("; ".join(failed.values()))
-        comparison = Comparison(pictures, None, chosen, sets, rounds, ["cold"], chosen[0], options)
         rows = {"cold": {name: _row(comparison, passes, name) for name in passes}}
         print_loaders(comparison, rows, [("epoch s", lambda row: f"{row['epoch_sec']:.1f}")])
         echo("sets/s: from the first batch on; epoch s: from opening, with the start of worker processes")
