@@ -9,6 +9,7 @@ import platform
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -323,14 +324,21 @@ def pixels(sizes: dict[str, list[int]]) -> str:
 
 def split_cells(index: NDArray[np.void]) -> dict[tuple[str, str], int]:
     """How many rows of the index there are by the splits of background and foreground; none of an empty cell."""
-    counts = dict[tuple[str, str], int]()
+    titles = *SPLITS, NOT_KNOWN
+    counts = np.zeros((len(titles), len(titles)), np.int64)
     for first in range(0, len(index), BLOCK):
         block = index[first : first + BLOCK]
-        pairs, sets = np.unique(np.stack([block["bg"], block["fg"]], axis=1), axis=0, return_counts=True)
-        for (bg, fg), number in zip(pairs.tolist(), sets.tolist(), strict=True):
-            cell = group(BACKGROUND_SALT, bg), NOT_KNOWN if fg == UNKNOWN else group(FOREGROUND_SALT, fg)
-            counts[cell] = counts.get(cell, 0) + number
-    return counts
+        of_bg, of_fg = _groups(BACKGROUND_SALT, block["bg"]), _groups(FOREGROUND_SALT, block["fg"])
+        counts += np.bincount(of_bg * len(titles) + of_fg, minlength=counts.size).reshape(counts.shape)
+    cells = product(titles, titles)
+    return {cell: number for cell, number in zip(cells, counts.ravel().tolist(), strict=True) if number}
+
+
+def _groups(salt: str, ids: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Which of SPLITS each id belongs to, int64 [N]; behind them all that are not known."""
+    distinct, places = np.unique(ids, return_inverse=True)
+    groups = [len(SPLITS) if number == UNKNOWN else SPLITS.index(group(salt, number)) for number in distinct.tolist()]
+    return np.array(groups, np.int64)[places]
 
 
 def settings(config: Config) -> list[SettingRow]:

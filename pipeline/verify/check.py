@@ -201,10 +201,12 @@ def _size_damage(
 
 
 def rows_of_shards(index: Rows, count: int) -> list[Rows]:
-    """The rows of each of `count` shards."""
-    order = np.argsort(index["shard"], kind="stable")
-    bounds = np.searchsorted(index["shard"][order], range(count + 1)).tolist()
-    return [index[order[first:end]] for first, end in pairwise(bounds)]
+    """The rows of each of `count` shards, which follow each other, shard after shard (`load_index` has compared that).
+
+    They are parts of `index`: where that is mapped, none of it is in memory.
+    """
+    bounds = np.searchsorted(index["shard"], range(count + 1)).tolist()
+    return [index[first:end] for first, end in pairwise(bounds)]
 
 
 def rows_of_backgrounds(manifest: Manifest) -> Rows:
