@@ -37,7 +37,7 @@ CHECKED_BEFORE = {  # what no user meets, since `LoaderConfig` refuses it first
 OF_OTHERS = {  # flags of torchrun, docker, tensorboard, mypy, pip and sbatch
     "--standalone", "--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--rdzv-id", "--no-python",
     "--max-restarts", "--signals-to-handle", "--shutdown-timeout", "--gpus", "--logdir", "--strict", "--index-url",
-    "--signal", "--array", "--nodes", "--gpus-per-node", "--ntasks-per-node",
+    "--signal", "--time", "--array", "--nodes", "--gpus-per-node", "--ntasks-per-node",
 }  # fmt: skip
 
 
