@@ -12,6 +12,7 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.errors import InputError
 from pipeline.locks import AtWork, held, locked
@@ -61,14 +62,25 @@ class Part:
         return f"{self.number}/{self.of}"
 
 
-def require_parts(place: object, done: Container[int], count: int, of: int) -> None:
-    """Raise `InputError` unless all jobs 0 .. count - 1 of a run in `of` parts are done; it names the parts."""
-    lacking = {number: [job for job in Part(number, of).numbers(count) if job not in done] for number in range(of)}
-    lacking = {number: jobs for number, jobs in lacking.items() if jobs}
-    if lacking:
-        missing, which = sum(map(len, lacking.values())), f"part{'s'[: len(lacking) - 1]} {_ranges([*lacking])}"
+class PartDone(NamedTuple):
+    """What one part of a run has done."""
+
+    part: Part
+    jobs: int
+    """Its own."""
+    earlier: int
+    """Those of them that were done already."""
+    all_jobs: int
+    """Of all parts."""
+
+
+def require_parts(place: object, done: Container[int], count: int, of: int, jobs: str = "shards") -> None:
+    """Raise `InputError` unless all `jobs` 0 .. count - 1 of a run in `of` parts are done; it names the parts."""
+    lacking = {number: sum(job not in done for job in Part(number, of).numbers(count)) for number in range(of)}
+    if lacking := {number: missing for number, missing in lacking.items() if missing}:
+        missing, which = sum(lacking.values()), f"part{'s'[: len(lacking) - 1]} {_ranges([*lacking])}"
         raise InputError(
-            f"{place}: {missing:,} of {count:,} shards are missing, of {which} (I of --part I/{of}): "
+            f"{place}: {missing:,} of {count:,} {jobs} are missing, of {which} (I of --part I/{of}): "
             "wait for them, or give them again, then --finish"
         )
 

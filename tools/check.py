@@ -9,11 +9,12 @@ import click
 from pipeline.format.depth import NEAR, STORED
 from pipeline.loading.caching.check import check_cache
 from pipeline.loading.caching.folder import cache_directory
+from pipeline.parts import Part
 from pipeline.storage import Location
 from pipeline.verify.check import CheckOptions, CheckReport, check
 from pipeline.verify.repair import DAMAGED_SUFFIX, RepairReport, repair
 from pipeline.words import plural
-from tools.cli import Command, LocationType, advance, echo, progress_bar
+from tools.cli import Command, LocationType, advance, echo, parse_part, progress_bar
 
 DEFAULTS = CheckOptions()
 
@@ -31,6 +32,8 @@ DEFAULTS = CheckOptions()
               help="Of --repair-index: colours of the depth pictures.  [default: the manifest's]")  # fmt: skip
 @click.option("--depth-near", type=click.Choice(NEAR),
               help="Of --repair-index: which end of the depth scale is near.  [default: the manifest's]")  # fmt: skip
+@click.option("--part", callback=parse_part, metavar="I/N",
+              help="Check one of N parts of the shards, I from 0 to N - 1; 0 also what is beside them.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1), default=DEFAULTS.workers, show_default="one a core",
               help="Processes; what is found does not depend on it.")  # fmt: skip
 @click.option("--cache", is_flag=False, flag_value="", metavar="[DIR]",
@@ -42,6 +45,7 @@ def main(
     repair_index: bool,
     depth_encoding: str | None,
     depth_near: str | None,
+    part: Part | None,
     workers: int,
     cache: str | None,
 ) -> None:
@@ -52,6 +56,8 @@ def main(
 
     --repair-index writes a tar with damaged sets anew without these, and keeps the old one as sets-NNNNNN.tar.damaged.
     """
+    if part and (repair_index or cache is not None):
+        raise click.UsageError("--part is for checking shards: leave out --repair-index and --cache")
     if cache is not None:
         folder = cache_directory(cache)
         echo(f"{folder}: {check_cache(folder)}")
@@ -68,7 +74,7 @@ def main(
         if repair_index and isinstance(shards, Path):
             repaired = repair(shards, depth_encoding, depth_near, workers=workers, tars_read=done)
         else:
-            report = check(shards, CheckOptions(decode or full, full, workers), done)
+            report = check(shards, CheckOptions(decode or full, full, workers), done, part)
     if repair_index:
         for problem in repaired.damaged:
             echo(f"left out: {problem.path}: {problem.why}")
@@ -76,20 +82,21 @@ def main(
         return
     for line in report.damage:
         echo(line)
-    echo(describe(report, shards))
+    echo(describe(report, shards, part))
     if report.damage:
         click.get_current_context().exit(1)
 
 
-def describe(report: CheckReport, shards: Location) -> str:
+def describe(report: CheckReport, shards: Location, part: Part | None = None) -> str:
     """One line: how much was read, how fast, and whether all is well."""
     manifest, megabytes = report.manifest, report.bytes / 1e6
     verdict = f"damage found: {len(report.damage):,}" if report.damage else "all is as it was packed"
-    sets = f"{plural(manifest.sets, 'set')} on {plural(len(manifest.backgrounds), 'background')}"
-    return (
-        f"{shards}: {verdict}; read {sets} in {plural(len(manifest.shards), 'shard')}, "
-        f"{megabytes:,.1f} MB, {megabytes / report.seconds:,.0f} MB/s"
-    )
+    read = f"{plural(report.sets, 'set')} on {plural(len(manifest.backgrounds), 'background')}"
+    read += f" in {plural(report.shards, 'shard')}"
+    if part:
+        verdict = f"part {part}: {verdict}"
+        read = f"{plural(report.sets, 'set')} in {report.shards:,} of {plural(len(manifest.shards), 'shard')}"
+    return f"{shards}: {verdict}; read {read}, {megabytes:,.1f} MB, {megabytes / report.seconds:,.0f} MB/s"
 
 
 def describe_repair(report: RepairReport, shards: Location) -> str:

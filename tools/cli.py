@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.errors import AlreadyComplete, InputError, explain
-from pipeline.parts import Part
+from pipeline.parts import Part, PartDone
 from pipeline.storage import Url, location_of
-from pipeline.words import printable
+from pipeline.words import plural, printable
 from tools.limits import require_usable
 from train.config import Option, kinds_of
 
@@ -122,7 +122,8 @@ class LocalPathType(click.Path):
         return place
 
 
-def _parse_part(_: click.Context, __: click.Parameter, text: str | None) -> Part | None:
+def parse_part(_: click.Context, __: click.Parameter, text: str | None) -> Part | None:
+    """The callback of an option that takes a part, as I/N."""
     try:
         return Part.parse(text) if text is not None else None
     except InputError as error:
@@ -134,7 +135,7 @@ def part_options(command: Any) -> Any:
     part = "Do one of N parts of the work, I from 0 to N - 1: for Slurm arrays, Kubernetes Indexed Jobs, or by hand."
     finish = "Complete what --part has written, once all parts are there; name those that are not."
     command = click.option("--finish", is_flag=True, help=finish)(command)
-    return click.option("--part", callback=_parse_part, metavar="I/N", help=part)(command)
+    return click.option("--part", callback=parse_part, metavar="I/N", help=part)(command)
 
 
 def require_one_way(part: Part | None, *, finish: bool) -> None:
@@ -143,14 +144,16 @@ def require_one_way(part: Part | None, *, finish: bool) -> None:
         raise click.UsageError("--finish is for when all parts are written: leave out --part")
 
 
-def describe_part(part: Part, jobs: int, earlier: int, of_all: str) -> str:
-    """In a phrase, which of its jobs a part has done; `of_all` tells how many there are, as "3 shards"."""
-    if not jobs:
-        return f"part {part}: nothing to do, there are {of_all}"
-    if earlier == jobs:
-        return f"part {part}: already complete: {jobs:,} of {of_all}"
+def describe_part(done: PartDone, jobs: str = "shard") -> str:
+    """In a phrase, which of its jobs a part has done, and how to go on; `jobs` is what one of them is called."""
+    part, own, earlier, count = done
+    of_all, then = plural(count, jobs), "when all parts are written, give --finish"
+    if not own:
+        return f"part {part}: nothing to do, there are {of_all}; {then}"
+    if earlier == own:
+        return f"part {part}: already complete, {own:,} of {of_all}; {then}"
     before = f" ({earlier:,} of them earlier)" if earlier else ""
-    return f"part {part}: wrote {jobs:,} of {of_all}{before}"
+    return f"part {part}: wrote {own:,} of {of_all}{before}; {then}"
 
 
 def options_of(config: type, names: Collection[str] | None = None) -> Callable[[Any], Any]:

@@ -9,15 +9,26 @@ from typing import Any
 
 import click
 
-from pipeline.composing.compose import ComposeSummary, Progress, compose
+from pipeline.composing.compose import SETS_PER_JOB, ComposeSummary, Progress, compose
 from pipeline.composing.composer import ComposeOptions
 from pipeline.composing.photos import Photographs, find_pictures, hash_pictures
 from pipeline.composing.stage import Source
 from pipeline.composing.synthetic.source import NEAR_M, Synthetic
 from pipeline.errors import InputError
+from pipeline.parts import Part
 from pipeline.storage import Location
 from pipeline.words import plural
-from tools.cli import Command, LocalPathType, LocationType, advance, echo, progress_bar
+from tools.cli import (
+    Command,
+    LocalPathType,
+    LocationType,
+    advance,
+    describe_part,
+    echo,
+    part_options,
+    progress_bar,
+    require_one_way,
+)
 
 PHOTOS = (
     "backgrounds",
@@ -51,6 +62,9 @@ labels.csv                                           key,bg,fg,x,y,width,height,
 sources.csv                                          the file that each background and foreground came from
 
 --shards DIR writes the same sets as shards instead, with no loose files in between.
+
+Many machines can share the work: each gives the same command with --part I/N, with another I, and in the end one
+gives it with --finish.
 
 Synthetic depth is 255 * {NEAR_M:g} m / depth, sky 0.
 """
@@ -94,6 +108,7 @@ Synthetic depth is 255 * {NEAR_M:g} m / depth, sky 0.
 @click.option("--follow-links", is_flag=True,
               help="Photographs: read what links in a folder lead to outside of it, and folders.")  # fmt: skip
 @click.option("--skip-bad", is_flag=True, help="Leave out pictures that cannot be used, instead of stopping.")
+@part_options
 @click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: one a core]")
 @click.pass_context
 def main(
@@ -105,10 +120,13 @@ def main(
     synthetic: bool,
     skip_bad: bool,
     workers: int | None,
+    part: Part | None,
+    finish: bool,
     **flags: Any,
 ) -> None:
     """Fill the options from the flags, compose, say what was made."""
     given = {name for name in ctx.params if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT}
+    require_one_way(part, finish=finish)
     target = shards or out
     if target is None or (out and shards):
         raise click.UsageError("give either OUT, for loose files, or --shards DIR")
@@ -134,8 +152,13 @@ def main(
             sets_per_shard=sets_per_shard if shards else None,
             workers=workers,
             skip_bad=skip_bad,
+            part=part,
+            finish=finish,
             progress=Progress(lambda *at: show("preparing", *at), lambda *at: show("composing", *at)),
         )
+    if summary.part:
+        echo(f"{target}: {describe_part(summary.part, 'shard' if shards else f'block of {SETS_PER_JOB} sets')}")
+        return
     echo(f"{target}: {describe(summary, source, time.perf_counter() - start_sec)}")
     if summary.capped:
         wide = plural(summary.capped, "foreground is", "foregrounds are")

@@ -12,10 +12,21 @@ from pipeline.depth_estimation.run import EstimateOptions, EstimateReport
 from pipeline.depth_estimation.targets import add_depth, rewrite_with_depth
 from pipeline.errors import InputError
 from pipeline.format.manifest import MANIFEST
+from pipeline.parts import Part
 from pipeline.storage import Location
 from pipeline.words import plural
 from pipeline.workers import Progress
-from tools.cli import Command, LocalPathType, LocationType, advance, echo, progress_bar
+from tools.cli import (
+    Command,
+    LocalPathType,
+    LocationType,
+    advance,
+    describe_part,
+    echo,
+    part_options,
+    progress_bar,
+    require_one_way,
+)
 
 DEFAULTS = EstimateOptions()
 
@@ -51,6 +62,7 @@ DEFAULTS = EstimateOptions()
 @click.option("--follow-links", is_flag=True,
               help="Read what links in a folder lead to, and write depth maps there.")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace depth maps of another making in the folder SOURCE.")
+@part_options
 @click.option("--workers", type=click.IntRange(1), default=DEFAULTS.workers, show_default="one a core",
               help="Threads that decode and encode; the bytes written do not depend on it.")  # fmt: skip
 def main(
@@ -64,6 +76,8 @@ def main(
     skip_bad: bool,
     overwrite: bool,
     follow_links: bool,
+    part: Part | None,
+    finish: bool,
     workers: int,
     **flags: Any,
 ) -> None:
@@ -73,14 +87,20 @@ def main(
     (depth.csv) and what they were made with (depth.json); or a shard directory, which is rewritten to --shards.
     --size, --mean, --std, --near and --range may also stand in FILE.json beside FILE.onnx; flags win.
     The same command continues a run that was stopped, to the same bytes. It works on the GPU with onnxruntime-gpu.
+    Many machines can share the work on shards: each gives the same command with --part I/N, with another I, and in the
+    end one gives it with --finish.
     """
     if range_ and per_image_range:
         raise click.UsageError("--range and --per-image-range exclude each other: give one")
+    require_one_way(part, finish=finish)
     packed = not isinstance(source, Path) or (source / MANIFEST).is_file()
     if packed and not shards:
         raise InputError(f"{source} is a shard directory: say where to rewrite it to, --shards NEW")
     if shards and not packed:
         raise InputError(f"{source} is no shard directory ({MANIFEST} is missing): leave out --shards")
+    if (part or finish) and not packed:
+        how = f"pack it first (--no-depth), then add depth from {MANIFEST.partition('.')[0]} to shards"
+        raise InputError(f"{source} is no shard directory, whose files no two machines may write at once: {how}")
     if packed and overwrite:
         raise InputError("--overwrite is for folders: of a shard directory, nothing is overwritten")
     given = {name: value for name, value in flags.items() if value is not None}
@@ -102,7 +122,7 @@ def main(
 
         progress = Progress(files_found, sets_found, sets_done)
         if shards:
-            report = rewrite_with_depth(source, shards, depth_model, options, progress)
+            report = rewrite_with_depth(source, shards, depth_model, options, progress, part=part, finish=finish)
         else:
             assert isinstance(source, Path), "a URL is one of shards"
             report = add_depth(
@@ -116,10 +136,18 @@ def main(
             )
     for problem in report.problems:
         echo(f"left out: {problem.path}: {problem.why}", err=True)
+    if report.part and report.part.earlier == report.part.jobs:
+        echo(f"{shards}: {describe_part(report.part)}")
+        return
+    if finish:
+        echo(f"{shards}: {plural(report.sets_before, 'set')} of all parts, with depth by {model.name}")
+        return
     if report.sets_before and not report.sets and not report.problems:
         echo(f"{source}: already complete: {plural(report.sets_before, 'depth map')} of {model.name}")
     else:
         echo(describe(report, depth_model))
+    if report.part:
+        echo(f"{shards}: {describe_part(report.part)}")
 
 
 def describe(report: EstimateReport, depth_model: DepthModel) -> str:

@@ -165,7 +165,7 @@ def main(
         if dry_run:
             lines = list(describe_sets(sets_to_pack(sources, how, progress, chosen, shards)))
         elif part:
-            lines = [describe_packed_part(pack_part(sources, shards, how, part, progress, chosen), shards)]
+            lines = list(describe_packed_part(pack_part(sources, shards, how, part, progress, chosen), shards))
         else:
             summary = pack(sources, shards, how, progress, chosen, finish=finish)
             lines = list(describe(summary, shards, finished=finish))
@@ -205,11 +205,12 @@ def _counts_of(kinds: Counter[str]) -> str:
     return ", ".join(f"{count:,} {kind}" for kind, count in sorted((+kinds).items())) or "nothing"
 
 
-def describe_packed_part(packed: PackedPart, shards: Location) -> str:
-    """One line: what of a part is there, and how to go on."""
-    done = describe_part(packed.part, packed.shards, packed.earlier, plural(packed.all_shards, "shard"))
-    sets = f", {plural(packed.sets, 'set')}; left out: {_counts_of(packed.left_out)}" if packed.shards else ""
-    return f"{shards}: {done}{sets}; when all parts are written, give --finish"
+def describe_packed_part(packed: PackedPart, shards: Location) -> Iterator[str]:
+    """What a part tells: what is in its shards, and how to go on."""
+    if packed.done.earlier < packed.done.jobs:
+        rate = f"{packed.sets / packed.seconds:,.0f} sets/s; " if not packed.done.earlier else ""
+        yield f"packed {plural(packed.sets, 'set')}, {rate}left out: {_counts_of(packed.left_out)}"
+    yield f"{shards}: {describe_part(packed.done)}"
 
 
 def describe(summary: PackSummary, shards: Location, *, finished: bool = False) -> Iterator[str]:

@@ -8,7 +8,7 @@ import functools
 import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -29,13 +29,17 @@ from pipeline.format.tar import ShardWriter
 from pipeline.loading.sampler import Permutation
 from pipeline.packing.finalize import finalize, write_backgrounds, write_problems
 from pipeline.packing.target import ShardPlace, Target, writing
-from pipeline.resume import atomic_file, require_files, resumable
-from pipeline.storage import Location, Storage
+from pipeline.parts import Part, PartDone, require_idle, require_parts, resumable_part, with_parts
+from pipeline.resume import PARTS, atomic_file, require_files, resumable, unfinished_run
+from pipeline.staging import staging_folder
+from pipeline.storage import Location, Storage, is_there
 from pipeline.words import csv_text, plural
 from pipeline.workers import Workers, available_cores
 
 STAGE = ".stage"  # folder of the stage, beside the progress records; hidden: it is none of them
 SETS_PER_JOB = 256  # loose files
+OVERLAYS_AND_MASKS = ("fg_bg", "fg_bg_mask")
+LABELS_FILE = "labels.csv"
 LABELS = ("key", "bg", "fg", "x", "y", "width", "height", "mirrored", "visible")
 
 
@@ -54,6 +58,8 @@ class ComposeSummary(NamedTuple):
     problems: list[Problem]
     capped: int = 0
     """Foregrounds that do not fit at the largest height, and are drawn at less."""
+    part: PartDone | None = None
+    """What was done of its part, if this was one."""
 
 
 class Progress(NamedTuple):
@@ -113,7 +119,7 @@ def write_files(job: ComposeJob) -> Output:
     for number in job.numbers.tolist():
         overlay, mask, levels, _, bg, fg = image_set = composer.compose(number)
         stem = f"fg_{fg:03}_bg_{bg:03}"
-        overlays, masks = (job.place.path / part / f"bg_{bg:03}" for part in ("fg_bg", "fg_bg_mask"))
+        overlays, masks = (job.place.path / part / f"bg_{bg:03}" for part in OVERLAYS_AND_MASKS)
         written_bytes += write_file(overlays / f"{stem}_{number:06}.jpg", encode_rgb(overlay, quality))
         written_bytes += write_file(masks / f"{stem}_mask_{number:06}.jpg", encode_gray(mask, label_quality))
         if levels is not None:
@@ -135,53 +141,67 @@ def compose(
     workers: int | None = None,
     skip_bad: bool = False,
     progress: Progress | None = None,
+    part: Part | None = None,
+    finish: bool = False,
 ) -> ComposeSummary:
     """Compose image sets into `target`, a folder that is new or empty but for hidden files.
 
     Loose files by default, shards if `sets_per_shard` is given, which may go to object storage, too (see
-    `target.writing`). `arguments` identify the source; the same call goes on with a run that was stopped. Raises
-    `InputError` for pictures that cannot be used (unless they are to be skipped), too few of them, a target in use, or
-    one with an unfinished run of something else, and `AlreadyComplete` for the same call again.
+    `target.writing`). `arguments` identify the source; the same call goes on with a run that was stopped. With `part`,
+    only the sets of that part are written, and with `finish`, what lies beside those of all parts.
+
+    Raises `InputError` for pictures that cannot be used (unless they are to be skipped), too few of them, a target in
+    use, or one with an unfinished run of something else, and `AlreadyComplete` for the same call again.
     """
     progress = progress or Progress()
     identity = {"command": "fgbg-compose", **asdict(options), **arguments}
     identity |= {"sets_per_shard": sets_per_shard, "skip_bad": skip_bad}
-    where = writing(target, identity) if sets_per_shard else _writing_files(target, identity, depth=source.has_depth)
+    if sets_per_shard:
+        where = writing(target, identity, part=part, finish=finish)
+    else:
+        where = _writing_files(target, identity, part, finish=finish, depth=source.has_depth)
     with where as output, Workers(workers or available_cores()) as pool:
         pictures = len(source.backgrounds) + len(source.foregrounds)
         problems = prepare(
-            output.records / STAGE,
+            output.scratch / STAGE,
             source,
             options.quality,
             pool,
             skip_bad=skip_bad,
             progress=lambda more: progress.pictures(more, pictures),
         )
-        stage = Stage(output.records / STAGE, source)
+        stage = Stage(output.scratch / STAGE, source)
         recipe = options.recipe(stage.backgrounds, stage.foregrounds)
         place = ShardPlace(output.folder, output.records)
-        template = ComposeJob(output.records / STAGE, source, recipe, options, place, recipe.numbers())
+        template = ComposeJob(output.scratch / STAGE, source, recipe, options, place, recipe.numbers())
         if sets_per_shard:
-            written = _into_shards(template, output, sets_per_shard, stage, problems, pool, progress)
+            written, done = _into_shards(template, output, sets_per_shard, stage, problems, pool, progress)
         else:
-            written = _into_files(template, output, stage, problems, pool, progress)
+            written, done = _into_files(template, output, stage, problems, pool, progress)
         capped = capped_foregrounds(stage)
-    return ComposeSummary(recipe, written, problems, capped)
+    return ComposeSummary(recipe, written, problems, capped, done)
 
 
 @contextmanager
-def _writing_files(folder: Location | Storage, arguments: Mapping[str, object], *, depth: bool) -> Iterator[Target]:
+def _writing_files(
+    folder: Location | Storage, arguments: Mapping[str, object], part: Part | None, *, finish: bool, depth: bool
+) -> Iterator[Target]:
     if not isinstance(folder, Path):
         raise InputError(f"{folder} is no folder, and loose files go to one: make shards, which go anywhere")
     complete = functools.partial(_describe_files, folder, depth=depth)
-    with resumable(folder, arguments, result=complete) as records:
-        yield Target(folder, records)
+    if finish:
+        arguments = with_parts(folder, arguments, unfinished_run(folder), complete=is_there(folder / LABELS_FILE))
+    begin = resumable_part(folder, arguments, part, complete) if part else resumable(folder, arguments, result=complete)
+    with begin as records, staging_folder() if part or finish else nullcontext() as private:
+        if finish:
+            require_idle(records)
+        yield Target(folder, records, private=private, part=part, parts=int(str(arguments.get(PARTS, 0))))
 
 
 def _describe_files(folder: Path, *, depth: bool) -> str:
     """What complete loose files are, in a phrase; raise `InputError` if some are gone."""
-    require_files(folder, ("labels.csv",))
-    lines = read_file(folder / "labels.csv").decode().splitlines()[1:]
+    require_files(folder, (LABELS_FILE,))
+    lines = read_file(folder / LABELS_FILE).decode().splitlines()[1:]
     for line in lines:
         key, bg, fg = line.split(",")[:3]
         overlay, number = f"fg_bg/bg_{int(bg):03}/{key}", key.rpartition("_")[2]
@@ -199,59 +219,75 @@ def _into_shards(
     problems: list[Problem],
     pool: Workers,
     progress: Progress,
-) -> Output:
+) -> tuple[Output, PartDone | None]:
     sets = len(template.numbers)
     count = -(-sets // sets_per_shard)
     done = target.done(count)
     shuffle = Permutation(sets, f"pack/{template.options.seed}")
-
-    def jobs() -> Iterator[ComposeJob]:
-        for shard in range(count):
-            if shard not in done:
-                turns = np.arange(shard * sets_per_shard, min((shard + 1) * sets_per_shard, sets))
-                numbers = template.numbers[shuffle(turns)]
-                yield template._replace(place=target.place(shard), numbers=numbers)
-
-    output = _work(pool, write_shard, jobs(), sum(done.values()), sets, progress)
+    turns = {
+        shard: range(shard * sets_per_shard, min((shard + 1) * sets_per_shard, sets)) for shard in target.numbers(count)
+    }
+    jobs = (
+        template._replace(place=target.place(shard), numbers=template.numbers[shuffle(np.array(places))])
+        for shard, places in turns.items()
+        if shard not in done
+    )
+    output = _work(pool, write_shard, jobs, sum(done.values()), sum(map(len, turns.values())), progress)
+    if target.part:
+        return output, target.part_done(count, len(done))
     pictures = (Picture("jpg", stage.encoded(bg), 2 * (stage.source.size,)) for bg in range(stage.backgrounds))
     backgrounds = write_backgrounds(target.folder, enumerate(pictures))
     _write_tables(target.folder, stage, (shard.text for shard in target.finished(count)))
     total = target.tally(count)
     total.problems.extend(problems)
     finalize(target, count, total, backgrounds, ("gray" if stage.source.has_depth else NO_DEPTH, "bright"))
-    return output
+    return output, None
 
 
 def _into_files(
     template: ComposeJob, target: Target, stage: Stage, problems: list[Problem], pool: Workers, progress: Progress
-) -> Output:
+) -> tuple[Output, PartDone | None]:
     folder, records, sets = target.folder, target.records, len(template.numbers)
-    for part in ("bg", "fg"):
-        (folder / part).mkdir(exist_ok=True)
+    starts = range(0, sets, SETS_PER_JOB)
+    files = [records / f"labels-{number:06}.csv" for number in range(len(starts))]
+    done = {number for number in target.numbers(len(files)) if files[number].exists()}
+    if target.parts:
+        require_parts(folder, done, len(files), target.parts, f"blocks of {SETS_PER_JOB} sets")
+    _make_folders(folder, stage)
+    if not target.part:
+        _write_pictures(folder, stage)
+    numbers = {
+        number: template.numbers[starts[number] : starts[number] + SETS_PER_JOB]
+        for number in target.numbers(len(files))
+    }
+    jobs = (
+        template._replace(place=ShardPlace(folder, files[number]), numbers=chosen)
+        for number, chosen in numbers.items()
+        if number not in done
+    )
+    before = sum(len(numbers[number]) for number in done)
+    output = _work(pool, write_files, jobs, before, sum(map(len, numbers.values())), progress)
+    if target.part:
+        return output, target.part_done(len(files), len(done))
+    _write_tables(folder, stage, (file.read_text() for file in files))
+    if problems:
+        write_problems(folder / "problems.csv", problems)
+    return output, None
+
+
+def _make_folders(folder: Path, stage: Stage) -> None:
+    by_background = (f"{part}/bg_{bg:03}" for bg in range(stage.backgrounds) for part in OVERLAYS_AND_MASKS)
+    for name in ("bg", "fg", *by_background):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+
+
+def _write_pictures(folder: Path, stage: Stage) -> None:
+    """Write the backgrounds and foregrounds."""
     for bg in range(stage.backgrounds):
-        for part in ("fg_bg", "fg_bg_mask"):
-            (folder / part / f"bg_{bg:03}").mkdir(parents=True, exist_ok=True)
         write_file(folder / "bg" / f"bg_{bg:03}.jpg", stage.encoded(bg))
     for fg in range(stage.foregrounds):
         with written_file(folder / "fg" / f"fg_{fg:03}.png") as file:
             stage.cutout(fg).save(file, "PNG")
-    starts = range(0, sets, SETS_PER_JOB)
-    files = [records / f"labels-{start // SETS_PER_JOB:06}.csv" for start in starts]
-    done = [file.exists() for file in files]
-
-    def jobs() -> Iterator[ComposeJob]:
-        for start, file, exists in zip(starts, files, done, strict=True):
-            if not exists:
-                yield template._replace(
-                    place=ShardPlace(folder, file), numbers=template.numbers[start : start + SETS_PER_JOB]
-                )
-
-    before = sum(min(SETS_PER_JOB, sets - start) for start, exists in zip(starts, done, strict=True) if exists)
-    output = _work(pool, write_files, jobs(), before, sets, progress)
-    _write_tables(folder, stage, (file.read_text() for file in files))
-    if problems:
-        write_problems(folder / "problems.csv", problems)
-    return output
 
 
 def _work(
@@ -274,7 +310,7 @@ def _work(
 def _write_tables(folder: Path, stage: Stage, labels: Iterable[str]) -> None:
     """Write labels.csv from blocks of lines, and sources.csv if the pictures have names."""
     columns = (*LABELS, "capped") if capped_foregrounds(stage) else LABELS
-    _write_table(folder / "labels.csv", ",".join(columns), labels)
+    _write_table(folder / LABELS_FILE, ",".join(columns), labels)
     names = [(kind, number, csv_text(name)) for kind, number, name in stage.names() if name]
     if names:
         text = io.StringIO()

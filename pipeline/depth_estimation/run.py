@@ -20,6 +20,7 @@ from PIL import Image
 from pipeline.depth_estimation.model import DepthModel, DepthModelSettings
 from pipeline.errors import InputError, Problem
 from pipeline.format.images import BadImage, Picture, as_stored, decode_rgb, encode_gray, image_format, jpeg_size
+from pipeline.parts import PartDone
 from pipeline.workers import available_cores, drawn_ahead
 
 PREPARED_BATCHES, UNSAVED_BATCHES = 3, 3  # at most, before and after the network
@@ -83,6 +84,8 @@ class EstimateReport(NamedTuple):
     model_sec: float
     sets_before: int = 0
     """Sets that an earlier run had finished."""
+    part: PartDone | None = None
+    """What was done of its part, if this was one."""
 
 
 def estimate(

@@ -10,7 +10,7 @@ import json
 import os
 import zlib
 from collections import Counter
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -33,6 +33,7 @@ from pipeline.packing.folders import describe_refused, no_one
 from pipeline.packing.join import SetFiles, Sets, describe_cause, find_sets
 from pipeline.packing.known_layouts import known_layout
 from pipeline.packing.target import Target, writing
+from pipeline.parts import Part
 from pipeline.resume import atomic_file, resumable
 from pipeline.storage import Location, Storage
 from pipeline.words import plural
@@ -221,11 +222,15 @@ def rewrite_with_depth(
     model: DepthModel,
     options: EstimateOptions,
     progress: Progress | None = None,
+    *,
+    part: Part | None = None,
+    finish: bool = False,
 ) -> EstimateReport:
     """Write the sets of the shard directory `source` to `shards` (new or empty) with depth maps by `model`.
 
     Either may be in object storage, see `target.writing`. Depth maps that are there are replaced; the json of each set
-    gets "depth_range": [far, near]. Raises `InputError` if `source` is no shard directory or `shards` is in use, and
+    gets "depth_range": [far, near]. With `part`, only the shards of that part are written, and with `finish`, what lies
+    beside those of all parts. Raises `InputError` if `source` is no shard directory or `shards` is in use, and
     what `estimate` raises.
     """
     progress = progress or Progress()
@@ -234,19 +239,21 @@ def rewrite_with_depth(
     if manifest.codec == PLANES:
         raise InputError(f"{source} holds planes, which lack the pictures' colours: add depth before they are made")
     arguments = {"command": "fgbg-depth", **model.arguments(), "quality": options.quality, "source": manifest.sha256}
-    with writing(shards, arguments) as target:
-        backgrounds = write_backgrounds(target.folder, _backgrounds(reader))
+    with writing(shards, arguments, part=part, finish=finish) as target:
         count = len(manifest.shards)
         done = target.done(count)
         finished_sets = sum(done.values())
-        progress.sets_found(manifest.sets - finished_sets)
+        progress.sets_found(sum(manifest.shards[shard].sets for shard in target.numbers(count)) - finished_sets)
+        missing = [shard for shard in target.numbers(count) if shard not in done]
+        backgrounds = write_backgrounds(target.folder, _backgrounds(reader))
         with _ShardsTarget(reader, target) as job:
-            report = estimate(model, job, job.batches(done, model.batch_size), options, progress.sets_done)
-        total = target.tally(count)
-        if not total.sets:
-            raise InputError(f"no overlay in {source} can be used; the first is {total.problems[0].path}")
-        finalize(target, count, total, backgrounds, ("gray", "bright"))
-    return report._replace(sets_before=finished_sets)
+            report = estimate(model, job, job.batches(missing, model.batch_size), options, progress.sets_done)
+        if not part:
+            total = target.tally(count)
+            if not total.sets:
+                raise InputError(f"no overlay in {source} can be used; the first is {total.problems[0].path}")
+            finalize(target, count, total, backgrounds, ("gray", "bright"))
+    return report._replace(sets_before=finished_sets, part=target.part_done(count, len(done)))
 
 
 def _backgrounds(reader: ShardReader) -> Iterator[tuple[int, Picture]]:
@@ -278,13 +285,13 @@ class _ShardsTarget:
             self._open.__exit__(kind, error, trace)
         self._store.close()
 
-    def batches(self, done: Container[int], size: int) -> Iterator[list[StoredSet]]:
-        """The sets of the shards that are not `done`, in batches that never reach from one shard into the next.
+    def batches(self, shards: Iterable[int], size: int) -> Iterator[list[StoredSet]]:
+        """The sets of some shards, in batches that never reach from one shard into the next.
 
         So a shard's batches, on which the last bit of an output may depend, are the same in a run that is continued.
         """
-        for shard in range(len(self._sets_left)):
-            rows = [] if shard in done else np.flatnonzero(self._store.index["shard"] == shard).tolist()
+        for shard in shards:
+            rows = np.flatnonzero(self._store.index["shard"] == shard).tolist()
             for first in range(0, len(rows), size):
                 yield [StoredSet(row, shard) for row in rows[first : first + size]]
 

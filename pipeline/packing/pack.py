@@ -40,7 +40,7 @@ from pipeline.packing.shapes import FITS, FITTED, Size, cropped
 from pipeline.packing.sources import FileReader, FileSource, require_unreplaced, unpack_compressed
 from pipeline.packing.target import Tally, Target, writing
 from pipeline.packing.worker import ShardJob, WorkTime, require_clean, write_shard
-from pipeline.parts import Part
+from pipeline.parts import Part, PartDone
 from pipeline.resume import UNFINISHED, require_finished
 from pipeline.storage import Location, Storage, Url
 from pipeline.workers import Progress, Workers, available_cores
@@ -151,12 +151,7 @@ class PackSummary(NamedTuple):
 class PackedPart(NamedTuple):
     """What the packing of one part has done; `sets` are in its shards, `left_out` counts others by kind."""
 
-    part: Part
-    shards: int
-    """Its own."""
-    earlier: int
-    """Those of them that were there already."""
-    all_shards: int
+    done: PartDone
     sets: int
     left_out: Counter[str]
     seconds: float
@@ -239,10 +234,10 @@ def pack_part(
     """
     start = time.monotonic()
     with _packing(source, shards, options, progress or Progress(), layout, part, finish=False) as packing:
-        target, count = packing.target, packing.all_shards
-        total = target.tally(count)
-    about = len(target.numbers(count)), len(packing.earlier), count, total.sets, total.left_out
-    return PackedPart(part, *about, time.monotonic() - start)
+        total = packing.target.tally(packing.all_shards)
+        done = packing.target.part_done(packing.all_shards, len(packing.earlier))
+    assert done, "it was asked for"
+    return PackedPart(done, total.sets, total.left_out, time.monotonic() - start)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from pipeline.errors import InputError, Problem
 from pipeline.files import read_file, write_file
 from pipeline.format.manifest import BACKGROUNDS, INDEX, MANIFEST, Manifest, ShardInfo, idx_name
 from pipeline.format.tar import Shard, load_shard
-from pipeline.parts import Part, require_idle, require_parts, resumable_part, with_parts
+from pipeline.parts import Part, PartDone, require_idle, require_parts, resumable_part, with_parts
 from pipeline.remote_resume import RECORDS, RemoteWork, begun_arguments, resumable_remotely
 from pipeline.resume import PARTS, UNFINISHED, gone_from, require_files, resumable, unfinished_run
 from pipeline.staging import staging_folder
@@ -114,6 +114,10 @@ class Target(NamedTuple):
     def numbers(self, count: int) -> range:
         """Which of the shards 0 .. count - 1 are written here."""
         return self.part.numbers(count) if self.part else range(count)
+
+    def part_done(self, count: int, earlier: int) -> PartDone | None:
+        """What its part of the shards 0 .. count - 1 has done, if it is one; `earlier` were there before."""
+        return PartDone(self.part, len(self.numbers(count)), earlier, count) if self.part else None
 
     def place(self, shard: int) -> ShardPlace:
         """Where shard number `shard` goes."""

@@ -13,7 +13,7 @@ import tempfile
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -27,6 +27,7 @@ from pipeline.errors import InputError
 from pipeline.format.manifest import BACKGROUNDS, INDEX, MANIFEST, Manifest, ShardInfo, load_index
 from pipeline.format.sample import PARTS, UNKNOWN
 from pipeline.format.tar import BLOCK
+from pipeline.parts import Part
 from pipeline.storage import Location, open_location, storage_of
 from pipeline.verify.scan import WIDE, Rows, Scan, StoredPart, stored_background, stored_parts
 from pipeline.words import plural
@@ -53,6 +54,8 @@ class CheckReport(NamedTuple):
     """What a check found."""
 
     manifest: Manifest
+    shards: int  # that were read, and the sets in them
+    sets: int
     damage: list[str]  # one line each, the file first
     bytes: int  # of the tars that were read
     seconds: float
@@ -78,33 +81,39 @@ class CheckedTar(NamedTuple):
 
 
 def check(
-    shards: Location, options: CheckOptions, sets_checked: Callable[[int, int], None] | None = None
+    shards: Location,
+    options: CheckOptions,
+    sets_checked: Callable[[int, int], None] | None = None,
+    part: Part | None = None,
 ) -> CheckReport:
     """Compare everything in the shard directory `shards`; `sets_checked` is told (more, of all).
 
-    Raises `InputError` if there is no manifest that can be read, or the directory is unfinished.
+    Of several parts, each reads the shards of its own, and the first what lies beside them. Raises `InputError` if
+    there is no manifest that can be read, or the directory is unfinished.
     """
     start = time.monotonic()
     manifest = Manifest.load(shards)
-    damage = list(_manifest_damage(shards, manifest))
+    beside, numbers = not part or part.number == 0, (part or Part(0, 1)).numbers(len(manifest.shards))
+    damage = list(_manifest_damage(shards, manifest)) if beside else []
+    own_sets = sum(manifest.shards[number].sets for number in numbers)
     with Workers(options.workers) as workers:
         index = None
         try:
             index = load_index(shards, manifest).view(np.ndarray)
-            damage += _index_damage(manifest, index)
+            damage += _index_damage(manifest, index) if beside else []
         except InputError as error:
             damage.append(str(error))
-        backgrounds = _check_backgrounds(shards, manifest, options)
+        backgrounds = _check_backgrounds(shards, manifest, options) if beside else CheckedTar([], 0, 0, None)
         damage += backgrounds.damage
         sizes, total = list[NDArray[np.int64] | None](), backgrounds.bytes
-        for checked in workers.map(check_shard, _jobs(shards, manifest, index, options)):
+        for checked in workers.map(check_shard, _jobs(shards, manifest, numbers, index, options)):
             damage += checked.damage
             sizes.append(checked.sizes)
             total += checked.bytes
             if sets_checked:
-                sets_checked(checked.sets, manifest.sets)
-    damage += _size_damage(manifest, backgrounds.sizes, sizes)
-    return CheckReport(manifest, damage, total, time.monotonic() - start)
+                sets_checked(checked.sets, own_sets)
+    damage += _size_damage(manifest, backgrounds.sizes, sizes, whole=not part)
+    return CheckReport(manifest, len(numbers), own_sets, damage, total, time.monotonic() - start)
 
 
 def _manifest_damage(shards: Location, manifest: Manifest) -> Iterator[str]:
@@ -130,11 +139,14 @@ def _index_damage(manifest: Manifest, index: Rows) -> Iterator[str]:
         yield f"{INDEX}: it has {plural(found, 'foreground')}, the manifest {manifest.foregrounds:,}"
 
 
-def _jobs(shards: Location, manifest: Manifest, index: Rows | None, options: CheckOptions) -> Iterator[CheckJob]:
+def _jobs(
+    shards: Location, manifest: Manifest, numbers: Iterable[int], index: Rows | None, options: CheckOptions
+) -> Iterator[CheckJob]:
     parts = stored_parts(manifest.codec, manifest.parts)
     rows = [None] * len(manifest.shards) if index is None else rows_of_shards(index, len(manifest.shards))
-    for info, of_shard in zip(manifest.shards, rows, strict=True):
-        yield CheckJob(shards / info.name, info, of_shard, parts, options)
+    for number in numbers:
+        info = manifest.shards[number]
+        yield CheckJob(shards / info.name, info, rows[number], parts, options)
 
 
 def check_shard(job: CheckJob) -> CheckedTar:
@@ -185,18 +197,29 @@ def _check_backgrounds(shards: Location, manifest: Manifest, options: CheckOptio
 
 
 def _size_damage(
-    manifest: Manifest, backgrounds: NDArray[np.int64] | None, shards: list[NDArray[np.int64] | None]
+    manifest: Manifest,
+    backgrounds: NDArray[np.int64] | None,
+    shards: list[NDArray[np.int64] | None],
+    *,
+    whole: bool,
 ) -> Iterator[str]:
-    """Whether the manifest has the sizes of the pictures; nothing is said where one of them is damaged."""
-    if backgrounds is None or not shards or any(sizes is None for sizes in shards):
+    """Whether the manifest has the sizes of the pictures; nothing is said where one of them is damaged.
+
+    Those of a part, which is not `whole`, have to lie within it.
+    """
+    if (whole and backgrounds is None) or not shards or any(sizes is None for sizes in shards):
         return
     ranges = np.array(shards)
     ranges_found = dict(
         zip(manifest.members, zip(ranges[:, 0].min(axis=0), ranges[:, 1].max(axis=0), strict=True), strict=True)
     )
-    ranges_found["bg"] = (backgrounds[0, 0], backgrounds[1, 0])
+    if backgrounds is not None:
+        ranges_found["bg"] = (backgrounds[0, 0], backgrounds[1, 0])
     sizes = {part: {"min": low.tolist(), "max": high.tolist()} for part, (low, high) in ranges_found.items()}
-    if sizes != manifest.sizes:
+    limits = ((sizes[part], manifest.sizes[part]) for part in sizes)
+    within = (np.all([np.less_equal(known["min"], found["min"]), np.less_equal(found["max"], known["max"])])
+              for found, known in limits)  # fmt: skip
+    if sizes != manifest.sizes if whole else not all(within):
         yield f"{MANIFEST}: it has the sizes {manifest.sizes}, the pictures {sizes}"
 
 

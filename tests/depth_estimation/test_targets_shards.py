@@ -16,6 +16,7 @@ from pipeline.format.images import decode_gray, decode_rgb
 from pipeline.loading.loader import Loader
 from pipeline.loading.shard_reader import ShardReader
 from pipeline.packing.pack import PackOptions, pack
+from pipeline.parts import Part
 from pipeline.resume import UNFINISHED
 from pipeline.storage import Folder
 from pipeline.workers import Progress
@@ -189,3 +190,28 @@ def test_other_tools_read_the_json(rewritten: Path) -> None:
         assert member is not None
         note = json.load(io.BytesIO(member.read()))
     assert list(note) == ["bg", "fg", "id", "depth_range"]
+
+
+@pytest.mark.parametrize("behind_a_url", [False, True])
+def test_parts_make_the_same_bytes(
+    behind_a_url: bool, bare: Path, rewritten: Path, depth_model: DepthModel, tmp_path: Path
+) -> None:
+    target, sets = Folder(tmp_path) if behind_a_url else tmp_path, list[int]()
+    for number in (2, 0, 1):
+        part = Part(number, 3)
+        progress = Progress(sets_found=sets.append, sets_done=sets.append)
+        report = rewrite_with_depth(bare, target, depth_model, OPTIONS, progress, part=part)
+        assert report.part == (part, [2, 1, 1][number], 0, 4)
+        if number == 0:
+            assert (sets[-1], report.sets) == (2, 40), "of 30 sets of the first shard, and 10 of the last"
+            with pytest.raises(InputError, match="1 of 4 shards are missing, of part 1 "):
+                rewrite_with_depth(bare, target, depth_model, OPTIONS, finish=True)
+    again = rewrite_with_depth(bare, target, depth_model, OPTIONS, part=Part(0, 3))
+    assert (again.sets, again.sets_before, again.part) == (0, 40, (Part(0, 3), 2, 2, 4))
+    report = rewrite_with_depth(bare, target, depth_model, OPTIONS, finish=True)
+    assert (report.sets, report.sets_before, report.part) == (0, 100, None)
+    assert {name: content for name, content in files_below(tmp_path).items() if name[0] != "."} == files_below(
+        rewritten
+    )
+    with pytest.raises(AlreadyComplete):
+        rewrite_with_depth(bare, target, depth_model, OPTIONS)

@@ -50,7 +50,7 @@ def test_parts_in_any_order_make_the_same_bytes(
 ) -> None:
     numbers = random.Random(of).sample(range(of), of)
     parts = [pack_part(small, place(tmp_path), HOW, Part(number, of)) for number in numbers]
-    assert [part.shards for part in parts] == [len(range(number, 3, of)) for number in numbers]
+    assert [part.done.jobs for part in parts] == [len(range(number, 3, of)) for number in numbers]
     assert (sum(part.sets for part in parts), sum(part.left_out["undecodable"] for part in parts)) == (8, 1)
     summary = pack(small, place(tmp_path), HOW, finish=True)
     assert summary.manifest.sets == 8
@@ -96,10 +96,10 @@ def test_finishing_before_all_parts_are_there_names_them_and_writes_nothing(
 
 @PLACES
 def test_a_part_again_does_nothing_and_other_arguments_are_refused(place: Place, small: Path, tmp_path: Path) -> None:
-    assert pack_part(small, place(tmp_path), HOW, Part(0, 2))[:4] == (Part(0, 2), 2, 0, 3)
+    assert pack_part(small, place(tmp_path), HOW, Part(0, 2)).done == (Part(0, 2), 2, 0, 3)
     before, sets = files_below(tmp_path), list[int]()
     progress = Progress(sets_found=sets.append, sets_done=sets.append)
-    assert pack_part(small, place(tmp_path), HOW, Part(0, 2), progress)[:4] == (Part(0, 2), 2, 2, 3)
+    assert pack_part(small, place(tmp_path), HOW, Part(0, 2), progress).done == (Part(0, 2), 2, 2, 3)
     assert sets == [6, 6], "of the part's own sets, all are done"
     for how, part, why in (
         (PackOptions(workers=1, sets_per_shard=3, seed=1), Part(0, 2), "seed 0, now it is 1"),

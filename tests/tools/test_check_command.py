@@ -1,6 +1,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -9,6 +10,7 @@ from pipeline.packing.pack import PackOptions, pack
 from pipeline.workers import Progress
 from tests.loading.test_shard_reader import flip_bit
 from tests.samples import files_below
+from tests.verify.test_check import restate
 from tools.check import main
 
 
@@ -126,3 +128,33 @@ def test_the_cache_is_checked_in_place_of_shards(tmp_path: Path) -> None:
     assert done.exit_code == 0
     assert done.output == f"{folder}: 0 files (0.00 GB) as packed, 1 file dropped ({'0' * 64}/sets-000000.tar)\n"
     assert CliRunner().invoke(main, ["--cache", str(folder)]).output == f"{folder}: 0 files (0.00 GB) as packed\n"
+
+
+def test_parts_report_their_own_shards(shards: Path) -> None:
+    rows = load_index(shards, Manifest.load(shards))
+    flip_bit(shards / "sets-000004.tar", int(rows["offset"][np.flatnonzero(rows["shard"] == 4)[0], 1]) + 400)
+    flip_bit(shards / "backgrounds.tar", 600)
+    (shards / "sets-000009.tar").write_bytes(b"")
+    runs = [run("--shards", shards, "--workers", 1, "--part", f"{number}/3") for number in range(3)]
+    assert [result.exit_code for result in runs] == [1, 1, 0]
+    first, second, third = ([line.partition(";")[0] for line in result.output.splitlines()] for result in runs)
+    assert [line.partition(":")[0] for line in first] == ["sets-000009.tar", "backgrounds.tar", str(shards)]
+    assert (first[-1], [line.partition(":")[0] for line in second[:-1]]) == (
+        f"{shards}: part 0/3: damage found: 2",
+        ["sets-000004.tar"],
+    )
+    assert third == [f"{shards}: part 2/3: all is as it was packed"]
+    assert "; read 32 sets in 2 of 7 shards, " in runs[2].output
+    for other in ("--repair-index", "--cache"):
+        wrong = run("--shards", shards, "--part", "0/3", other)
+        assert (wrong.exit_code, "--part is for checking shards: leave out" in wrong.output) == (2, True)
+
+
+def test_a_part_sees_sizes_beyond_those_of_the_manifest(shards: Path) -> None:
+    manifest = Manifest.load(shards)
+    restate(shards, sizes=manifest.sizes | {"mask": {"min": [47, 48], "max": [48, 49]}})
+    assert run("--shards", shards, "--workers", 1, "--part", "1/2").exit_code == 0, "other parts may have such masks"
+    restate(shards, sizes=manifest.sizes | {"mask": {"min": [48, 49], "max": [48, 49]}})
+    result = run("--shards", shards, "--workers", 1, "--part", "1/2")
+    assert result.exit_code == 1
+    assert result.output.startswith("manifest.json: it has the sizes ")

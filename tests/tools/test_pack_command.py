@@ -181,12 +181,12 @@ def test_stopped_with_workers_it_goes_on_to_the_same_bytes(
 def test_parts_and_the_finish_are_one_line_each(tmp_path: Path) -> None:
     shards = tmp_path / "shards"
     how = (write_sets(tmp_path / "source", 2, 3), "--shards", shards, "--workers", 1, "--sets-per-shard", 4)
-    assert run(*how, "--part", "0/3").output == (
-        f"{shards}: part 0/3: wrote 1 of 2 shards, 4 sets; left out: nothing; "
-        "when all parts are written, give --finish\n"
-    )
-    assert f"{shards}: part 0/3: already complete: 1 of 2 shards, 4 sets" in run(*how, "--part", "0/3").output
-    assert f"{shards}: part 2/3: nothing to do, there are 2 shards; when" in run(*how, "--part", "2/3").output
+    then = "when all parts are written, give --finish\n"
+    rate, line = run(*how, "--part", "0/3").output.splitlines(keepends=True)
+    assert (rate.startswith("packed 4 sets, "), rate.endswith(" sets/s; left out: nothing\n")) == (True, True)
+    assert line == f"{shards}: part 0/3: wrote 1 of 2 shards; {then}"
+    assert run(*how, "--part", "0/3").output == f"{shards}: part 0/3: already complete, 1 of 2 shards; {then}"
+    assert run(*how, "--part", "2/3").output == f"{shards}: part 2/3: nothing to do, there are 2 shards; {then}"
     missing = run(*how, "--finish")
     assert missing.exit_code == 1
     assert missing.output == (

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from pipeline.packing.pack import PackOptions, pack
+from pipeline.errors import InputError
+from pipeline.format.manifest import Manifest
+from pipeline.packing.pack import PackOptions, pack, pack_part
+from pipeline.parts import Part
 from pipeline.resume import UNFINISHED
 from pipeline.storage import Url, storage_of
 from tests.commands import command
@@ -58,6 +61,28 @@ sys.exit(any(os.waitpid(pid, 0)[1] for pid in both))
 """
 
 
+# All parts pack to the same URL at once, each killed while it puts the object of its moment; then again, unharmed.
+KILLED_PARTS = (
+    KILLED.partition("try:")[0].replace("child(moment)", "child(number, moment)")
+    + """try:
+        pack_part(Path(sys.argv[1]), location_of(sys.argv[2]), HOW, Part(number, 3))
+    except BaseException as error:
+        print(type(error), error, file=sys.stderr, flush=True)
+        os._exit(1)
+    os._exit(0)
+
+from pipeline.packing.pack import pack_part
+from pipeline.parts import Part
+
+HOW = PackOptions(workers=1, sets_per_shard=2)
+for moments in ((2, 5, 3), (0, 0, 0)):
+    parts = [child(number, moment) for number, moment in enumerate(moments)]
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in parts]
+    assert codes == [-signal.SIGKILL if moment else 0 for moment in moments], codes
+"""
+)
+
+
 def objects(place: Url) -> dict[str, bytes]:
     """All objects below a URL, but for what is kept of a complete command."""
     storage = storage_of(place)
@@ -77,6 +102,24 @@ def test_killed_and_then_given_twice_at_once_through_faults(
         assert proxy.counts["unavailable"] + proxy.counts["reset"] + proxy.counts["short"] + proxy.counts["cut"]
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{s3_server.port}")
     pack(source, tmp_path / "shards", PackOptions(workers=1, sets_per_shard=5))
+    assert objects(place) == files_below(tmp_path / "shards")
+    assert storage_of(place).names(UNFINISHED) == []
+
+
+def test_killed_parts(s3: Url, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, place, how = write_sets(tmp_path / "source", 3, 5), s3 / "shards", PackOptions(workers=1, sets_per_shard=2)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    script = [sys.executable, "-c", KILLED_PARTS, str(source), str(place)]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    with pytest.raises(InputError, match="is unfinished: when all of its 3 parts are written, give the same fgbg-pack"):
+        Manifest.load(place)
+    storage_of(place).remove(f"{UNFINISHED}/sets-000004.npz")
+    with pytest.raises(InputError, match="1 of 8 shards are missing, of part 1 "):
+        pack(source, place, how, finish=True)
+    assert pack_part(source, place, how, Part(1, 3)).done == (Part(1, 3), 3, 2, 8)
+    pack(source, place, how, finish=True)
+    pack(source, tmp_path / "shards", how)
     assert objects(place) == files_below(tmp_path / "shards")
     assert storage_of(place).names(UNFINISHED) == []
 
