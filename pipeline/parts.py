@@ -5,6 +5,7 @@ of the run and N in that place; the others must have the same. A part is done wh
 """
 
 import json
+import logging
 import re
 import shutil
 import time
@@ -32,8 +33,12 @@ from pipeline.resume import (
 
 LOCKS = ".part-"
 """Beginning of a folder in that of the progress records, in which the process of a part has its lock."""
-TURN_SEC, PAUSE_SEC = 60.0, 0.05
-"""For how long a part waits for others that begin at the same moment, and between two looks."""
+WAIT_SEC, TELL_SEC, PAUSE_SEC = 120.0, 5.0, 0.05
+"""For how long a part waits for another process, after which time it says so, and between two looks.
+
+Servers of NFS free the locks of a machine that is lost after 90 s.
+"""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -124,15 +129,17 @@ def resumable_part(
     folder holds anything else than other parts of the same run, and `InputError` while the same part is at work.
     """
     wanted = json.loads(json.dumps({**arguments, PARTS: part.of}))
-    records = folder / UNFINISHED
-    if begun := unfinished_run(folder):
-        require_unfinished_with(folder, begun, wanted, folder)
-    with ExitStack() as working:
-        with _turn(folder):
+
+    def require_ours() -> Arguments | None:
+        if begun := unfinished_run(folder):
+            require_unfinished_with(folder, begun, wanted, folder)
+        return begun
+
+    def begin() -> None:
+        with held(folder):
             require_incomplete(folder, wanted, result, newest_ns)
-            if begun := unfinished_run(folder):
-                require_unfinished_with(folder, begun, wanted, folder)
-            else:
+            records = folder / UNFINISHED
+            if not require_ours():
                 require_unused(folder)
                 records.mkdir(exist_ok=True)
                 (folder / COMPLETE).unlink(missing_ok=True)  # of results that were removed
@@ -140,34 +147,38 @@ def resumable_part(
             own = records / f"{LOCKS}{part.number:06}"
             own.mkdir(exist_ok=True)
             working.enter_context(locked(own))
+
+    require_ours()
+    with ExitStack() as working:
+        _patiently(begin)
         try:
-            yield records
+            yield folder / UNFINISHED
         except BaseException as error:
             working.close()
             _leave(folder, error)
             raise
 
 
-@contextmanager
-def _turn(folder: Path) -> Iterator[None]:
-    """Be the one process that begins in a folder; others are waited for."""
-    end_sec = time.monotonic() + TURN_SEC
-    with ExitStack() as turn:
-        while True:
-            try:
-                turn.enter_context(held(folder))
-                break
-            except AtWork:
-                if time.monotonic() > end_sec:
-                    raise
-            time.sleep(PAUSE_SEC)
-        yield
+def _patiently(begin: Callable[[], None]) -> None:
+    """Begin when no other process is in the way: one that begins, too, or the same part on a machine that was lost."""
+    start_sec, told = time.monotonic(), False
+    while True:
+        try:
+            return begin()
+        except AtWork as busy:
+            waited_sec = time.monotonic() - start_sec
+            if waited_sec > WAIT_SEC:
+                raise
+            if waited_sec > TELL_SEC and not told:
+                log.warning("waiting for up to %s s: %s", round(WAIT_SEC), str(busy).partition(": ")[0])
+                told = True
+        time.sleep(PAUSE_SEC)
 
 
 def _leave(folder: Path, error: BaseException) -> None:
     """After an error: if no part has done anything, and none is at work, let the folder be as before."""
     records = folder / UNFINISHED
-    with suppress(AtWork), held(folder):
+    with suppress(AtWork, FileNotFoundError), held(folder):  # another one begins, or has finished
         if any(not entry.name.startswith(".") and entry.name != ARGUMENTS for entry in records.iterdir()):
             error.add_note(f"what is done is kept in {folder}: the same command continues it")
             return

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import parts
 from pipeline.errors import AlreadyComplete, InputError
 from pipeline.locks import AtWork, locked
 from pipeline.parts import LOCKS, Part, require_parts, resumable_part, with_parts
@@ -111,13 +112,23 @@ def test_a_part_is_refused_in_what_is_no_run_of_parts(tmp_path: Path) -> None:
     assert files_below(tmp_path / "used") == {"mine.txt": b""}
 
 
-def test_the_same_part_twice_at_once_is_refused(tmp_path: Path) -> None:
-    with (
-        resumable_part(tmp_path, COUNT, Part(1, 3), lambda: ""),
-        pytest.raises(AtWork, match=f"another process is at work in {tmp_path}/{UNFINISHED}/{LOCKS}000001: wait"),
-    ):
-        count(tmp_path, Part(1, 3))
-    count(tmp_path, Part(1, 3))
+def test_the_same_part_twice_at_once_is_waited_for_and_then_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as impatient, resumable_part(tmp_path, COUNT, Part(1, 3), lambda: ""):
+        impatient.setattr(parts, "WAIT_SEC", 0.01)
+        impatient.setattr(parts, "TELL_SEC", 0)
+        busy = f"another process is at work in {tmp_path}/{UNFINISHED}/{LOCKS}000001"
+        with pytest.raises(AtWork, match=f"^{busy}: wait for it"):
+            count(tmp_path, Part(1, 3))
+        assert caplog.messages == [f"waiting for up to 0 s: {busy}"]
+    with locked(tmp_path / UNFINISHED / f"{LOCKS}000001"):
+        again = threading.Thread(target=count, args=(tmp_path, Part(1, 3)))
+        again.start()
+        again.join(0.1)
+        assert again.is_alive()
+    again.join()
+    assert records(tmp_path) == ["1", ARGUMENTS]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), InputError("wrong")])
@@ -146,11 +157,11 @@ def test_after_an_error_of_the_only_part_the_place_is_as_before(tmp_path: Path) 
 
 def test_parts_that_begin_at_once_take_turns(tmp_path: Path) -> None:
     with locked(tmp_path):
-        parts = [threading.Thread(target=count, args=(tmp_path, Part(number, 8))) for number in range(8)]
-        for part in parts:
-            part.start()
-    for part in parts:
-        part.join()
+        threads = [threading.Thread(target=count, args=(tmp_path, Part(number, 8))) for number in range(8)]
+        for thread in threads:
+            thread.start()
+    for thread in threads:
+        thread.join()
     assert records(tmp_path) == [*map(str, range(8)), ARGUMENTS]
 
 

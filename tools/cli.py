@@ -144,10 +144,10 @@ def require_one_way(part: Part | None, *, finish: bool) -> None:
         raise click.UsageError("--finish is for when all parts are written: leave out --part")
 
 
-def describe_part(done: PartDone, jobs: str = "shard") -> str:
-    """In a phrase, which of its jobs a part has done, and how to go on; `jobs` is what one of them is called."""
+def describe_part(done: PartDone, one: str = "shard", many: str = "") -> str:
+    """In a phrase, which of its jobs a part has done, and how to go on; `one` is what a job is called."""
     part, own, earlier, count = done
-    of_all, then = plural(count, jobs), "when all parts are written, give --finish"
+    of_all, then = plural(count, one, many), "when all parts are written, give --finish"
     if not own:
         return f"part {part}: nothing to do, there are {of_all}; {then}"
     if earlier == own:

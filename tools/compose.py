@@ -157,9 +157,13 @@ def main(
             progress=Progress(lambda *at: show("preparing", *at), lambda *at: show("composing", *at)),
         )
     if summary.part:
-        echo(f"{target}: {describe_part(summary.part, 'shard' if shards else f'block of {SETS_PER_JOB} sets')}")
+        if summary.output.sets:
+            rate = summary.output.sets / (time.perf_counter() - start_sec)
+            echo(f"composed {plural(summary.output.sets, 'set')}, {rate:,.0f} sets/s")
+        jobs = ("shard", "") if shards else (f"block of {SETS_PER_JOB} sets", f"blocks of {SETS_PER_JOB} sets")
+        echo(f"{target}: {describe_part(summary.part, *jobs)}")
         return
-    echo(f"{target}: {describe(summary, source, time.perf_counter() - start_sec)}")
+    echo(f"{target}: {describe(summary, source, time.perf_counter() - start_sec, finished=finish)}")
     if summary.capped:
         wide = plural(summary.capped, "foreground is", "foregrounds are")
         echo(f"{wide} too wide for the largest --scale: drawn no higher than fits (capped in labels.csv)")
@@ -167,15 +171,17 @@ def main(
         echo(f"skipped {len(summary.problems)}, listed in {target / 'problems.csv'}")
 
 
-def describe(summary: ComposeSummary, source: Source, seconds: float) -> str:
-    """One line: what was made of what, and how fast."""
+def describe(summary: ComposeSummary, source: Source, seconds: float, *, finished: bool = False) -> str:
+    """One line: what was made of what, and how fast, unless parts have made it."""
     recipe, output = summary.recipe, summary.output
     earlier = f" ({recipe.sets - output.sets:,} of them earlier)" if output.sets < recipe.sets else ""
     made_of = f"{plural(recipe.backgrounds, 'background')} and {plural(recipe.foregrounds, 'foreground')}"
+    depth = f"{'with' if source.has_depth else 'without'} depth"
+    if finished:
+        return f"{plural(recipe.sets, 'set')} of {made_of}, {depth}, from all parts"
     return (
         f"{plural(recipe.sets, 'set')}{earlier} of {made_of}, "
-        f"{'with' if source.has_depth else 'without'} depth, {output.bytes / 1e6:,.1f} MB, "
-        f"{output.sets / seconds:,.0f} sets/s"
+        f"{depth}, {output.bytes / 1e6:,.1f} MB, {output.sets / seconds:,.0f} sets/s"
     )
 
 

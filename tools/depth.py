@@ -140,7 +140,7 @@ def main(
         echo(f"{shards}: {describe_part(report.part)}")
         return
     if finish:
-        echo(f"{shards}: {plural(report.sets_before, 'set')} of all parts, with depth by {model.name}")
+        echo(f"{shards}: {plural(report.sets_before, 'set')} with depth by {model.name}, from all parts")
         return
     if report.sets_before and not report.sets and not report.problems:
         echo(f"{source}: already complete: {plural(report.sets_before, 'depth map')} of {model.name}")

@@ -226,7 +226,7 @@ def describe(summary: PackSummary, shards: Location, *, finished: bool = False) 
         yield f"warning: {warning}"
     manifest = summary.manifest
     megabytes = sum(shard.bytes for shard in manifest.shards) / 1e6
-    how_fast = "of all parts" if finished else f"{manifest.sets / summary.seconds:,.0f} sets/s"
+    how_fast = "from all parts" if finished else f"{manifest.sets / summary.seconds:,.0f} sets/s"
     depth = "without depth"
     if "depth" in manifest.parts:
         depth = f"depth {manifest.depth_encoding} near {manifest.depth_near}"

@@ -141,6 +141,25 @@ def test_a_part_that_its_input_stops_leaves_those_of_others(place: Place, tmp_pa
 
 
 @PLACES
+def test_a_part_that_is_interrupted_goes_on(
+    place: Place, small: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    told = list[int]()
+
+    def interrupt(more: int) -> None:
+        told.append(more)
+        if len(told) == 2:  # none was done before, and the first shard
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as interrupted:
+        pack_part(small, place(tmp_path), HOW, Part(0, 2), Progress(sets_done=interrupt))
+    assert interrupted.value.__notes__ == [f"what is done is kept in {tmp_path}: the same command continues it"]
+    assert [pack_part(small, place(tmp_path), HOW, Part(number, 2)).done.earlier for number in (0, 1)] == [1, 0]
+    pack(small, place(tmp_path), HOW, finish=True)
+    assert objects(tmp_path) == expected
+
+
+@PLACES
 def test_an_error_in_front_of_all_parts_leaves_nothing(place: Place, tmp_path: Path) -> None:
     source, shards = write_sets(tmp_path / "source", 2, 4), tmp_path / "shards"
     write(source / "bg" / "bg_001.jpg", b"no picture")

@@ -194,6 +194,6 @@ def test_parts_and_the_finish_are_one_line_each(tmp_path: Path) -> None:
         "wait for them, or give them again, then --finish\n"
     )
     assert run(*how, "--part", "1/3").exit_code == 0
-    assert "packed 6 sets on 2 backgrounds into 2 shards, 0.0 MB, of all parts" in run(*how, "--finish").output
+    assert "packed 6 sets on 2 backgrounds into 2 shards, 0.0 MB, from all parts" in run(*how, "--finish").output
     complete = f"{shards}: already complete: 6 sets on 2 backgrounds in 2 shards\n"
     assert [run(*how, *last).output for last in (("--finish",), ("--part", "0/3"), ())] == 3 * [complete]
