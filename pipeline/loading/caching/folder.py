@@ -10,7 +10,7 @@ import fcntl
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from errno import ENOENT, ENOSPC, ETIMEDOUT
 from pathlib import Path
@@ -38,6 +38,13 @@ class CachedFile(NamedTuple):
     name: str
     size: int
     sha256: str
+
+
+class FileInfo(NamedTuple):
+    """What is known of a file."""
+
+    size: int
+    changed_ns: int
 
 
 class Idle(NamedTuple):
@@ -102,6 +109,7 @@ class CacheFolder:
         self.folder = directory / sha256
         self._manifest_text = manifest_text
         self._in_use: int | None = None
+        self._known = dict[Path, dict[str, FileInfo]]()  # as they were listed last, by folder
 
     @contextmanager
     def listed(self) -> Iterator[Listing]:
@@ -110,20 +118,15 @@ class CacheFolder:
         text = b"" if self.path(MANIFEST).exists() else self._manifest_text()
         with locked(self.directory):
             self._join()
-            listing, others = Listing(), {}
-            for folder in self.directory.iterdir():
-                if not DATA_SET.fullmatch(folder.name):
-                    continue
-                files = files_of(folder)
-                listing.total += sum(status.st_size for status in files.values())
-                if folder != self.folder:
-                    others[folder] = files
-                    continue
-                for name, status in files.items():
-                    if partial := PARTIAL.fullmatch(name):
-                        listing.partial[partial[1]] = status.st_size
-                    else:
-                        listing.complete[name] = status.st_size
+            folders = [folder for folder in self.directory.iterdir() if DATA_SET.fullmatch(folder.name)]
+            self._known = {folder: files_of(folder, self._known.get(folder)) for folder in folders}
+            listing, others = Listing(), dict(self._known)
+            for name, file in others.pop(self.folder).items():
+                if partial := PARTIAL.fullmatch(name):
+                    listing.partial[partial[1]] = file.size
+                else:
+                    listing.complete[name] = file.size
+            listing.total = sum(file.size for files in self._known.values() for file in files.values())
             listing.reclaimable = self._reclaimable(listing, others)
             if text and MANIFEST not in listing.complete:
                 self._make_room(listing, len(text), ())
@@ -165,7 +168,7 @@ class CacheFolder:
             os.close(self._in_use)
             self._in_use = None
 
-    def _reclaimable(self, listing: Listing, others: dict[Path, dict[str, os.stat_result]]) -> list[Idle]:
+    def _reclaimable(self, listing: Listing, others: dict[Path, dict[str, FileInfo]]) -> list[Idle]:
         """What may go of other data sets: what is not in use, and of what is, as much as a fair share allows.
 
         Each data set in use may fill its share of the limit, and what others leave. What one holds above its share goes
@@ -174,15 +177,15 @@ class CacheFolder:
         in_use = {folder: files for folder, files in others.items() if _is_in_use(folder)}
         found = []
         for folder in sorted(others.keys() - in_use.keys(), key=_last_use):
-            found += [Idle(folder / name, status.st_size) for name, status in _by_age(others[folder])]
+            found += [Idle(folder / name, file.size) for name, file in _by_age(others[folder])]
         fair = self.limit_bytes // (1 + len(in_use))
         missing = fair - sum(listing.complete.values()) - sum(listing.partial.values())
         for folder, files in in_use.items():
-            excess = sum(status.st_size for status in files.values()) - fair
-            for name, status in _by_age(files):
+            excess = sum(file.size for file in files.values()) - fair
+            for name, file in _by_age(files):
                 if min(excess, missing) > 0 and name not in (MANIFEST, INDEX, BACKGROUNDS):
-                    found.append(Idle(folder / name, status.st_size))
-                    excess, missing = excess - status.st_size, missing - status.st_size
+                    found.append(Idle(folder / name, file.size))
+                    excess, missing = excess - file.size, missing - file.size
         return found
 
     def room(self, listing: Listing) -> int:
@@ -287,14 +290,24 @@ def unlock_and_close(descriptor: int) -> None:
     os.close(descriptor)
 
 
-def files_of(folder: Path) -> dict[str, os.stat_result]:
-    """The files of a data set; downloads that nobody fills any more are removed."""
-    found = {}
+def files_of(folder: Path, known: Mapping[str, FileInfo] | None = None) -> dict[str, FileInfo]:
+    """The files of a data set; downloads that nobody fills any more are removed.
+
+    A file of a name has one size, so that those `known` before are not looked at again, of which there may be 100,000.
+    """
+    known, found = known or {}, {}
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name != IN_USE and not (PARTIAL.fullmatch(entry.name) and _is_stale(Path(entry.path))):
-                with suppress(FileNotFoundError):  # an abandoned download
-                    found[entry.name] = entry.stat(follow_symlinks=False)
+            name = entry.name
+            if name == IN_USE or (name[0] == "." and PARTIAL.fullmatch(name) and _is_stale(Path(entry.path))):
+                continue
+            if (file := known.get(name)) is None:
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:  # an abandoned download
+                    continue
+                file = FileInfo(status.st_size, status.st_mtime_ns)
+            found[name] = file
     return found
 
 
@@ -330,10 +343,10 @@ def _last_use(folder: Path) -> int:
     return 0
 
 
-def _by_age(files: dict[str, os.stat_result]) -> list[tuple[str, os.stat_result]]:
+def _by_age(files: dict[str, FileInfo]) -> list[tuple[str, FileInfo]]:
     """What may be removed, oldest first; the manifest, which says what the others must be, last."""
-    whole = [(name, status) for name, status in files.items() if not PARTIAL.fullmatch(name)]
-    return sorted(whole, key=lambda item: (item[0] == MANIFEST, item[1].st_mtime_ns))
+    whole = [(name, file) for name, file in files.items() if not PARTIAL.fullmatch(name)]
+    return sorted(whole, key=lambda item: (item[0] == MANIFEST, item[1].changed_ns))
 
 
 def _remove(path: Path) -> None:
