@@ -273,6 +273,7 @@ class _ShardsTarget:
         self._store, self._target = reader, target
         self._key_length = reader.index.dtype["key"].itemsize
         self._sets_left = [shard.sets for shard in reader.manifest.shards]
+        self._bounds = np.cumsum([0, *self._sets_left])  # rows of a shard follow each other
         self._open: ShardWriter | None = None
 
     def __enter__(self) -> "_ShardsTarget":
@@ -291,9 +292,9 @@ class _ShardsTarget:
         So a shard's batches, on which the last bit of an output may depend, are the same in a run that is continued.
         """
         for shard in shards:
-            rows = np.flatnonzero(self._store.index["shard"] == shard).tolist()
-            for first in range(0, len(rows), size):
-                yield [StoredSet(row, shard) for row in rows[first : first + size]]
+            end = int(self._bounds[shard + 1])
+            for first in range(int(self._bounds[shard]), end, size):
+                yield [StoredSet(row, shard) for row in range(first, min(first + size, end))]
 
     def name(self, item: StoredSet) -> str:
         return f"{self._store.shard_name(item.row)}/{self._store.key(item.row)}"
