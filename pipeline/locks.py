@@ -5,9 +5,11 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event, Thread
 from typing import NamedTuple
 
 from pipeline.errors import InputError
@@ -15,6 +17,10 @@ from pipeline.files import UNABLE, naming
 
 LOCK, OWNED = ".lock", ".lock-owned"
 NO_LOCKS = UNABLE | {errno.ENOLCK}
+RENEW_SEC = 20.0
+STALE_SEC = 120.0
+"""For which a lock of a machine that is gone may stay: NFS 4 keeps it for 90 s; without a renewal, OWNED is stale."""
+PAUSE_SEC = 1.0
 
 
 class AtWork(InputError):  # noqa: N818 - not of the program
@@ -41,6 +47,9 @@ class Owner(NamedTuple):
             return None
         return cls(socket.gethostname(), pid, f"{boot} {space} {'ended' if state in 'ZX' else start_ticks}")
 
+    def __str__(self) -> str:
+        return f"process {self.pid} of {self.host}"
+
     def has_ended(self) -> bool:
         """Whether the process is known to have ended: of one elsewhere, in another container too, nobody can tell."""
         here = Owner.of_process(os.getpid())
@@ -56,18 +65,23 @@ class Owner(NamedTuple):
         return now is not None and now != self
 
 
+def _silent(line: str) -> None:
+    pass
+
+
 @contextmanager
-def held(folder: Path) -> Iterator[bool]:
+def held(folder: Path, *, patience_sec: float = 0.0, say: Callable[[str], None] = _silent) -> Iterator[bool]:
     """Make `folder` if need be, and be the one process that works in it; if it was made, it goes when it stays empty.
 
-    Yields whether it was made. Raises `AtWork` while another process works in it, and `InputError` where it is a file.
+    Yields whether it was made. Raises `AtWork` while another process works in it, see `locked`, and `InputError` where
+    it is a file.
     """
     existed = folder.exists()
     if existed and not folder.is_dir():
         raise InputError(f"{folder} is a file: give a new or an empty folder")
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with locked(folder):
+        with locked(folder, patience_sec=patience_sec, say=say):
             yield not existed
     finally:
         if not existed:
@@ -76,20 +90,65 @@ def held(folder: Path) -> Iterator[bool]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, patience_sec: float = 0.0, say: Callable[[str], None] = _silent) -> Iterator[None]:
     """Be the one process that works in `folder`, which exists; raise `AtWork` while another one does.
 
     The lock is a hidden file there, locked by the system, so that it ends with the process, however that ends. Where
     the file system knows no locks, another file is the lock by being there: it is taken over from a process of this
     machine that has ended, and for any other the message says which file to remove.
+
+    With `patience_sec` (0 or STALE_SEC) the lock of a process elsewhere is waited for that long: a machine that is gone
+    may have left it. A file that is the lock is then taken over if nobody has renewed it. `say` is told of both.
     """
-    path, descriptor = _lock(folder)
+    path, descriptor = _wait_and_lock(folder, patience_sec, say)
+    ended = Event()
+    if path.name == OWNED:
+        Thread(target=_renew, args=(os.dup(descriptor), ended), name="fgbg-lock", daemon=True).start()
     try:
         yield
     finally:
+        ended.set()
         with suppress(OSError):
-            path.unlink()
+            if os.path.samestat(os.fstat(descriptor), path.stat()):  # or it is the lock of another by now
+                path.unlink()
         os.close(descriptor)
+
+
+def _renew(descriptor: int, ended: Event) -> None:
+    while not ended.wait(RENEW_SEC):
+        with suppress(OSError):
+            os.utime(descriptor)
+    os.close(descriptor)
+
+
+def _wait_and_lock(folder: Path, patience_sec: float, say: Callable[[str], None]) -> tuple[Path, int]:
+    """As `_lock`, which is tried again until `patience_sec` have passed."""
+    before, end, told = _renewed(folder), time.monotonic() + patience_sec, False
+    while True:
+        try:
+            return _lock(folder)
+        except AtWork as busy:
+            owner = _read_owner(folder / OWNED) or _read_owner(folder / LOCK)
+            if owner and Owner.of_process(owner.pid) == owner:
+                raise
+            if patience_sec and not told:
+                say(f"{busy}; looking for up to {patience_sec:.0f} s whether it ends")
+                told = True
+            if time.monotonic() >= end:
+                if not patience_sec or not before or _renewed(folder) != before or not _remove_owned(folder, owner):
+                    raise
+                say(f"{folder}: {owner or 'its owner'}, which was at work in it, is gone; this one goes on")
+                patience_sec = 0.0
+                continue
+            time.sleep(PAUSE_SEC)
+
+
+def _renewed(folder: Path) -> tuple[int, int] | None:
+    """What differs after each renewal of OWNED; None without it."""
+    with suppress(OSError):
+        about = (folder / OWNED).stat()
+        return about.st_ino, about.st_mtime_ns
+    return None
 
 
 def _lock(folder: Path) -> tuple[Path, int]:
@@ -102,6 +161,8 @@ def _lock(folder: Path) -> tuple[Path, int]:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    with suppress(OSError):  # of a full disk
+                        _write_owner(descriptor)
                     return path, descriptor
             os.close(descriptor)  # its owner has removed it in between
         except BlockingIOError:
@@ -122,20 +183,30 @@ def _own(folder: Path) -> int:
         with suppress(FileExistsError):
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             with naming(path):
-                os.write(descriptor, json.dumps(Owner.of_process(os.getpid())).encode())
+                _write_owner(descriptor)
             return descriptor
         owner = _read_owner(path)
-        if attempt or owner is None or not owner.has_ended():
+        if attempt or owner is None or not owner.has_ended() or not _remove_owned(folder, owner):
             break
-        aside = folder / f"{OWNED}-{os.getpid()}"
-        with suppress(FileNotFoundError):  # another process has taken it over
-            path.rename(aside)
-            if _read_owner(aside) != owner:
-                aside.rename(path)
-                break
-            aside.unlink()
-    who = f"process {owner.pid} of {owner.host}" if owner else "another process"
+    who = owner or "another process"
     raise AtWork(f"{who} is at work in {folder}: wait for it, or stop it; if it runs no more, remove {path}")
+
+
+def _remove_owned(folder: Path, owner: Owner | None) -> bool:
+    """Remove OWNED if it is still that of `owner`; whether it is gone."""
+    path, aside = folder / OWNED, folder / f"{OWNED}-{os.getpid()}"
+    with suppress(FileNotFoundError):  # another process has taken it over
+        path.rename(aside)
+        if _read_owner(aside) != owner:
+            aside.rename(path)
+            return False
+        aside.unlink()
+    return True
+
+
+def _write_owner(descriptor: int) -> None:
+    os.ftruncate(descriptor, 0)  # of what a killed process has left
+    os.write(descriptor, json.dumps(Owner.of_process(os.getpid())).encode())
 
 
 def _read_owner(path: Path) -> Owner | None:

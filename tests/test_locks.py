@@ -2,7 +2,10 @@ import errno
 import fcntl
 import json
 import os
+import socket
 import subprocess
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -96,3 +99,75 @@ def test_without_locks_an_owner_of_which_nothing_is_known_stays(
     own(tmp_path, owner._replace(started=f"{boot} {space} 1"))  # an earlier process had our number
     with locked(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("number", [0, errno.ENOLCK])
+def test_a_lock_is_waited_for(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if number:
+        without_locks(monkeypatch, number)
+    monkeypatch.setattr("pipeline.locks.PAUSE_SEC", 0.0)
+    with ExitStack() as other:
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(socket, "gethostname", lambda: "elsewhere")
+            other.enter_context(locked(tmp_path))
+        said = list[str]()
+
+        def say(line: str) -> None:
+            said.append(line)
+            other.close()
+
+        with locked(tmp_path, patience_sec=60.0, say=say):
+            assert [*files_below(tmp_path)] == [OWNED if number else LOCK]
+        with (
+            locked(tmp_path),
+            pytest.raises(InputError, match="is at work in"),
+            locked(tmp_path, patience_sec=60.0, say=pytest.fail),
+        ):
+            pass
+    [line] = said
+    assert f"is at work in {tmp_path}: wait for it, or stop it" in line
+    assert line.endswith("; looking for up to 60 s whether it ends")
+
+
+def test_without_locks_one_that_is_not_renewed_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_locks(monkeypatch)
+    monkeypatch.setattr("pipeline.locks.PAUSE_SEC", 0.0)
+    own(tmp_path, Owner("elsewhere", 7, "boot space 1"))
+    said = list[str]()
+    with locked(tmp_path, patience_sec=0.01, say=said.append):
+        assert "elsewhere" not in (tmp_path / OWNED).read_text()
+    assert said[-1] == f"{tmp_path}: process 7 of elsewhere, which was at work in it, is gone; this one goes on"
+    assert files_below(tmp_path) == {}
+
+
+def test_without_locks_one_that_is_renewed_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_locks(monkeypatch)
+    monkeypatch.setattr("pipeline.locks.PAUSE_SEC", 0.0)
+    own(tmp_path, Owner("elsewhere", 7, "boot space 1"))
+
+    def renew(_: str) -> None:
+        os.utime(tmp_path / OWNED, ns=(1, 1))
+
+    refused = pytest.raises(InputError, match=f"process 7 of elsewhere is at work in {tmp_path}")
+    with refused, locked(tmp_path, patience_sec=0.01, say=renew):
+        pass
+    assert [*files_below(tmp_path)] == [OWNED]
+
+
+def test_without_locks_the_owner_renews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_locks(monkeypatch)
+    monkeypatch.setattr("pipeline.locks.RENEW_SEC", 0.001)
+    with locked(tmp_path):
+        os.utime(tmp_path / OWNED, ns=(1, 1))
+        while (tmp_path / OWNED).stat().st_mtime_ns == 1:
+            time.sleep(0.001)
+
+
+def test_without_locks_one_that_was_taken_over_is_left_to_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_locks(monkeypatch)
+    with locked(tmp_path):
+        (tmp_path / OWNED).unlink()
+        own(tmp_path, Owner("elsewhere", 7, "boot space 1"))
+    assert [*files_below(tmp_path)] == [OWNED]
