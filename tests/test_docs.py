@@ -35,9 +35,9 @@ CHECKED_BEFORE = {  # what no user meets, since `LoaderConfig` refuses it first
     "{share} of the free memory cannot be taken: expected a share above 0, at most 1",
 }
 OF_OTHERS = {  # flags of torchrun, docker, tensorboard, mypy, pip and sbatch
-    "--standalone", "--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--rdzv-id", "--no-python",
-    "--max-restarts", "--signals-to-handle", "--shutdown-timeout", "--gpus", "--logdir", "--strict", "--index-url",
-    "--signal", "--time", "--array", "--nodes", "--gpus-per-node", "--ntasks-per-node",
+    "--standalone", "--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--rdzv-id", "--rdzv-conf",
+    "--no-python", "--max-restarts", "--signals-to-handle", "--shutdown-timeout", "--gpus", "--logdir", "--strict",
+    "--index-url", "--signal", "--time", "--array", "--nodes", "--gpus-per-node", "--ntasks-per-node",
 }  # fmt: skip
 
 

@@ -41,15 +41,17 @@ def main(ctx: click.Context, /, resume: str | None, override: bool, report: bool
     any browser opens. On several GPUs: torchrun --nproc-per-node GPUS --no-python fgbg-train, with the same
     options.
     """
-    from train.signals import exit_unfinished
+    from train.signals import end_with_launcher, exit_unfinished
 
     given = {name for name in settings if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT}
     if given & set(BUDGETS):
         settings |= {name: None for name in BUDGETS if name not in given}
         given |= set(BUDGETS)
     config = Config(**settings)  # type: ignore[arg-type]
-    going_on: Resume = "auto" if resume == "auto" else resume is not None
+    restarted = resume is None and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"  # by torchrun
+    going_on: Resume = "auto" if restarted or resume == "auto" else resume is not None
     with exit_unfinished():
+        end_with_launcher()
         ctx.exit(train(config, going_on, given, override=override, report=report))
 
 

@@ -24,8 +24,10 @@ from pipeline.workers import available_cores
 Value = TypeVar("Value")
 
 # A rank that ends is noticed at once, by its closed sockets. This is for a machine that is gone without a word, and
-# must be longer than what one rank may do alone while the others wait: validation, writing a checkpoint.
-TIMEOUT = timedelta(minutes=30)
+# must be longer than what one rank may do alone while the others wait: read the index, compile, write a checkpoint.
+TIMEOUT = timedelta(minutes=10)
+END_TIMEOUT = timedelta(hours=1)
+"""The same for `barrier`: at the end, the first writes the report, and waits for what it puts at a URL."""
 OVER = (0, 2, 3)  # dimensions that a channel's statistics are over: sets and pixels
 
 
@@ -121,7 +123,7 @@ class Distributed:
         """Wait until all ranks have called this."""
         if self.group is not None:
             with self.collective():
-                dist.barrier(group=self.group)
+                dist.monitored_barrier(self.group, END_TIMEOUT)
 
     @contextmanager
     def collective(self) -> Iterator[None]:

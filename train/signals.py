@@ -1,5 +1,6 @@
 """Signals: a run that is asked to stop does so between two steps, with a checkpoint, and its exit code says so."""
 
+import ctypes
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ EXIT_CODES = {
     signal.SIGUSR1: UNFINISHED,
 }
 
+PR_SET_PDEATHSIG = 1  # prctl(2)
 ACKNOWLEDGED = "stopping: finishing the step, then writing the checkpoint"
 
 
@@ -70,6 +72,12 @@ def _write(text: str) -> None:
     """Over the bar, and not by print: a signal may come while that is at work."""
     with suppress(OSError, ValueError):  # of a terminal that has closed
         os.write(2, (f"\r\033[2K{text}" if sys.stderr.isatty() else text).encode())
+
+
+def end_with_launcher() -> None:
+    """Have torchrun's end, however it comes, reach this rank as a SIGTERM: else all would train on unseen, or hang."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class Interruption:

@@ -14,7 +14,7 @@ from pipeline.devices import torch_device
 from pipeline.errors import InputError
 from pipeline.loading.batch import Batch
 from pipeline.loading.memory import brief, ran_out
-from pipeline.locks import held
+from pipeline.locks import STALE_SEC, held
 from pipeline.storage import Url, location_of
 from pipeline.words import plural
 from pipeline.workers import timed
@@ -93,7 +93,8 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)  # for what asks for the current device: DALI, formats, memory
         if ranks.first:
-            opened.enter_context(held(self.out))
+            patience_sec = STALE_SEC if resume == "auto" else 0.0  # a machine that was lost may have left its lock
+            opened.enter_context(held(self.out, patience_sec=patience_sec, say=self._tell))
             if self.remote:
                 opened.enter_context(self.remote)
         # The first decides for all, and only then may the folder fill.

@@ -160,6 +160,14 @@ def test_at_the_end_of_the_first_epoch_best_may_be_all_that_there_is(packed: Pat
     assert f"{small_run / 'last.pt'}: missing; going on from the one before, best.pt, of step 4" in told
 
 
+def test_what_torchrun_restarts_goes_on(packed: Path, small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ["--epochs", "2", "--override", "--no-report"]
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    assert "give --resume" in one_line_error(run(packed, small_run, *flags))
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert "trained 2 epochs, 8 steps, 128 sets" in printed(run(packed, small_run, *flags))
+
+
 def test_a_second_trainer_in_the_folder_is_refused(packed: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     out.mkdir()

@@ -3,17 +3,23 @@
 import json
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from pipeline.errors import InputError
 from pipeline.storage import location_of
-from tests.ranks import in_ranks
+from tests.ranks import CONTEXT, PATIENCE_SEC, in_ranks
 from train.checkpoint import load
 from train.config import Config
 from train.distributed import Distributed
+from train.run_folder import Resume
 from train.signals import Interrupted
 from train.trainer import Trainer
 
@@ -27,7 +33,7 @@ def configuration(shards: Path, out: Path) -> Config:
     )
 
 
-def train(config: Config, resume: bool = False, stop_at: int | None = None, asked: int = 0) -> list[str]:
+def train(config: Config, resume: Resume = False, stop_at: int | None = None, asked: int = 0) -> list[str]:
     """What one rank said; at a step, the rank `asked` is told to stop."""
     said: list[str] = []
     with Distributed.from_environment("cpu") as ranks:
@@ -117,3 +123,57 @@ def refused(config: Config) -> str:
     except InputError as error:
         return str(error)
     return ""
+
+
+def test_a_lost_machine_leaves_the_run_to_the_others(packed: Path, alone: Path, tmp_path: Path) -> None:
+    config = configuration(packed, tmp_path / "run")
+    with agents(3, config, tmp_path / "starts") as started:
+        for process in started:
+            process.join(PATIENCE_SEC)
+        assert sorted(process.exitcode or 0 for process in started) == [-signal.SIGKILL, 0, 0]
+    assert_alike(tmp_path / "run", alone)
+    starts = (tmp_path / "starts").read_text().splitlines()
+    assert starts[-2:] == ["3 ranks from step 0", "2 ranks from step 4"]
+
+
+@contextmanager
+def agents(count: int, config: Config, starts: Path) -> Iterator[list[ForkServerProcess]]:
+    """What runs on each of `count` machines: an agent of torchrun with one rank. None is left running."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # by which they find one another
+    started = [CONTEXT.Process(target=agent, args=(store.port, count, config, starts)) for _ in range(count)]
+    try:
+        for process in started:
+            process.start()
+        yield started
+    finally:
+        for process in started:
+            process.kill()  # which ends its rank: see torch/multiprocessing/spawn.py
+            process.join()
+
+
+def agent(port: int, count: int, config: Config, starts: Path) -> None:
+    """As torchrun --nnodes 2:COUNT --max-restarts 1, but that it forks its rank."""
+    os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    quick = {"is_host": False, "last_call_timeout": 2, "keep_alive_interval": 1, "keep_alive_max_attempt": 2}
+    launch = LaunchConfig(
+        min_nodes=2, max_nodes=count, nproc_per_node=1, run_id="lost", rdzv_backend="c10d",
+        rdzv_endpoint=f"127.0.0.1:{port}", rdzv_configs=quick, local_addr="127.0.0.1",
+        max_restarts=1, monitor_interval=0.1, start_method="fork",
+    )  # fmt: skip
+    elastic_launch(launch, train_until_lost)(config, starts)
+
+
+def train_until_lost(config: Config, starts: Path) -> None:
+    """Train as one rank; of three, the first is lost after step 5, with its agent, and the others are not told."""
+    with Distributed.from_environment("cpu") as ranks:
+        trainer = Trainer(config, resume="auto", ranks=ranks, say=lambda line: None)
+        if ranks.first:
+            with starts.open("a") as file:
+                file.write(f"{ranks.world} ranks from step {trainer.step}\n")
+
+        def after(_: str) -> None:
+            if (ranks.world, ranks.first, trainer.step) == (3, True, 5):
+                os.kill(os.getppid(), signal.SIGKILL)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        trainer.fit(after)
