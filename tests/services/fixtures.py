@@ -194,7 +194,7 @@ class Slurm:
     def __init__(self, settings: dict[str, str], folder: Path) -> None:
         paths = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
         own = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))}
-        self.environment = own | paths | settings
+        self.environment = own | paths | settings | {"GLOO_SOCKET_IFNAME": "lo"}  # whatever name this host goes by
         self._folder = folder
 
     def call(self, *command: str | Path) -> str:
