@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.commands import ROOT
@@ -20,12 +21,12 @@ def steps_logged(run: Path) -> list[int]:
     return [line["step"] for line in map(json.loads, lines) if line["kind"] == "train"]
 
 
-def wait_for_a_step(run: Path) -> None:
+def wait_until(there: Callable[[], object]) -> None:
     for _ in range(PATIENCE_SEC * 20):
-        if steps_logged(run):
+        if there():
             return
         time.sleep(0.05)
-    raise AssertionError("no step")
+    raise AssertionError("it does not begin")
 
 
 def test_a_training_over_two_nodes_goes_back_into_the_queue_and_on_to_its_end(
@@ -34,7 +35,7 @@ def test_a_training_over_two_nodes_goes_back_into_the_queue_and_on_to_its_end(
     run = tmp_path / "run"
     places = ["--shards", str(packed), "--out", str(run)]
     job = slurm.call("sbatch", "--parsable", SCRIPTS / "train.sbatch", *places, *TRAINING, *CPU)
-    wait_for_a_step(run)
+    wait_until(lambda: steps_logged(run))
     slurm.call("scancel", "--batch", "--signal=USR1", job)  # as Slurm does before the time limit
     slurm.hasten(job)
     stopped = max(steps_logged(run))
@@ -64,3 +65,16 @@ def test_an_array_packs_in_parts_and_the_job_after_it_ends_in_the_bytes_of_one_r
     slurm.wait(finish, "COMPLETED")
     assert slurm.facts(f"{array}_1")["Restarts"] == "1"
     assert contents(shards) == contents(packed)
+
+
+def test_a_part_whose_time_is_up_goes_back_into_the_queue_alone(slurm: Slurm) -> None:
+    slow = '[ "${SLURM_RESTART_COUNT-0} $SLURM_ARRAY_TASK_ID" != "0 1" ] || sleep 100'
+    told = slurm.call(SCRIPTS / "parts.sh", "2", "bash", "-c", f'echo "$@"; {slow}', "command")
+    array, finish = re.findall(r"job (\d+)", told)
+    wait_until(lambda: slurm.output(f"{array}_1"))
+    slurm.call("scancel", "--batch", "--signal=USR1", f"{array}_1")
+    slurm.hasten(f"{array}_1")
+    slurm.wait(finish, "COMPLETED")
+    assert [slurm.facts(f"{array}_{task}")["Restarts"] for task in range(2)] == ["0", "1"]
+    own_lines = {line for line in slurm.output(f"{array}_1").splitlines() if line.startswith("--")}
+    assert (own_lines, slurm.output(finish)) == ({"--part 1/2"}, "--finish\n")
