@@ -33,8 +33,8 @@ REST_SEC = 5.0
 """Time after which it is looked again where all that the order needs is there, unless a read finds that it is not."""
 SLOW_PLAN_SEC = 0.1
 """For each that looking takes, as many more parts are begun at once as there are connections, to twice as many."""
-OTHERS_SEC = 30.0
-"""Longest wait for a file that another process downloads."""
+OTHERS_SEC = 120.0
+"""Time in which nothing came of a file that another process downloads, after which it is not waited for."""
 EXTRAS = 2
 """Files beside the shards, the last: index.npy and backgrounds.tar."""
 CLOSE_SEC = 5.0
@@ -106,8 +106,10 @@ class Fetcher:
         with self._state:
             self._demand(file)
             while file.name in self._demanded and not self._stopped:
-                if not self._state.wait(OTHERS_SEC) and file.name not in self._downloads:
-                    return  # another process is at it, and may hang
+                if file.name not in self._downloads and self._folder.idle_sec(file.name) > OTHERS_SEC:
+                    del self._demanded[file.name]
+                else:
+                    self._state.wait(PLAN_SEC)
 
     def _demand(self, file: CachedFile) -> None:
         is_new = file.name not in self._demanded

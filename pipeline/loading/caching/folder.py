@@ -212,6 +212,12 @@ class CacheFolder:
         listing.total += file.size
         return descriptor
 
+    def idle_sec(self, name: str) -> float:
+        """Time since something came of a download that is under way, in whatever process; 0 where none is."""
+        with suppress(FileNotFoundError):
+            return time.time() - self._partial(name).stat().st_mtime
+        return 0.0
+
     def _make_room(self, listing: Listing, size: int, victims: Sequence[str]) -> None:
         if size > self.room(listing) + sum(listing.complete[name] for name in victims):
             raise OSError(ENOSPC, "no room within its limit", str(self.directory))

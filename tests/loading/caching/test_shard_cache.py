@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +19,13 @@ from pipeline.errors import InputError
 from pipeline.format.manifest import BACKGROUNDS, INDEX, MANIFEST, Manifest
 from pipeline.loading.caching import download, fetcher, shard_cache
 from pipeline.loading.caching.check import check_cache
-from pipeline.loading.caching.folder import cache_directory, require_local
+from pipeline.loading.caching.folder import (
+    CachedFile,
+    CacheFolder,
+    cache_directory,
+    require_local,
+    unlock_and_close,
+)
 from pipeline.loading.caching.shard_cache import ShardCache
 from pipeline.loading.shard_reader import ShardReader
 from tests.loading.caching.samples import PART_BYTES, SHARD_BYTES, Source, in_turn, settle, write_shards
@@ -589,3 +596,31 @@ def test_all_backgrounds_are_read_at_once_and_a_damaged_one_is_told(packed: Path
     with pytest.raises(InputError, match=f"background {ids[1]} is damaged"):
         spoilt.read_backgrounds(ids)
     spoilt.close()
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_what_another_process_downloads_is_waited_for_unless_it_hangs(
+    shards: Path, manifest: Manifest, tmp_path: Path, hangs: bool
+) -> None:
+    content = (shards / INDEX).read_bytes()
+    source, other = Source(shards), CacheFolder(tmp_path / "cache", manifest.sha256, ROOM, lambda: b"{}")
+    file = CachedFile(INDEX, len(content), manifest.index_sha256)
+    with other.listed() as listing:
+        descriptor = other.begin(listing, file, ())
+    [partial] = (tmp_path / "cache").rglob("*.partial")
+    if hangs:
+        os.utime(partial, (0, time.time() - fetcher.OTHERS_SEC - 1))
+    cache = cache_over(source, manifest, tmp_path / "cache")
+    with ThreadPoolExecutor(1) as pool:
+        mapped = pool.submit(cache.map, INDEX)
+        if not hangs:
+            time.sleep(0.05)
+            assert not mapped.done()
+            os.pwrite(descriptor, content, 0)
+            other.finish(file, descriptor)
+        found = mapped.result()
+    assert bytes(found) == content
+    assert isinstance(found, bytes) == hangs
+    unlock_and_close(descriptor)
+    other.leave()
+    cache.close()
