@@ -45,6 +45,7 @@ RATES = {
     "train_rate": Rate(11_772, "Sets/s that a GPU trains, the sets in its memory."),
     "stream_rate": Rate(5714, "Sets/s that a GPU trains from JPEG."),
     "epochs": Rate(20, "Epochs of a training."),
+    "hosts": Rate(8, "Hosts that train, of which each downloads its share of an epoch."),
     "link_rate": Rate(290, "MB/s that a process gets from storage, over its eight connections."),
     "open_us": Rate(0.1, "CPU us of a set at the start of every process: index hashed and compared, split counted."),
     "get_price": Rate(0.4, "Price of a million GETs."),
@@ -74,6 +75,8 @@ def rows(sets: int, rate: dict[str, float]) -> Iterator[Row]:
     yield Row("writing the shards, in parts of 8 MiB", requests(parts + 3 * shards, rate["put_price"]))
     yield Row("an epoch in parts of 8 MiB, through a cache", requests(parts, rate["get_price"]))
     yield Row("an epoch of all sets, a range each, without one", requests(sets, rate["get_price"]))
+    room = min(1, 2 / rate["hosts"]) * stored
+    yield Row(f"cache of each of {rate['hosts']:g} hosts: twice its share of an epoch", size(room))
     yield Row("all of it, downloaded by one process", duration(stored / 1e6 / rate["link_rate"]))
     yield Row("start: CPU time of each process", duration(sets * rate["open_us"] / 1e6))
     yield Row(

@@ -29,6 +29,9 @@ def test_figures_of_400_000_sets() -> None:
     assert found["an epoch in parts of 8 MiB, through a cache"] == "1,200, $0.0005"
     assert found["an epoch of all sets, a range each, without one"] == "400,000, $0.16"
     assert found["composing from photographs"] == "1.8 min"
+    assert found["cache of each of 8 hosts: twice its share of an epoch"] == "2 GB"
+    [alone] = [row.cell for row in rows(400_000, MEASURED | {"hosts": 1}) if row.title.startswith("cache of each of 1")]
+    assert alone == "8 GB"
 
 
 def test_sizes_prices_and_durations() -> None:
