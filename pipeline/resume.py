@@ -20,12 +20,27 @@ MAX_ARGUMENTS_BYTES = 1 << 24
 PARTS = "parts"
 """The argument that says into how many parts a run is divided (see `parts`); its results do not depend on it."""
 Arguments = dict[str, Any]
+_elsewhere = ""
+
+
+def set_elsewhere(name: str) -> None:
+    """Let this be a process that does jobs of a command on another machine, by a name that no other process has.
+
+    It stands in the names of temporary files: of a machine that only seemed lost, a second process may be at the same.
+    """
+    global _elsewhere
+    _elsewhere = f".{name}"
+
+
+def is_elsewhere() -> bool:
+    """Whether this process does jobs of a command on another machine, or on what may be another one."""
+    return bool(_elsewhere)
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a hidden temporary file for writing; on success sync it and rename it to `path`, else remove it."""
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = path.with_name(f".{path.name}{_elsewhere}.partial")
     temporary.unlink(missing_ok=True)  # of a run that was killed; or, in a folder from elsewhere, a link or a pipe
     try:
         with written_file(temporary, sync=True) as file:

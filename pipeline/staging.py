@@ -1,11 +1,13 @@
 """A hidden folder on the local disk, for what is written there before it is put elsewhere."""
 
+import atexit
+import functools
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pipeline.errors import InputError
@@ -26,6 +28,14 @@ def staging_folder() -> Iterator[Path]:
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@functools.cache
+def process_folder() -> Path:
+    """The one of this process, for as long as it lives."""
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(staging_folder())
 
 
 def _remove_leftovers(place: Path) -> None:

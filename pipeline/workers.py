@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from threading import Thread
 from types import TracebackType
-from typing import NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 log = logging.getLogger(__name__)
 OTHER_LIMITS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # whose remedies are others than a /dev/shm
@@ -66,6 +66,13 @@ def end_with_parent() -> None:
             os._exit(1)
 
     Thread(target=wait, daemon=True).start()
+
+
+class Shared(Generic[Item]):
+    """What all jobs of a run have in common, and is large: a cluster gets it once a node, see `ray_workers`."""
+
+    def __init__(self, value: Item) -> None:
+        self.value = value
 
 
 class Workers:

@@ -34,10 +34,10 @@ CHECKED_BEFORE = {  # what no user meets, since `LoaderConfig` refuses it first
     "hw_decoder_load {self.hw_decoder_load}: expected 0 to 1, or None for the device's default",
     "{share} of the free memory cannot be taken: expected a share above 0, at most 1",
 }
-OF_OTHERS = {  # flags of torchrun, docker, tensorboard, mypy, pip and sbatch
+OF_OTHERS = {  # flags of ray, torchrun, docker, tensorboard, mypy, pip and sbatch
     "--standalone", "--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--rdzv-id", "--rdzv-conf",
     "--no-python", "--max-restarts", "--signals-to-handle", "--shutdown-timeout", "--gpus", "--logdir", "--strict",
-    "--index-url", "--signal", "--time", "--array", "--nodes", "--gpus-per-node", "--ntasks-per-node",
+    "--index-url", "--signal", "--time", "--array", "--nodes", "--gpus-per-node", "--ntasks-per-node", "--head",
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline.engines import ENGINES, LOCAL
 from pipeline.errors import AlreadyComplete, InputError, explain
 from pipeline.parts import Part, PartDone
 from pipeline.storage import Url, location_of
@@ -138,8 +139,10 @@ def part_options(command: Any) -> Any:
     return click.option("--part", callback=parse_part, metavar="I/N", help=part)(command)
 
 
-def require_one_way(part: Part | None, *, finish: bool) -> None:
-    """Raise `click.UsageError` if both options of `part_options` were given."""
+def require_one_way(part: Part | None, *, finish: bool, engine: str) -> None:
+    """Raise `click.UsageError` if both options of `part_options` were given, or one beside a cluster's engine."""
+    if engine != LOCAL and (part or finish):
+        raise click.UsageError(f"--engine {engine} shares the work out by itself: leave out --part and --finish")
     if part and finish:
         raise click.UsageError("--finish is for when all parts are written: leave out --part")
 
@@ -190,6 +193,12 @@ def _option_of(entry: "Field[Any]") -> Callable[[Any], Any]:
     elif bool not in kinds:
         settings["type"] = kinds[0]
     return click.option(f"--{words}/--no-{words}" if bool in kinds else f"--{words}", **settings)
+
+
+def engine_option(command: Any) -> Any:
+    """Give a click command the option --engine."""
+    text = "Where the work is done: on this machine, or on the Ray cluster at RAY_ADDRESS (docs/cluster.md)."
+    return click.option("--engine", type=click.Choice(ENGINES), default=LOCAL, show_default=True, help=text)(command)
 
 
 def progress_bar(

@@ -25,6 +25,7 @@ from tools.cli import (
     advance,
     describe_part,
     echo,
+    engine_option,
     part_options,
     progress_bar,
     require_one_way,
@@ -110,6 +111,7 @@ Synthetic depth is 255 * {NEAR_M:g} m / depth, sky 0.
 @click.option("--skip-bad", is_flag=True, help="Leave out pictures that cannot be used, instead of stopping.")
 @part_options
 @click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: one a core]")
+@engine_option
 @click.pass_context
 def main(
     ctx: click.Context,
@@ -122,11 +124,12 @@ def main(
     workers: int | None,
     part: Part | None,
     finish: bool,
+    engine: str,
     **flags: Any,
 ) -> None:
     """Fill the options from the flags, compose, say what was made."""
     given = {name for name in ctx.params if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT}
-    require_one_way(part, finish=finish)
+    require_one_way(part, finish=finish, engine=engine)
     target = shards or out
     if target is None or (out and shards):
         raise click.UsageError("give either OUT, for loose files, or --shards DIR")
@@ -151,6 +154,7 @@ def main(
             arguments,
             sets_per_shard=sets_per_shard if shards else None,
             workers=workers,
+            engine=engine,
             skip_bad=skip_bad,
             part=part,
             finish=finish,

@@ -92,7 +92,7 @@ def main(
     """
     if range_ and per_image_range:
         raise click.UsageError("--range and --per-image-range exclude each other: give one")
-    require_one_way(part, finish=finish)
+    require_one_way(part, finish=finish, engine="local")
     packed = not isinstance(source, Path) or (source / MANIFEST).is_file()
     if packed and not shards:
         raise InputError(f"{source} is a shard directory: say where to rewrite it to, --shards NEW")

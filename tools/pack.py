@@ -34,6 +34,7 @@ from tools.cli import (
     advance,
     describe_part,
     echo,
+    engine_option,
     part_options,
     progress_bar,
     require_one_way,
@@ -110,8 +111,9 @@ def _counts(_: click.Context, __: click.Parameter, text: str | None) -> SetCount
 @click.option("--merge", "merging", is_flag=True,
               help="Join shard directories, which are the SOURCEs, as they are.")  # fmt: skip
 @part_options
-@click.option("--workers", type=click.IntRange(1), default=DEFAULTS.workers, show_default="one a core",
+@click.option("--workers", type=click.IntRange(1), show_default="one a core",
               help="Processes; the bytes written do not depend on it.")  # fmt: skip
+@engine_option
 def main(
     sources: tuple[Location, ...],
     shards: Location,
@@ -146,7 +148,7 @@ def main(
         return
     if size and options["codec"] != PLANES:
         raise click.UsageError(f"--size is for --codec {PLANES}: pictures keep the size that they have")
-    require_one_way(part, finish=finish)
+    require_one_way(part, finish=finish, engine=options["engine"])
     if dry_run and (part or finish):
         raise click.UsageError("--dry-run writes nothing: leave out --part and --finish")
     how = PackOptions(depth=not no_depth, size=size or DEFAULTS.size, **options)

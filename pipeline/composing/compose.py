@@ -20,6 +20,7 @@ from pipeline.composing.composer import ComposeOptions, Composer, ImageSet
 from pipeline.composing.photos import capped_foregrounds
 from pipeline.composing.recipe import Recipe
 from pipeline.composing.stage import Source, Stage, prepare
+from pipeline.engines import LOCAL, workers_of
 from pipeline.errors import InputError, Problem
 from pipeline.files import read_file, write_file, written_file
 from pipeline.format.depth import NO_DEPTH
@@ -34,7 +35,7 @@ from pipeline.resume import PARTS, atomic_file, require_files, resumable, unfini
 from pipeline.staging import staging_folder
 from pipeline.storage import Location, Storage, is_there
 from pipeline.words import csv_text, plural
-from pipeline.workers import Workers, available_cores
+from pipeline.workers import Shared, Workers, available_cores
 
 STAGE = ".stage"  # folder of the stage, beside the progress records; hidden: it is none of them
 SETS_PER_JOB = 256  # loose files
@@ -71,20 +72,28 @@ class Progress(NamedTuple):
     """(sets written, of all)."""
 
 
-class ComposeJob(NamedTuple):
-    """Sets for one worker to compose, by number, and where they and their progress record go."""
+class ComposePlan(NamedTuple):
+    """What all jobs of a run have in common."""
 
-    stage: Path
+    stage: Path | Stage
+    """Its folder, which is on the same machine, or all of it."""
     source: Source
     recipe: Recipe
     options: ComposeOptions
+
+
+class ComposeJob(NamedTuple):
+    """Sets for one worker to compose, by number, and where they and their progress record go."""
+
+    shared: Shared[ComposePlan]
     place: ShardPlace  # of a shard; of loose files, their folder and the record of the job, written last
     numbers: NDArray[np.int64]
 
 
 @functools.lru_cache(maxsize=1)
-def _composer(stage: Path, source: Source, recipe: Recipe, options: ComposeOptions) -> Composer:
-    return Composer(Stage(stage, source), recipe, options)
+def _composer(plan: ComposePlan) -> Composer:
+    stage = plan.stage if isinstance(plan.stage, Stage) else Stage(plan.stage, plan.source)
+    return Composer(stage, plan.recipe, plan.options)
 
 
 def _label_line(number: int, image_set: ImageSet) -> str:
@@ -95,10 +104,10 @@ def _label_line(number: int, image_set: ImageSet) -> str:
 
 def write_shard(job: ComposeJob) -> Output:
     """Compose the sets of one shard."""
-    composer = _composer(job.stage, job.source, job.recipe, job.options)
-    quality, label_quality = job.options.quality, job.options.label_quality
-    lines, size_px = list[str](), job.source.size
-    with ShardWriter(job.place.path, job.recipe.key_length) as writer:
+    plan = job.shared.value
+    composer, quality, label_quality = _composer(plan), plan.options.quality, plan.options.label_quality
+    lines, size_px = list[str](), plan.source.size
+    with ShardWriter(job.place.path, plan.recipe.key_length) as writer:
         for number in job.numbers.tolist():
             image_set = composer.compose(number)
             contents = [encode_rgb(image_set.overlay, quality), encode_gray(image_set.mask, label_quality)]
@@ -113,22 +122,28 @@ def write_shard(job: ComposeJob) -> Output:
 
 def write_files(job: ComposeJob) -> Output:
     """Compose some sets as loose files."""
-    composer = _composer(job.stage, job.source, job.recipe, job.options)
-    quality, label_quality = job.options.quality, job.options.label_quality
+    plan = job.shared.value
+    composer, quality, label_quality = _composer(plan), plan.options.quality, plan.options.label_quality
     lines, written_bytes = list[str](), 0
     for number in job.numbers.tolist():
         overlay, mask, levels, _, bg, fg = image_set = composer.compose(number)
         stem = f"fg_{fg:03}_bg_{bg:03}"
         overlays, masks = (job.place.path / part / f"bg_{bg:03}" for part in OVERLAYS_AND_MASKS)
-        written_bytes += write_file(overlays / f"{stem}_{number:06}.jpg", encode_rgb(overlay, quality))
-        written_bytes += write_file(masks / f"{stem}_mask_{number:06}.jpg", encode_gray(mask, label_quality))
+        written_bytes += _write_same(overlays / f"{stem}_{number:06}.jpg", encode_rgb(overlay, quality))
+        written_bytes += _write_same(masks / f"{stem}_mask_{number:06}.jpg", encode_gray(mask, label_quality))
         if levels is not None:
             depth = overlays / f"{stem}_{number:06}_disp.jpeg"
-            written_bytes += write_file(depth, encode_gray(levels, label_quality))
+            written_bytes += _write_same(depth, encode_gray(levels, label_quality))
         lines.append(_label_line(number, image_set))
     with atomic_file(job.place.record) as file:
         file.write("".join(lines).encode())
     return Output(len(lines), written_bytes)
+
+
+def _write_same(path: Path, content: bytes) -> int:
+    """Write a file that another process may write as well, or have written; it is never empty again."""
+    there = path.exists() and path.stat().st_size == len(content)
+    return write_file(path, content, 0 if there else None)
 
 
 def compose(
@@ -139,6 +154,7 @@ def compose(
     *,
     sets_per_shard: int | None = None,
     workers: int | None = None,
+    engine: str = LOCAL,
     skip_bad: bool = False,
     progress: Progress | None = None,
     part: Part | None = None,
@@ -160,20 +176,23 @@ def compose(
         where = writing(target, identity, part=part, finish=finish)
     else:
         where = _writing_files(target, identity, part, finish=finish, depth=source.has_depth)
-    with where as output, Workers(workers or available_cores()) as pool:
+    with where as output, workers_of(engine, workers) as pool:
         pictures = len(source.backgrounds) + len(source.foregrounds)
-        problems = prepare(
-            output.scratch / STAGE,
-            source,
-            options.quality,
-            pool,
-            skip_bad=skip_bad,
-            progress=lambda more: progress.pictures(more, pictures),
-        )
+        # Here: rows of one file, written at once on two machines, can be lost on a network share.
+        with nullcontext(pool) if engine == LOCAL else Workers(available_cores()) as here:
+            problems = prepare(
+                output.scratch / STAGE,
+                source,
+                options.quality,
+                here,
+                skip_bad=skip_bad,
+                progress=lambda more: progress.pictures(more, pictures),
+            )
         stage = Stage(output.scratch / STAGE, source)
         recipe = options.recipe(stage.backgrounds, stage.foregrounds)
         place = ShardPlace(output.folder, output.records)
-        template = ComposeJob(output.scratch / STAGE, source, recipe, options, place, recipe.numbers())
+        plan = ComposePlan(output.scratch / STAGE if engine == LOCAL else stage, source, recipe, options)
+        template = ComposeJob(Shared(plan), place, recipe.numbers())
         if sets_per_shard:
             written, done = _into_shards(template, output, sets_per_shard, stage, problems, pool, progress)
         else:
@@ -223,7 +242,7 @@ def _into_shards(
     sets = len(template.numbers)
     count = -(-sets // sets_per_shard)
     done = target.done(count)
-    shuffle = Permutation(sets, f"pack/{template.options.seed}")
+    shuffle = Permutation(sets, f"pack/{template.shared.value.options.seed}")
     turns = {
         shard: range(shard * sets_per_shard, min((shard + 1) * sets_per_shard, sets)) for shard in target.numbers(count)
     }
@@ -233,6 +252,7 @@ def _into_shards(
         if shard not in done
     )
     output = _work(pool, write_shard, jobs, sum(done.values()), sum(map(len, turns.values())), progress)
+    target.collect(count)
     if target.part:
         return output, target.part_done(count, len(done))
     pictures = (Picture("jpg", stage.encoded(bg), 2 * (stage.source.size,)) for bg in range(stage.backgrounds))

@@ -8,9 +8,9 @@ import functools
 import json
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
@@ -176,14 +176,27 @@ class Stage:
         self.source = source
         good, _ = json.loads(read_file(folder / READY))
         self._folder = folder
+        self._cutouts: Sequence[U8] = ()
         self._backgrounds, self._foregrounds = good["background"], good["foreground"]
         shape = (len(source.backgrounds), source.size, source.size)
         self._rgb = np.frombuffer(map_file(folder / RGB), np.uint8).reshape(*shape, 3)
         self._levels = np.frombuffer(map_file(folder / LEVELS), np.uint8).reshape(shape) if source.has_depth else None
+        self._prepare_caches()
+
+    def _prepare_caches(self) -> None:
         self._sprites = OrderedDict[tuple[int, int, int], Sprite]()
         self._sprite_bytes = 0
         self.cutout = functools.lru_cache(maxsize=256)(self._load_cutout)
         """A foreground by its id, in full size: a picture in RGBA."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All of it, for a machine that does not see the folder; there it has no `encoded` backgrounds."""
+        state = {name: value for name, value in vars(self).items() if name not in ("cutout", "_sprites")}
+        return state | {"_cutouts": [self._read_cutout(fg) for fg in range(self.foregrounds)]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._prepare_caches()
 
     @property
     def backgrounds(self) -> int:
@@ -224,7 +237,10 @@ class Stage:
         return self._backgrounds[bg][1], self._foregrounds[fg][1]
 
     def _load_cutout(self, fg: int) -> Image.Image:
-        return Image.fromarray(map_array(_foreground_file(self._folder, self._foregrounds[fg][0])))
+        return Image.fromarray(self._cutouts[fg] if self._cutouts else self._read_cutout(fg))
+
+    def _read_cutout(self, fg: int) -> U8:
+        return map_array(_foreground_file(self._folder, self._foregrounds[fg][0]))
 
     def sprite(self, fg: int, width: int, height: int, mirrored: bool) -> Sprite:
         """A foreground resized. The latest are cached: there are far fewer sizes than sets."""

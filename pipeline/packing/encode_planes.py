@@ -1,6 +1,7 @@
 """Encoding planes: pictures -> gray planes, decoded on the CPU by the graph that the loader would decode them with."""
 
 import functools
+import shutil
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -22,6 +23,9 @@ from pipeline.format.sample import PARTS
 from pipeline.loading.decode import DecodeOptions, Decoder, Encoded, Table, Undecodable, depth_levels
 from pipeline.packing.join import SetFiles
 from pipeline.packing.set_reader import ReadSet, SetReader
+from pipeline.resume import atomic_file
+from pipeline.staging import process_folder
+from pipeline.storage import Location, open_location
 
 T = TypeVar("T")
 BATCH = 64  # sets decoded together
@@ -107,8 +111,8 @@ class PlanesJob(NamedTuple):
     """Height and width of the planes, pixels."""
     depth: tuple[str, str]
     """Encoding and near end of the depth pictures, as in the manifest."""
-    backgrounds: Path
-    """The path of backgrounds.tar, which is complete."""
+    backgrounds: Location
+    """Where backgrounds.tar is, which is complete."""
     places: Mapping[int, Background]
     """By id, where in it each background of the sets is."""
 
@@ -153,10 +157,21 @@ class PlanesReader:
 
     def _background_planes(self, ids: Sequence[int]) -> list[NDArray[np.uint8]]:
         """The planes of some backgrounds, uint8 [size, size] each."""
-        size, file = self._job.size, ReadFile(self._job.backgrounds)
+        size, file = self._job.size, ReadFile(_local(self._job.backgrounds))
         places = [self._job.places[bg] for bg in ids]
         frames = [file.read(place.size, place.offset) for place in places]
         return [content.reshape(size, size) for content in decompress_frames(frames, size**2)]
+
+
+@functools.lru_cache(1)
+def _local(file: Location) -> Path:
+    """A file on this machine: itself, or a copy for as long as this process lives."""
+    if isinstance(file, Path):
+        return file
+    copy = process_folder() / file.name
+    with open_location(file) as stored, atomic_file(copy) as whole:
+        shutil.copyfileobj(stored, whole)
+    return copy
 
 
 @functools.lru_cache(1)

@@ -9,13 +9,14 @@ import time
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.engines import LOCAL, require_engine, workers_of
 from pipeline.errors import InputError, Problem
 from pipeline.format.depth import CONVERTED, ENCODINGS, NEAR, NO_DEPTH
 from pipeline.format.images import VERIFY, BadImage, Picture, as_stored, check_picture, check_stored
@@ -37,13 +38,13 @@ from pipeline.packing.npy import load_array
 from pipeline.packing.sample import Inspection, inspect_sample, read_sample
 from pipeline.packing.set_reader import MASK_REMARKS, REPAIRED, SetRules
 from pipeline.packing.shapes import FITS, FITTED, Size, cropped
-from pipeline.packing.sources import FileReader, FileSource, require_unreplaced, unpack_compressed
+from pipeline.packing.sources import COMPRESSED_TAR, FileReader, FileSource, require_unreplaced, unpack_compressed
 from pipeline.packing.target import Tally, Target, writing
 from pipeline.packing.worker import ShardJob, WorkTime, require_clean, write_shard
 from pipeline.parts import Part, PartDone
 from pipeline.resume import UNFINISHED, require_finished
 from pipeline.storage import Location, Storage, Url
-from pipeline.workers import Progress, Workers, available_cores
+from pipeline.workers import Progress
 
 if TYPE_CHECKING:
     from pipeline.packing.encode_planes import BackgroundEncoder, PlanesJob
@@ -74,8 +75,10 @@ class PackOptions:
     """Height and width of planes, pixels; of no effect on "jpeg"."""
     verify: str = "decode"
     """How each picture is checked: "decode" or "header" (see `images.check_image`)."""
-    workers: int = field(default_factory=available_cores)
-    """Processes; the bytes written do not depend on it."""
+    workers: int | None = None
+    """Processes; None: one a core, of the cluster's with an engine that is one. Bytes do not depend on it."""
+    engine: str = LOCAL
+    """Where they are: one of `engines.ENGINES`."""
     depth_range: tuple[float, float] | None = None
     """(low, high): one scale for all .npy and 16-bit depth, in their units; else .npy are scaled each by itself."""
     depth_per_image: bool = False
@@ -98,7 +101,8 @@ class PackOptions:
     """Whether links in folders are followed out of them."""
 
     def __post_init__(self) -> None:
-        if self.sets_per_shard < 1 or self.workers < 1:
+        require_engine(self.engine)
+        if self.sets_per_shard < 1 or (self.workers is not None and self.workers < 1):
             raise InputError(f"{self.sets_per_shard} sets a shard, {self.workers} workers: both must be 1 or more")
         if self.codec not in CODECS or self.size < 1:
             got = f"codec {self.codec}, size {self.size}"
@@ -252,11 +256,13 @@ def _packing(
     finish: bool,
 ) -> Iterator[_Packing]:
     """Write the shards of a packing, or of one part of it; what is left to do is done in this context."""
-    with Workers(options.workers) as workers:
+    with workers_of(options.engine, options.workers) as workers:
         sets = sets_to_pack(source, options, progress, layout, shards)
         tables = MetadataTables(*sets.metadata_places())
         if isinstance(shards, Path):
             _require_unchanged(sets, shards)
+        elif options.engine != LOCAL:
+            _require_plain(sets.listing.sources)
         arguments, newest_ns = _arguments(options, sets, tables), sets.listing.newest_ns
         with writing(shards, arguments, newest_ns, part=part, finish=finish) as target:
             if not (target.records / LISTING).exists():
@@ -288,13 +294,15 @@ def _packing(
             stored, planes = depth.stored if depth else (NO_DEPTH, options.depth_near), None
             if encoder:
                 places = {background.id: background for background in backgrounds.backgrounds}
-                planes = PlanesJob(options.size, stored, target.folder / BACKGROUNDS, places)
+                file = target.folder / BACKGROUNDS if options.engine == LOCAL else target.anywhere(BACKGROUNDS)
+                planes = PlanesJob(options.size, stored, file, places)
                 if depth:
                     stored = (stored[0] if depth.holes.stored else "gray", "bright")  # planes hold nearness
             jobs = _jobs(sources, target, count, sets, tables, options, done, depth, rules, planes)
             for dealt_with, time_taken in workers.map(write_shard, jobs):
                 progress.sets_done(dealt_with)
                 work_time = work_time.plus(time_taken)
+            target.collect(count)
             require_unreplaced(sets.listing.sources)
             about = depth, stored, why_depth, inspection, work_time
             yield _Packing(target, count, done, sets, tables, backgrounds, *about)
@@ -337,9 +345,19 @@ def _require_unchanged(sets: Sets, shards: Path) -> None:
         )
 
 
+def _require_plain(sources: Sequence[FileSource]) -> None:
+    if compressed := next((source.path for source in sources if source.kind == COMPRESSED_TAR), None):
+        raise InputError(
+            f"{compressed} would be unpacked on one machine alone: unpack it yourself where all nodes see it, or pack "
+            f"into a folder that all nodes see"
+        )
+
+
 def _arguments(options: PackOptions, sets: Sets, tables: MetadataTables) -> dict[str, object]:
     """What decides the bytes of a packing, for `resume.resumable`."""
-    decisive = {name: value for name, value in asdict(options).items() if name not in ("workers", "follow_links")}
+    decisive = {
+        name: value for name, value in asdict(options).items() if name not in ("workers", "engine", "follow_links")
+    }
     return {
         "command": "fgbg-pack",
         **decisive,

@@ -5,9 +5,11 @@ the manifest last. Object storage gets them in this order, too, and a shard is r
 One of several parts of a run writes its shards and their records, and leaves the rest to the call that finishes them.
 """
 
+import errno
 import functools
 import re
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -25,8 +27,8 @@ from pipeline.format.manifest import BACKGROUNDS, INDEX, MANIFEST, Manifest, Sha
 from pipeline.format.tar import Shard, load_shard
 from pipeline.parts import Part, PartDone, require_idle, require_parts, resumable_part, with_parts
 from pipeline.remote_resume import RECORDS, RemoteWork, begun_arguments, resumable_remotely
-from pipeline.resume import PARTS, UNFINISHED, gone_from, require_files, resumable, unfinished_run
-from pipeline.staging import staging_folder
+from pipeline.resume import PARTS, UNFINISHED, gone_from, is_elsewhere, require_files, resumable, unfinished_run
+from pipeline.staging import process_folder, staging_folder
 from pipeline.storage import Folder, Location, Storage, is_there, storage_of
 from pipeline.words import plural
 
@@ -35,6 +37,10 @@ BESIDE = ".beside"
 """Folder in that of the progress records, for what lies beside the shards until all of it is there."""
 AT_ONCE = 16
 """Requests for small objects."""
+LEFT = ".sets-*.*.?*.partial"
+"""Files of processes on other machines that were killed."""
+LATE_SEC = 120.0
+"""For which a network share may not show what was written on another machine: twice what NFS has by default."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ class ShardPlace:
                 self.remote.put(file.name, file)
             shard.save(self.record)
             self.remote.put(note, self.record)
-        for file in files:
+        for file in (*files, self.record) if is_elsewhere() else files:
             file.unlink(missing_ok=True)
 
     def __reduce__(self) -> tuple[Callable[..., "ShardPlace"], tuple[Any, ...]]:
@@ -68,6 +74,8 @@ class ShardPlace:
 
 
 def _place_in_worker(path: Path, record: Path, location: Location | None) -> ShardPlace:
+    if location is not None and is_elsewhere():
+        path, record = process_folder() / path.name, process_folder() / record.name
     return ShardPlace(path, record, None if location is None else _storage_in_worker(location))
 
 
@@ -147,6 +155,28 @@ class Target(NamedTuple):
             assert shard, "a progress record vanished during the run"
             yield shard
 
+    def collect(self, count: int) -> None:
+        """Wait for the records of its own shards, written on any machine; remove what killed processes have left.
+
+        Raises `OSError` where they stay away.
+        """
+        missing = [path for path in map(self._record, self.numbers(count)) if not path.exists()]
+        if storage := self.remote:
+            with ThreadPoolExecutor(AT_ONCE) as threads:
+                contents = threads.map(lambda path: storage.read_all(f"{RECORDS}{path.name}"), missing)
+                for path, content in zip(missing, contents, strict=True):
+                    write_file(path, content)
+            return
+        end_sec = time.monotonic() + LATE_SEC
+        for path in missing:
+            while not path.exists():
+                if time.monotonic() > end_sec:
+                    why = "a node has written it, but not here: is this one folder on all nodes?"
+                    raise OSError(errno.ENOENT, why, path)
+                time.sleep(LATE_SEC / 200)
+        for rubbish in (self.tars or self.folder).glob(LEFT):
+            rubbish.unlink(missing_ok=True)
+
     def tally(self, count: int) -> Tally:
         """Add up those of the shards 0 .. count - 1 that are its own, all of which are finished."""
         total = Tally([], [], Counter(), [])
@@ -157,6 +187,13 @@ class Target(NamedTuple):
                 total.infos.append(shard.info)
                 total.sizes.append(shard.sizes)
         return total
+
+    def anywhere(self, name: str) -> Location:
+        """Where the file `name`, which is written in full, can be read on any machine that sees the target."""
+        if not self.remote:
+            return self.folder / name
+        self.remote.put(name, self.folder / name)
+        return self.remote / name
 
     def reading(self, *names: str) -> Path | Storage:
         """Where the shards that are saved can be read, and the files `names`, which are written in full."""
