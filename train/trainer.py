@@ -159,7 +159,7 @@ class Trainer:
                 error.add_note(stopped)
             kept = f"the run is kept up to its last checkpoint; {self._how_to_continue()}"
             lost = "there is no checkpoint yet: the same command starts the run again"
-            error.add_note(kept if has_checkpoint(self.out) else lost)
+            error.add_note(kept if has_checkpoint(self.out) or self.has(LAST) else lost)
             raise
 
     def _fit(self, show: Callable[[str], None], interruption: Interruption) -> None:

@@ -1,5 +1,6 @@
 """Runs whose place is a URL; a folder stands for the storage, but in the last test."""
 
+import errno
 import json
 import os
 import shutil
@@ -17,6 +18,8 @@ import train.remote_run
 import train.trainer
 from pipeline.errors import InputError
 from pipeline.lease import Lease
+from pipeline.loading.batch import Batch
+from pipeline.loading.loader import Loader
 from pipeline.storage import Folder, Url, storage_of
 from pipeline.workers import end_with_parent
 from tests.conftest import stand_for_object_storage
@@ -112,6 +115,24 @@ def test_what_a_killed_run_has_put_goes_on_elsewhere_to_the_same_bits(
     assert any("process 77 of elsewhere, which was at work in it, is gone" in line for line in said)
     assert_equal_runs(there, whole)
     assert lines(there) == lines(whole)
+
+
+def test_where_shards_fail_the_run_is_put_and_said_to_be_there(
+    packed: Path, there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: Loader) -> Batch:
+        raise OSError(errno.EREMOTEIO, "nothing answers")
+
+    def after_step(step: int) -> None:
+        if step == 2:
+            monkeypatch.setattr(Loader, "_next", fails)
+
+    with pytest.raises(OSError, match="nothing answers") as failed:
+        fit(Trainer(remote(packed)), after_step)
+    assert failed.value.__notes__ == [
+        f"the run is kept up to its last checkpoint; continue with: fgbg-train --shards {packed} --out {URL} --resume"
+    ]
+    assert load(there / "last.pt").state["step"] == 2
 
 
 def test_a_start_that_came_to_nothing_leaves_nothing(packed: Path, there: Path) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from errno import ENOENT, ENOSPC, ETIMEDOUT
 from pathlib import Path
+from stat import S_ISDIR
 from typing import NamedTuple
 
 from pipeline.errors import InputError
@@ -79,7 +80,10 @@ def cache_directory(given: str | os.PathLike[str] | None = None) -> Path:
     if isinstance(place, Url):
         raise InputError(f"the cache folder {place} is a URL: give --cache a folder on a local disk")
     place = place.expanduser()
-    if place.exists() and not place.is_dir():
+    is_file = False
+    with suppress(OSError):  # where it is used, that is told of
+        is_file = not S_ISDIR(place.stat().st_mode)
+    if is_file:
         raise InputError(f"the cache folder {place} is a file: give --cache a folder on a local disk")
     return place
 
