@@ -55,6 +55,9 @@ def told(error: BaseException, url: str) -> OSError:
         return PermissionError(EACCES, f"no credentials for the {place}: {KEYS[urlsplit(url).scheme]}", url)
     if isinstance(error, FileNotFoundError) or status in (404, 410):
         return FileNotFoundError(ENOENT, "there is no such object: check the URL", url)
+    if code == "RequestTimeTooSkewed":
+        why = f"the clock of this machine differs from that of the {place} by too much: set it"
+        return PermissionError(EACCES, why, url)
     if status in (401, 403) or type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError"):
         return PermissionError(EACCES, f"{_refused(place, status, code)}: {KEYS[urlsplit(url).scheme]}", url)
     if status in (301, 307, 400) and (code in ("PermanentRedirect", "TemporaryRedirect") or "region" in text):

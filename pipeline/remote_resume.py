@@ -169,7 +169,9 @@ def resumable_remotely(
         try:
             yield run
         except BaseException as error:
-            if not isinstance(error, ConnectionError | TimeoutError):  # the storage was waited for already
+            if isinstance(error, ConnectionError | TimeoutError):  # the storage was waited for already
+                error.add_note(f"what is done stays in {storage.location}: the same command continues it")
+            else:
                 with suppress(OSError):
                     run.leave(error)
             raise

@@ -1,4 +1,4 @@
-"""A proxy before a server of object storage that fails now and then, by a seed; requests other than GET pass."""
+"""A proxy before a server of object storage that fails now and then, by a seed."""
 
 import asyncio
 import random
@@ -14,7 +14,7 @@ CHUNK_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class Faults:
-    """What goes wrong, as shares of all GET requests, and how slow the rest is."""
+    """What goes wrong, as shares of the requests of `methods`, and how slow the rest is; other requests pass."""
 
     unavailable: float = 0.0
     """Answered with 503."""
@@ -26,11 +26,14 @@ class Faults:
     """The headers tell of half of the body only, which then is all that comes."""
     stall: float = 0.0
     """Nothing comes after the middle of the body."""
+    lost: float = 0.0
+    """The request is done, and the connection reset in place of the answer."""
     latency_sec: float = 0.0
     """Before the first byte of each answer."""
     rate_bytes: float = 0.0
     """A second and connection; 0 is no limit."""
     seed: int = 0
+    methods: tuple[bytes, ...] = (b"GET",)
 
 
 class FaultyProxy:
@@ -104,10 +107,11 @@ class FaultyProxy:
         """Pass on one request and its answer; whether the connection goes on."""
         head, size = await _head(reader)
         self.counts["requests"] += 1
-        fault = self._fault() if head.startswith(b"GET") else ""
+        fault = self._fault() if head.partition(b" ")[0] in self.faults.methods else ""
         self.counts[fault] += 1
         await asyncio.sleep(self.faults.latency_sec)
         if fault == "unavailable":
+            await reader.readexactly(size)
             writer.write(b"HTTP/1.1 503 Slow Down\r\ncontent-length: %d\r\n\r\n%s" % (len(SLOW_DOWN), SLOW_DOWN))
             await writer.drain()
             return True
@@ -118,6 +122,9 @@ class FaultyProxy:
         await self._pass(reader, upstream, size)
         of_head = head.startswith(b"HEAD")
         head, size = await _head(upstream_reader)
+        if fault == "lost":
+            writer.transport.abort()
+            return False
         if b"transfer-encoding: chunked" in head.lower() and not of_head:
             writer.write(head)
             await self._pass_chunks(upstream_reader, writer)
@@ -135,7 +142,7 @@ class FaultyProxy:
 
     def _fault(self) -> str:
         chance = self._random.random()
-        for fault in ("unavailable", "reset", "short", "cut", "stall"):
+        for fault in ("unavailable", "reset", "short", "cut", "stall", "lost"):
             chance -= getattr(self.faults, fault)
             if chance < 0:
                 return fault

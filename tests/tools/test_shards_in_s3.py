@@ -94,12 +94,14 @@ def test_killed_and_then_given_twice_at_once_through_faults(
 ) -> None:
     source, place = write_sets(tmp_path / "source", 3, 5), s3 / "shards"
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    with FaultyProxy(s3_server.port, Faults(unavailable=0.05, reset=0.05, short=0.05, cut=0.05)) as proxy:
+    methods = (b"GET", b"PUT", b"POST", b"DELETE")
+    faults = Faults(unavailable=0.05, reset=0.05, short=0.05, cut=0.05, lost=0.05, methods=methods)
+    with FaultyProxy(s3_server.port, faults) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
         script = [sys.executable, "-c", KILLED, str(source), str(place)]
         done = subprocess.run(script, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
-        assert proxy.counts["unavailable"] + proxy.counts["reset"] + proxy.counts["short"] + proxy.counts["cut"]
+        assert proxy.counts["unavailable"] + proxy.counts["reset"] + proxy.counts["lost"]
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{s3_server.port}")
     pack(source, tmp_path / "shards", PackOptions(workers=1, sets_per_shard=5))
     assert objects(place) == files_below(tmp_path / "shards")
