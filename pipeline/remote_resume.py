@@ -32,6 +32,8 @@ RECORDS = f"{UNFINISHED}/"
 BEGUN = f"{RECORDS}{ARGUMENTS}"
 WRITER = f"{RECORDS}writer-"
 """Beginning of an object of each process that is at work, or was killed."""
+BY = "by"
+"""Which writer has created BEGUN, beside its arguments."""
 NEWEST = ".newest.txt"
 """When the source of a complete run was changed last, ns since the epoch; a folder has it as the time of a file."""
 
@@ -48,7 +50,8 @@ class RemoteWork:
 
     def begin(self, result: Callable[[set[str]], str]) -> None:
         """Let this be the run there, or join the same one; `result` and the errors as for `resumable_remotely`."""
-        is_first = self.storage.create(BEGUN, _text(self._arguments))
+        # Of this process alone: where an answer is lost, what is the same counts as created.
+        is_first = self.storage.create(BEGUN, _text({**self._arguments, BY: self._writer}))
         try:
             self._join(result, is_first=is_first)
         except BaseException:
@@ -133,12 +136,14 @@ class RemoteWork:
 def begun_arguments(storage: Storage) -> Arguments | None:
     """The arguments of the run that is at work in a place, or was stopped; raise `InputError` if they are damaged."""
     try:
-        return parse_arguments(storage.read_all(BEGUN, MAX_ARGUMENTS_BYTES))
+        begun = parse_arguments(storage.read_all(BEGUN, MAX_ARGUMENTS_BYTES))
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError) as error:
         place, where = storage.location, storage / BEGUN
         raise InputError(f"{where} is damaged ({error}): remove {place}, then begin again") from None
+    begun.pop(BY, None)
+    return begun
 
 
 def _is_shown(name: str) -> bool:

@@ -129,7 +129,10 @@ class Storage(ABC):
 
     @abstractmethod
     def create(self, name: str, content: bytes) -> bool:
-        """Write an object unless there is one of that name, which several processes may try; whether it was written."""
+        """Write an object unless there is one of that name, which several processes may try; whether it was written.
+
+        Where the answer was lost, the same bytes of another process count as written.
+        """
 
     @abstractmethod
     def remove(self, name: str) -> None:
