@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+import tools.train
 from pipeline.errors import InputError
 from pipeline.storage import location_of
 from tests.ranks import CONTEXT, PATIENCE_SEC, in_ranks
@@ -20,7 +22,7 @@ from train.checkpoint import load
 from train.config import Config
 from train.distributed import Distributed
 from train.run_folder import Resume
-from train.signals import Interrupted
+from train.signals import Interrupted, Interruption
 from train.trainer import Trainer
 
 BATCH = 21  # 64 sets in 4 batches: shares differ by a set, and the last batch has 1, so that ranks are left with none
@@ -107,6 +109,24 @@ def test_a_run_stopped_on_any_rank_goes_on_with_another_number_of_them(
             ] * world
             assert load(location_of(config.out) / "last.pt").state["step"] == stop_at + 1
     assert_alike(tmp_path / "run", alone)
+
+
+def test_the_command_of_each_rank_says_that_the_run_is_unfinished(packed: Path, tmp_path: Path) -> None:
+    config = configuration(packed, tmp_path / "run")
+    assert in_ranks(2, stopped_on_the_second, config) == [os.EX_TEMPFAIL] * 2
+    assert load(tmp_path / "run" / "last.pt").state["step"] == 1
+
+
+def stopped_on_the_second(config: Config) -> int:
+    """The exit code of fgbg-train, where the second rank is told to stop before the first step."""
+
+    def enter(interruption: Interruption) -> Interruption:
+        if os.environ["RANK"] == "1":
+            interruption.by = signal.SIGTERM
+        return interruption
+
+    with patch.object(Interruption, "__enter__", enter):
+        return tools.train.train(config, False, (), override=False, report=False)
 
 
 def test_a_folder_in_use_is_refused_by_the_first_and_none_hangs(packed: Path, tmp_path: Path) -> None:
