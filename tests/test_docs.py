@@ -37,7 +37,8 @@ CHECKED_BEFORE = {  # what no user meets, since `LoaderConfig` refuses it first
 OF_OTHERS = {  # flags of ray, torchrun, docker, tensorboard, mypy, pip and sbatch
     "--standalone", "--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--rdzv-id", "--rdzv-conf",
     "--no-python", "--max-restarts", "--signals-to-handle", "--shutdown-timeout", "--gpus", "--logdir", "--strict",
-    "--index-url", "--signal", "--time", "--array", "--nodes", "--gpus-per-node", "--ntasks-per-node", "--head",
+    "--index-url", "--signal", "--time", "--array", "--address", "--nodes", "--gpus-per-node", "--ntasks-per-node",
+    "--head",
 }  # fmt: skip
 
 

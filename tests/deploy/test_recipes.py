@@ -1,5 +1,6 @@
 """What deploy/ holds is what Kubernetes, Docker and shells take, and the commands in it are ours."""
 
+import json
 import re
 import shlex
 import shutil
@@ -49,11 +50,15 @@ def templates(document: Any) -> Iterator[Any]:
     if document["kind"] == "JobSet":
         for job in document["spec"]["replicatedJobs"]:
             yield {"apiVersion": "batch/v1", "kind": "Job"} | job["template"]
+    elif document["kind"] == "RayJob":
+        cluster = document["spec"]["rayClusterSpec"]
+        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+            yield {"apiVersion": "v1", "kind": "Pod"} | group["template"]
     else:
         yield document
 
 
-RECIPES = ("kubernetes/pack.yaml", "kubernetes/pack-finish.yaml", "kubernetes/train.yaml")
+RECIPES = ("kubernetes/pack.yaml", "kubernetes/pack-finish.yaml", "kubernetes/train.yaml", "ray/rayjob.yaml")
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -61,6 +66,12 @@ def test_kubernetes_takes_the_recipe(name: str) -> None:
     checker = pytest.importorskip("kubernetes_validate", reason="needs kubernetes-validate")
     for template in templates(recipe(name)):
         checker.validate(template, KUBERNETES, strict=True)
+
+
+def test_ray_takes_the_cluster() -> None:
+    ray = pytest.importorskip("ray")
+    schema = (Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text()
+    pytest.importorskip("jsonschema").validate(recipe("ray/cluster.yaml"), json.loads(schema))
 
 
 def container(job: Any) -> Any:
@@ -74,8 +85,9 @@ def commands() -> Iterator[tuple[str, list[str]]]:
         yield name, container(recipe(f"kubernetes/{name}.yaml"))["args"]
     [training] = templates(recipe("kubernetes/train.yaml"))
     yield "train", container(training)["args"]
+    yield "ray", shlex.split(recipe("ray/rayjob.yaml")["spec"]["entrypoint"])
     yield "sky", shlex.split(recipe("skypilot/train.yaml")["run"].replace("~/fgbg/bin/", ""))
-    for path in (*(DEPLOY / "slurm").iterdir(), DEPLOY / "docker" / "Dockerfile"):
+    for path in (*(DEPLOY / "slurm").iterdir(), *(DEPLOY / "ray").iterdir(), DEPLOY / "docker" / "Dockerfile"):
         text = path.read_text().replace(" \\\n#", "")
         for line in re.findall(r"^#.* (fgbg-\w+ -?.+)$", text, re.MULTILINE):
             yield path.name, shlex.split(line)
@@ -102,3 +114,9 @@ def test_the_ranks_of_the_jobset_know_one_another() -> None:
     assert environment["WORLD_SIZE"] == str(job["spec"]["completions"]) == str(job["spec"]["parallelism"])
     name, [replicated] = document["metadata"]["name"], document["spec"]["replicatedJobs"]
     assert environment["MASTER_ADDR"] == f"{name}-{replicated['name']}-0-0.{name}"
+
+
+def test_the_cluster_of_kuberay_has_the_ray_of_the_image() -> None:
+    pinned = re.search(r"^ray==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert pinned
+    assert recipe("ray/rayjob.yaml")["spec"]["rayClusterSpec"]["rayVersion"] == pinned[1]
