@@ -69,7 +69,7 @@ def sniff_format(data: bytes) -> str:
 def is_converted(path: str) -> bool:
     """Whether a file is by its name a picture that is stored in another format than its own."""
     return (
-        not path.endswith((".jpg", ".png"))
+        not path.endswith((".jpg", ".jpeg", ".png"))
         and EXTENSIONS.get(PurePosixPath(path).suffix.lower(), PNG) not in AS_THEY_CAME
     )
 
