@@ -50,18 +50,22 @@ class RemoteWork:
 
     def begin(self, result: Callable[[set[str]], str]) -> None:
         """Let this be the run there, or join the same one; `result` and the errors as for `resumable_remotely`."""
+        # What others write may be there as soon as the run has begun, so what is not theirs is looked for before.
+        before = self.storage.names()
+        found = "" if BEGUN in before else min(filter(_is_shown, before), default="")
         # Of this process alone: where an answer is lost, what is the same counts as created.
         is_first = self.storage.create(BEGUN, _text({**self._arguments, BY: self._writer}))
         try:
-            self._join(result, is_first=is_first)
+            self._join(result, found, is_first=is_first)
         except BaseException:
             if is_first:
                 with suppress(OSError):
-                    self.storage.remove(BEGUN)
+                    if found or self.storage.names(RECORDS) == [BEGUN]:  # else others have joined
+                        self.storage.remove(BEGUN)
             raise
         self.storage.put(self._writer, b"")
 
-    def _join(self, result: Callable[[set[str]], str], *, is_first: bool) -> None:
+    def _join(self, result: Callable[[set[str]], str], found: str, *, is_first: bool) -> None:
         self.names = set(self.storage.names())
         if self.last in self.names:
             self._remove(name for name in self.names if name.startswith(RECORDS))
@@ -69,10 +73,15 @@ class RemoteWork:
         if not is_first:
             place = self.storage.location
             if (begun := begun_arguments(self.storage)) is None:
-                raise InputError(f"another process was at work in {place} just now: give the same command again")
+                raise self.ended()
             require_unfinished_with(place, begun, self._arguments, place)
-        elif found := min(filter(_is_shown, self.names), default=""):
+        elif found:
             raise self._in_use(found)
+
+    def ended(self) -> InputError:
+        """What to raise where another process has ended the run meanwhile."""
+        place = self.storage.location
+        return InputError(f"another process was at work in {place} just now: give the same command again")
 
     def _in_use(self, found: str) -> InputError:
         place = self.storage.location

@@ -313,8 +313,11 @@ def _fetch_records(target: Target, run: RemoteWork) -> None:
     """Copy the progress records of the shards that are there, of those that are the target's own."""
 
     def fetch(stem: str) -> str:
-        with suppress(FileNotFoundError):  # the run of another process has ended meanwhile
+        try:
             write_file(target.records / f"{stem}.npz", run.storage.read_all(f"{RECORDS}{stem}.npz"))
+        except FileNotFoundError:
+            if target.part or target.parts:
+                raise run.ended() from None
         return stem
 
     with ThreadPoolExecutor(AT_ONCE) as threads:

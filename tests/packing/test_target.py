@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import pytest
 
 from pipeline.errors import AlreadyComplete, InputError
 from pipeline.format.manifest import MANIFEST
-from pipeline.packing.pack import PackOptions, pack
+from pipeline.packing.pack import PackOptions, pack, pack_part
 from pipeline.packing.target import ShardPlace
+from pipeline.parts import Part
 from pipeline.remote_resume import BEGUN, NEWEST, WRITER
 from pipeline.resume import COMPLETE, UNFINISHED
 from pipeline.storage import Folder
@@ -161,14 +163,43 @@ def test_what_is_done_is_not_put_twice(small: Path, expected: dict[str, bytes], 
     assert (put[0], put[-1]) == (6, 0)
 
 
+@pytest.mark.parametrize("moment", [2, 3, 4])
+def test_another_part_while_one_begins(moment: int, small: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
+    """It is no stranger whose objects are in the way, and a part that is stopped then leaves it what it needs."""
+
+    def other() -> None:
+        pack_part(small, Folder(tmp_path), HOW, Part(1, 2))
+        if moment > 2:
+            raise KeyboardInterrupt
+
+    bucket = Bucket(tmp_path, At(moment, other))
+    with suppress(KeyboardInterrupt):
+        pack_part(small, bucket, HOW, Part(0, 2))
+    pack_part(small, Folder(tmp_path), HOW, Part(0, 2))
+    pack(small, Folder(tmp_path), HOW, finish=True)
+    assert objects(tmp_path) == expected
+
+
+def test_a_part_that_another_process_has_finished_meanwhile_is_not_written_again(
+    small: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    for number in range(2):
+        pack_part(small, Folder(tmp_path), HOW, Part(number, 2))
+    bucket = Bucket(tmp_path)
+    bucket.before = At(3, lambda: pack(small, Folder(tmp_path), HOW, finish=True))
+    with pytest.raises(InputError, match="just now: give the same command again"):
+        pack_part(small, bucket, HOW, Part(0, 2))
+    assert objects(tmp_path) == expected
+
+
 @pytest.mark.parametrize("how", [HOW, OTHERWISE], ids=["same", "other"])
 def test_another_writer_at_any_moment(
     how: PackOptions, small: Path, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
-    """A whole run within another one, before each of its requests."""
+    """A whole run within another one, which has begun, before each of its requests."""
     count = len(requests_of(small, tmp_path / "whole"))
     refused = 0
-    for moment in range(2, count + 1, 4):
+    for moment in range(3, count + 1, 4):
         folder, said = tmp_path / str(moment), list[str]()
 
         def other(folder: Path = folder, said: list[str] = said) -> None:
@@ -186,7 +217,7 @@ def test_another_writer_at_any_moment(
         assert objects(folder) == expected
         refused += sum("fgbg-pack with seed 0, now it is 1" in line for line in said)
         assert len(said) <= 1
-    assert refused == (0 if how is HOW else len(range(2, count + 1, 4)))
+    assert refused == (0 if how is HOW else len(range(3, count + 1, 4)))
 
 
 def test_an_input_error_takes_all_away_unless_another_process_is_at_work(small: Path, tmp_path: Path) -> None:
