@@ -169,7 +169,7 @@ def test_another_part_while_one_begins(moment: int, small: Path, expected: dict[
 
     def other() -> None:
         pack_part(small, Folder(tmp_path), HOW, Part(1, 2))
-        if moment > 2:
+        if stopped:
             raise KeyboardInterrupt
 
     bucket = Bucket(tmp_path, At(moment, other))
@@ -186,7 +186,7 @@ def test_a_part_that_another_process_has_finished_meanwhile_is_not_written_again
     for number in range(2):
         pack_part(small, Folder(tmp_path), HOW, Part(number, 2))
     bucket = Bucket(tmp_path)
-    bucket.before = At(3, lambda: pack(small, Folder(tmp_path), HOW, finish=True))
+    bucket.before = At(4, lambda: pack(small, Folder(tmp_path), HOW, finish=True))
     with pytest.raises(InputError, match="just now: give the same command again"):
         pack_part(small, bucket, HOW, Part(0, 2))
     assert objects(tmp_path) == expected
