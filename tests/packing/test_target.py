@@ -163,8 +163,10 @@ def test_what_is_done_is_not_put_twice(small: Path, expected: dict[str, bytes], 
     assert (put[0], put[-1]) == (6, 0)
 
 
-@pytest.mark.parametrize("moment", [2, 3, 4])
-def test_another_part_while_one_begins(moment: int, small: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("moment", "stopped"), [(3, False), (3, True), (4, True)])
+def test_another_part_while_one_begins(
+    moment: int, stopped: bool, small: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
     """It is no stranger whose objects are in the way, and a part that is stopped then leaves it what it needs."""
 
     def other() -> None:
