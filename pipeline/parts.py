@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.errors import InputError
-from pipeline.locks import AtWork, held, locked
+from pipeline.locks import STALE_SEC, AtWork, held, locked
 from pipeline.resume import (
     ARGUMENTS,
     COMPLETE,
@@ -33,11 +33,8 @@ from pipeline.resume import (
 
 LOCKS = ".part-"
 """Beginning of a folder in that of the progress records, in which the process of a part has its lock."""
-WAIT_SEC, TELL_SEC, PAUSE_SEC = 120.0, 5.0, 0.05
-"""For how long a part waits for another process, after which time it says so, and between two looks.
-
-Servers of NFS free the locks of a machine that is lost after 90 s.
-"""
+TELL_SEC, PAUSE_SEC = 5.0, 0.05
+"""After which time a part that waits for another process says so, and between two looks."""
 log = logging.getLogger(__name__)
 
 
@@ -126,8 +123,10 @@ def resumable_part(
     """Do one part of a long run in `folder`, beside other parts; see `resume.resumable` for a run that has no parts.
 
     Yields the hidden folder for the progress records of all parts, which stay. Raises what `resumable` does, where the
-    folder holds anything else than other parts of the same run, and `InputError` while the same part is at work.
+    folder holds anything else than other parts of the same run, and `InputError` while the same part is at work. The
+    lock that it may have left on a machine that was lost is waited for, see `locked`.
     """
+    own = folder / UNFINISHED / f"{LOCKS}{part.number:06}"
     wanted = json.loads(json.dumps({**arguments, PARTS: part.of}))
 
     def require_ours() -> Arguments | None:
@@ -137,18 +136,19 @@ def resumable_part(
 
     def begin() -> None:
         with held(folder):
-            require_incomplete(folder, wanted, result, newest_ns)
-            records = folder / UNFINISHED
             if not require_ours():
+                require_incomplete(folder, wanted, result, newest_ns)  # it was finished meanwhile
                 require_unused(folder)
-                records.mkdir(exist_ok=True)
+                own.parent.mkdir(exist_ok=True)
                 (folder / COMPLETE).unlink(missing_ok=True)  # of results that were removed
-                keep_arguments(records / ARGUMENTS, wanted)
-            own = records / f"{LOCKS}{part.number:06}"
+                keep_arguments(own.parent / ARGUMENTS, wanted)
             own.mkdir(exist_ok=True)
             working.enter_context(locked(own))
 
+    require_incomplete(folder, wanted, result, newest_ns)
     require_ours()
+    with suppress(FileNotFoundError), locked(own, patience_sec=STALE_SEC, say=log.warning):
+        pass  # the folder, whose lock `begin` has, is not to be locked for as long as that
     with ExitStack() as working:
         _patiently(begin)
         try:
@@ -160,17 +160,17 @@ def resumable_part(
 
 
 def _patiently(begin: Callable[[], None]) -> None:
-    """Begin when no other process is in the way: one that begins, too, or the same part on a machine that was lost."""
+    """Begin when no other process is in the way: one that begins, too, or finishes the run."""
     start_sec, told = time.monotonic(), False
     while True:
         try:
             return begin()
         except AtWork as busy:
             waited_sec = time.monotonic() - start_sec
-            if waited_sec > WAIT_SEC:
+            if waited_sec > STALE_SEC:
                 raise
             if waited_sec > TELL_SEC and not told:
-                log.warning("waiting for up to %s s: %s", round(WAIT_SEC), str(busy).partition(": ")[0])
+                log.warning("waiting for up to %s s: %s", round(STALE_SEC), str(busy).partition(": ")[0])
                 told = True
         time.sleep(PAUSE_SEC)
 

@@ -1,4 +1,5 @@
 import re
+import socket
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -6,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+import pipeline.locks
 from pipeline import parts
 from pipeline.errors import AlreadyComplete, InputError
 from pipeline.locks import AtWork, locked
 from pipeline.parts import LOCKS, Part, require_parts, resumable_part, with_parts
 from pipeline.resume import ARGUMENTS, UNFINISHED, require_finished, resumable, unfinished_run
 from tests.samples import files_below, write
+from tests.test_locks import without_locks
 
 COUNT = {"command": "count", "to": 9}
 
@@ -112,23 +115,46 @@ def test_a_part_is_refused_in_what_is_no_run_of_parts(tmp_path: Path) -> None:
     assert files_below(tmp_path / "used") == {"mine.txt": b""}
 
 
-def test_the_same_part_twice_at_once_is_waited_for_and_then_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    with monkeypatch.context() as impatient, resumable_part(tmp_path, COUNT, Part(1, 3), lambda: ""):
-        impatient.setattr(parts, "WAIT_SEC", 0.01)
-        impatient.setattr(parts, "TELL_SEC", 0)
+def test_the_same_part_twice_at_once_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with resumable_part(tmp_path, COUNT, Part(1, 3), lambda: ""):
         busy = f"another process is at work in {tmp_path}/{UNFINISHED}/{LOCKS}000001"
         with pytest.raises(AtWork, match=f"^{busy}: wait for it"):
             count(tmp_path, Part(1, 3))
-        assert caplog.messages == [f"waiting for up to 0 s: {busy}"]
-    with locked(tmp_path / UNFINISHED / f"{LOCKS}000001"):
-        again = threading.Thread(target=count, args=(tmp_path, Part(1, 3)))
-        again.start()
-        again.join(0.1)
-        assert again.is_alive()
-    again.join()
-    assert records(tmp_path) == ["1", ARGUMENTS]
+    assert caplog.messages == [], "on this machine, it is no lock of one that was lost"
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_a_part_takes_the_place_of_one_whose_machine_was_lost(
+    locks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if not locks:
+        without_locks(monkeypatch)
+    monkeypatch.setattr(pipeline.locks, "PAUSE_SEC", 0.0)
+    monkeypatch.setattr(parts, "STALE_SEC", 0.05)
+    count(tmp_path, Part(0, 3))
+    (tmp_path / UNFINISHED / f"{LOCKS}000001").mkdir()
+    with ExitStack() as lost:
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(socket, "gethostname", lambda: "elsewhere")
+            lost.enter_context(locked(tmp_path / UNFINISHED / f"{LOCKS}000001"))
+        if locks:  # which the file server frees after a while
+            monkeypatch.setattr(parts, "STALE_SEC", 60.0)
+            monkeypatch.setattr(parts.log, "warning", lambda line: lost.close())
+        count(tmp_path, Part(1, 3))
+    assert records(tmp_path) == ["0", "1", ARGUMENTS]
+    assert locks or caplog.messages[-1].endswith("is gone; this one goes on")
+
+
+def test_a_part_of_a_run_that_was_killed_at_its_very_end_is_complete(tmp_path: Path) -> None:
+    count(tmp_path, Part(0, 1))
+    left = files_below(tmp_path / UNFINISHED)
+    with resumable(tmp_path, {**COUNT, "parts": 1}, result=lambda: "9 numbers"):
+        write(tmp_path / "numbers.txt", b"123")
+    for name, content in left.items():
+        write(tmp_path / UNFINISHED / name, content)
+    with pytest.raises(AlreadyComplete, match="already complete: 9 numbers"):
+        count(tmp_path, Part(0, 1))
+    assert not (tmp_path / UNFINISHED).exists()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), InputError("wrong")])
