@@ -206,7 +206,7 @@ class RemoteRun:
         if there == self._read_put():
             self.behind = any((self.folder / name).exists() for name in NEEDED)
             if self.behind:
-                self.say(f"the run goes on from {self.folder}, since not all of it was put at the URL before")
+                self.say("the run goes on from what is kept here, since not all of it was put at the URL before")
             shutil.rmtree(self.folder / LINKS, ignore_errors=True)
             return
         for path in self.folder.iterdir():  # of a run that others went on with

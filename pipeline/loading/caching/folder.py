@@ -119,7 +119,7 @@ class CacheFolder:
     def listed(self) -> Iterator[Listing]:
         """Hold the directory's lock, as one that uses this data set; stale files are removed."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        text = b"" if self.path(MANIFEST).exists() else self._manifest_text()
+        text = b"" if self.has(MANIFEST) else self._manifest_text()
         with locked(self.directory):
             self._join()
             folders = [folder for folder in self.directory.iterdir() if DATA_SET.fullmatch(folder.name)]
@@ -143,6 +143,14 @@ class CacheFolder:
     def path(self, name: str) -> Path:
         """Where a file is when it is there."""
         return self.folder / name
+
+    def has(self, name: str) -> bool:
+        """Whether a file is there, as far as that may be known."""
+        try:
+            self.path(name).stat()
+        except OSError:
+            return False
+        return True
 
     def _partial(self, name: str) -> Path:
         return self.folder / f".{name}.partial"
@@ -218,7 +226,7 @@ class CacheFolder:
 
     def idle_sec(self, name: str) -> float:
         """Time since something came of a download that is under way, in whatever process; 0 where none is."""
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             return time.time() - self._partial(name).stat().st_mtime
         return 0.0
 

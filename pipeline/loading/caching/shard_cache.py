@@ -81,7 +81,7 @@ class ShardCache(Storage):
     def _begin_anew(self) -> None:
         self._meter = Meter()
         self._open_files: OrderedDict[str, ReadFile] = OrderedDict()
-        self._opening, self._starting = Lock(), Lock()
+        self._opening, self._starting, self._dropping = Lock(), Lock(), Lock()
         self._served, self._drops = local(), dict[str, int]()  # what a thread has read last, if it was cached
         self._fetcher: Fetcher | None = None
         self._uses: NextUses | None = None
@@ -115,12 +115,12 @@ class ShardCache(Storage):
         file = self._by_name.get(name) if self.limit_bytes else None
         content: Content | None = None
         drops = self._drops.get(name, 0)
-        if file is not None and (content := self._read_local(file, offset, size)) is None:
+        if file is not None and (content := self._read_local(file, offset, size, drops)) is None:
             fetcher = self._started()
             if download := fetcher.downloading(name):
                 content = download.read(offset, size, WAIT_SEC)
             if content is None:  # it may have come just now
-                content = self._read_local(file, offset, size)
+                content = self._read_local(file, offset, size, drops)
             if content is None and name != INDEX:  # that is mapped
                 fetcher.demand(self._sized(file))
         self._served.last = (name, drops) if content is not None else None
@@ -138,8 +138,8 @@ class ShardCache(Storage):
                 file = self._by_name[file.name] = file._replace(size=self.source.stat(file.name).size)
         return file
 
-    def _read_local(self, file: CachedFile, offset: int, size: int) -> bytes | None:
-        """Bytes of a cached file; None where it is not there, or cut short, which removes it."""
+    def _read_local(self, file: CachedFile, offset: int, size: int, drops: int) -> bytes | None:
+        """Bytes of a cached file; None where it is not there, or cut short, which drops it."""
         try:
             local = self._local(file.name)
             content = local.read(size, offset)
@@ -147,7 +147,7 @@ class ShardCache(Storage):
                 return content
         except OSError:
             return None
-        self._discard(file.name)
+        self._drop(file.name, drops)
         return None
 
     def _local(self, name: str) -> ReadFile:
@@ -177,7 +177,7 @@ class ShardCache(Storage):
                 list(pool.map(self._fetch, names))
 
     def _fetch(self, name: str) -> None:
-        if not self._folder.path(name).exists():
+        if not self._folder.has(name):
             self._started().fetch(self._sized(self._by_name[name]))
 
     def map(self, name: str, most_bytes: int | None = None) -> bytes | mmap.mmap:
@@ -205,22 +205,25 @@ class ShardCache(Storage):
         last = getattr(self._served, "last", None)
         if last is None or last[0] != name:
             return False
-        with self._opening:
-            is_first = self._drops.get(name, 0) == last[1]  # or another thread has read the same, and dropped it
-            self._drops[name] = self._drops.get(name, 0) + is_first
-        if is_first:
-            self._discard(name)
+        self._drop(*last)
         return True
+
+    def _drop(self, name: str, drops: int) -> None:
+        """Drop a file that was dropped so often before it was read, unless another thread was first."""
+        with self._dropping:
+            if self._drops.get(name, 0) == drops:
+                self._discard(name)
+                self._drops[name] = drops + 1
 
     def _discard(self, name: str) -> None:
         fetcher = self._started()
-        if self._folder.path(name).exists() or fetcher.downloading(name):
+        if self._folder.has(name) or fetcher.downloading(name):
             fetcher.distrust(name)
         with self._opening:
             self._open_files.pop(name, None)
         with suppress(OSError):
             self._folder.remove(name)
-        if self._folder.path(name).exists():  # it cannot be removed
+        if self._folder.has(name):  # it cannot be removed
             self._by_name.pop(name, None)
 
     @property

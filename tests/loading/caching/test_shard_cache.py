@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -319,8 +320,18 @@ def test_a_file_cut_short_is_read_from_the_source(shards: Path, manifest: Manife
     read_all(cache, manifest, shards)
     name = manifest.shards[0].name
     os.truncate(tmp_path / "cache" / manifest.sha256 / name, 1000)
-    assert cache.read(name, 900, 300) == (shards / name).read_bytes()[900:1200]
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda _: cache.read(name, 900, 300), range(8)))
+    assert found == [(shards / name).read_bytes()[900:1200]] * 8
+    assert cache._started()._left_out.names() == [], "it was damaged once, however many have seen it"
     cache.close()
+
+
+def test_a_folder_that_may_not_be_looked_into_is_passed_over(shards: Path, manifest: Manifest, tmp_path: Path) -> None:
+    with closing(cache_over(Source(shards), manifest, tmp_path / ("n" * 300))) as cache:
+        cache.fetch(INDEX)
+        read_all(cache, manifest, shards)
+        assert cache.statistics().hits == 0
 
 
 def test_a_part_that_takes_too_long_is_asked_for_again(
