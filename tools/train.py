@@ -57,12 +57,14 @@ def main(ctx: click.Context, /, resume: str | None, override: bool, report: bool
 
 def train(config: Config, going_on: "Resume", given: Collection[str], *, override: bool, report: bool) -> int:
     """Train, as one of the ranks that the environment names, and return the exit code."""
-    from train.distributed import Distributed
+    from train.distributed import Distributed, restart_warning
     from train.report import REPORT, write_report
     from train.signals import Interrupted
     from train.trainer import Trainer
 
     with Distributed.from_environment(config.device) as ranks:
+        if ranks.first and (warning := restart_warning()):
+            echo(warning, err=True)
         trainer = Trainer(config, resume=going_on, given=given, override=override, ranks=ranks, say=echo)
         complete = trainer.complete_before and trainer.over and going_on is not True
         try:

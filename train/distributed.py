@@ -185,6 +185,18 @@ class Distributed:
         self.close()
 
 
+def restart_warning() -> str:
+    """What torchrun must be told so that it can start ranks again; empty if it was, or is not to.
+
+    Torch 2.13 lets ranks that are started again read what the former ones have left in its own store, as where they
+    listened, and goes on with the address of a machine that was lost (pytorch#135712).
+    """
+    restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+    if not restarts or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return ""
+    return "warning: --max-restarts of torchrun works only with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment"
+
+
 SINGLE = Distributed()
 """One process without peers."""
 

@@ -165,7 +165,20 @@ def test_what_torchrun_restarts_goes_on(packed: Path, small_run: Path, monkeypat
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     assert "give --resume" in one_line_error(run(packed, small_run, *flags))
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert "trained 2 epochs, 8 steps, 128 sets" in printed(run(packed, small_run, *flags))
+    told = printed(run(packed, small_run, *flags))
+    assert "trained 2 epochs, 8 steps, 128 sets" in told
+    assert "warning: " not in told
+
+
+@pytest.mark.parametrize(("restarts", "shared"), [("3", "True"), ("0", "True"), ("3", "False")])
+def test_a_store_that_hinders_restarts_is_told(
+    packed: Path, small_run: Path, monkeypatch: pytest.MonkeyPatch, restarts: str, shared: str
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", restarts)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", shared)
+    told = printed(run(packed, small_run, *SMALL, "--no-report"))
+    warning = "works only with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment\n"
+    assert (warning in told) == ((restarts, shared) == ("3", "True"))
 
 
 def test_a_second_trainer_in_the_folder_is_refused(packed: Path, tmp_path: Path) -> None:
