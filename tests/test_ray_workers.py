@@ -1,6 +1,8 @@
 """On a cluster of two nodes, which the tests share: a core each, and nothing on the network but loopback."""
 
+import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,22 +14,29 @@ from typing import Any
 
 import psutil
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
+import tools.depth
 import tools.pack
 from pipeline.composing.compose import Progress as ComposeProgress
 from pipeline.composing.compose import compose
 from pipeline.composing.composer import ComposeOptions
 from pipeline.composing.synthetic.source import Synthetic
+from pipeline.depth_estimation.actors import ActorPlan, Estimator, estimate_on_actors, load_estimator
+from pipeline.depth_estimation.model import DepthModel, DepthModelSettings
+from pipeline.depth_estimation.run import EstimateError, EstimateOptions
+from pipeline.depth_estimation.targets import rewrite_with_depth
 from pipeline.engines import RAY
 from pipeline.errors import InputError
 from pipeline.packing.pack import PackOptions, pack
 from pipeline.ray_cluster import ClusterError, require_same_code
-from pipeline.ray_workers import RayWorkers
+from pipeline.ray_workers import RayActors, RayWorkers
 from pipeline.remote_resume import NEWEST
 from pipeline.storage import Folder
+from pipeline.verify.check import CheckOptions, check
 from pipeline.workers import Progress
 from tests.commands import ROOT
+from tests.networks import weighted_sum
 from tests.ray_nodes import Nodes, is_installed
 from tests.samples import files_below, write_sets
 
@@ -123,8 +132,11 @@ def test_a_folder_that_a_node_does_not_see_is_told(nodes: Any, tmp_path: Path) -
     assert note.endswith("which must see the same folders under the same paths as all others")
 
 
-def test_composing_gives_the_same_bytes(nodes: Any, composed: dict[str, bytes], tmp_path: Path) -> None:
-    compose_shards(tmp_path / "shards")
+def test_composing_gives_the_same_bytes(
+    nodes: Any, composed: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    compose_shards(Path("shards"))
     assert files_below(tmp_path / "shards") == composed
     compose_shards(Folder(tmp_path / "remote"), workers=1)  # a folder behind the seam of object storage
     assert files_below(tmp_path / "remote") == composed
@@ -209,6 +221,73 @@ def test_packing_gives_the_same_bytes(nodes: Any, source: Path, packed: Path, pl
     pack(source, Folder(tmp_path / "planes"), options)
     (tmp_path / "planes" / NEWEST).unlink()
     assert files_below(tmp_path / "planes") == files_below(planes)
+
+
+def depth(bare: Path, shards: Path, model: Path, *more: str) -> Result:
+    arguments = [bare, "--model", model, "--shards", shards, "--batch-size", 4, "--engine", RAY, *more]
+    return CliRunner().invoke(tools.depth.main, list(map(str, arguments)))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return weighted_sum(tmp_path_factory.mktemp("model") / "net.onnx")
+
+
+@pytest.fixture(scope="module")
+def with_depth(bare: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of shards whose depth this process has made."""
+    shards = tmp_path_factory.mktemp("depth") / "shards"
+    rewrite_with_depth(bare, shards, DepthModel(model, DepthModelSettings(), 4), EstimateOptions())
+    return files_below(shards)
+
+
+def test_depth_is_the_same_though_actors_are_killed(
+    nodes: Any, bare: Path, model: Path, with_depth: dict[str, bytes], tmp_path: Path
+) -> None:
+    killed, done = list[bool](), list[int]()
+
+    def sets_done(more: int) -> None:
+        done.append(more)
+        killed.append(sum(killed) < 2 and kill_a_worker("ray::Actor"))
+
+    with RayActors[Estimator](None, None) as actors:
+        rewrite_with_depth(
+            bare, tmp_path / "shards", DepthModel(model, DepthModelSettings(), 4), EstimateOptions(),
+            Progress(sets_done=sets_done), way=functools.partial(estimate_on_actors, actors),
+        )  # fmt: skip
+    assert any(killed)
+    assert sum(done) == 100
+    assert files_below(tmp_path / "shards") == with_depth
+
+
+def test_the_kind_of_gpu_belongs_to_a_depth_work(
+    nodes: Any, bare: Path, model: Path, with_depth: dict[str, bytes], tmp_path: Path
+) -> None:
+    result = depth(bare, tmp_path / "shards", model)
+    assert result.exit_code == 0, result.output
+    assert "made 100 depth maps with net.onnx on the CPU, " in result.output
+    assert files_below(tmp_path / "shards") == with_depth
+    result = depth(bare, tmp_path / "shards", model, "--accelerator", "H100")
+    assert 'holds a complete fgbg-depth with accelerator null, now it is "H100"' in result.output
+
+
+def test_a_model_that_differs_on_a_node_is_one_line(bare: Path, model: Path) -> None:
+    plan = ActorPlan(
+        bare, "?", model, DepthModelSettings(), 4, {"model_sha256": "?"}, EstimateOptions(workers=1), on_gpu=False
+    )
+    with pytest.raises(EstimateError, match=rf"^{model} is another one on node \S+: give a path that all nodes share$"):
+        load_estimator(plan)
+
+
+def test_checking_finds_the_same(nodes: Any, packed: Path, tmp_path: Path) -> None:
+    shards = shutil.copytree(packed, tmp_path / "shards")
+    assert check(shards, CheckOptions(engine=RAY)).damage == []
+    tar = shards / "sets-000001.tar"
+    tar.write_bytes(tar.read_bytes().replace(b"JFIF", b"JFIX", 3))
+    (shards / "sets-000002.tar").unlink()
+    found = check(shards, CheckOptions(engine=RAY)).damage
+    assert found == check(shards, CheckOptions(workers=1)).damage
+    assert len(found) > 2
 
 
 def test_bad_input_is_one_line(nodes: Any, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from pipeline.engines import LOCAL
 from pipeline.format.depth import NEAR, STORED
 from pipeline.loading.caching.check import check_cache
 from pipeline.loading.caching.folder import cache_directory
@@ -14,9 +15,17 @@ from pipeline.storage import Location
 from pipeline.verify.check import CheckOptions, CheckReport, check
 from pipeline.verify.repair import DAMAGED_SUFFIX, RepairReport, repair
 from pipeline.words import plural
-from tools.cli import Command, LocationType, advance, echo, parse_part, progress_bar
-
-DEFAULTS = CheckOptions()
+from pipeline.workers import available_cores
+from tools.cli import (
+    Command,
+    LocationType,
+    advance,
+    echo,
+    engine_option,
+    parse_part,
+    progress_bar,
+    require_one_way,
+)
 
 
 @click.command(cls=Command)
@@ -34,8 +43,9 @@ DEFAULTS = CheckOptions()
               help="Of --repair-index: which end of the depth scale is near.  [default: the manifest's]")  # fmt: skip
 @click.option("--part", callback=parse_part, metavar="I/N",
               help="Check one of N parts of the shards, I from 0 to N - 1; 0 also what is beside them.")  # fmt: skip
-@click.option("--workers", type=click.IntRange(1), default=DEFAULTS.workers, show_default="one a core",
+@click.option("--workers", type=click.IntRange(1), show_default="one a core",
               help="Processes; what is found does not depend on it.")  # fmt: skip
+@engine_option
 @click.option("--cache", is_flag=False, flag_value="", metavar="[DIR]",
               help="In place of shards: the cache folder, or DIR; damaged files are removed.")  # fmt: skip
 def main(
@@ -46,7 +56,8 @@ def main(
     depth_encoding: str | None,
     depth_near: str | None,
     part: Part | None,
-    workers: int,
+    workers: int | None,
+    engine: str,
     cache: str | None,
 ) -> None:
     """Check that every byte of a shard directory is as it was packed; name what is not, and exit with 1.
@@ -58,6 +69,9 @@ def main(
     """
     if part and (repair_index or cache is not None):
         raise click.UsageError("--part is for checking shards: leave out --repair-index and --cache")
+    if engine != LOCAL and (repair_index or cache is not None):
+        raise click.UsageError(f"--engine {engine} is for checking shards: leave out --repair-index and --cache")
+    require_one_way(part, finish=False, engine=engine)
     if cache is not None:
         folder = cache_directory(cache)
         echo(f"{folder}: {check_cache(folder)}")
@@ -72,9 +86,9 @@ def main(
     with progress_bar(label, 1) as bar:
         done = functools.partial(advance, bar, label)
         if repair_index and isinstance(shards, Path):
-            repaired = repair(shards, depth_encoding, depth_near, workers=workers, tars_read=done)
+            repaired = repair(shards, depth_encoding, depth_near, workers=workers or available_cores(), tars_read=done)
         else:
-            report = check(shards, CheckOptions(decode or full, full, workers), done, part)
+            report = check(shards, CheckOptions(decode or full, full, workers, engine), done, part)
     if repair_index:
         for problem in repaired.damaged:
             echo(f"left out: {problem.path}: {problem.why}")

@@ -1,18 +1,23 @@
 """fgbg-depth: depth maps by a monocular depth network."""
 
+import functools
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
 
+from pipeline.depth_estimation.actors import estimate_on_actors
 from pipeline.depth_estimation.model import NEAR, DepthModel, DepthModelSettings
 from pipeline.depth_estimation.run import EstimateOptions, EstimateReport
-from pipeline.depth_estimation.targets import add_depth, rewrite_with_depth
+from pipeline.depth_estimation.targets import EstimateShards, add_depth, estimate_shards, rewrite_with_depth
+from pipeline.engines import LOCAL, RAY
 from pipeline.errors import InputError
 from pipeline.format.manifest import MANIFEST
 from pipeline.parts import Part
+from pipeline.ray_workers import RayActors
 from pipeline.storage import Location
 from pipeline.words import plural
 from pipeline.workers import Progress
@@ -23,6 +28,7 @@ from tools.cli import (
     advance,
     describe_part,
     echo,
+    engine_option,
     part_options,
     progress_bar,
     require_one_way,
@@ -63,8 +69,12 @@ DEFAULTS = EstimateOptions()
               help="Read what links in a folder lead to, and write depth maps there.")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace depth maps of another making in the folder SOURCE.")
 @part_options
-@click.option("--workers", type=click.IntRange(1), default=DEFAULTS.workers, show_default="one a core",
-              help="Threads that decode and encode; the bytes written do not depend on it.")  # fmt: skip
+@click.option("--workers", type=click.IntRange(1), show_default="one a core",
+              help="Threads that decode and encode, with --engine ray processes that have the network; the bytes "
+                   "written do not depend on it.")  # fmt: skip
+@engine_option
+@click.option("--accelerator", metavar="TYPE",
+              help="With --engine ray: the one kind of GPU to work on, as Ray calls it (H100, say).")  # fmt: skip
 def main(
     source: Location,
     model: Path,
@@ -78,7 +88,9 @@ def main(
     follow_links: bool,
     part: Part | None,
     finish: bool,
-    workers: int,
+    workers: int | None,
+    engine: str,
+    accelerator: str | None,
     **flags: Any,
 ) -> None:
     """Add depth maps to the image sets of SOURCE with a depth network; near is bright.
@@ -92,13 +104,15 @@ def main(
     """
     if range_ and per_image_range:
         raise click.UsageError("--range and --per-image-range exclude each other: give one")
-    require_one_way(part, finish=finish, engine="local")
+    require_one_way(part, finish=finish, engine=engine)
+    if accelerator and engine != RAY:
+        raise click.UsageError("--accelerator is for --engine ray")
     packed = not isinstance(source, Path) or (source / MANIFEST).is_file()
     if packed and not shards:
         raise InputError(f"{source} is a shard directory: say where to rewrite it to, --shards NEW")
     if shards and not packed:
         raise InputError(f"{source} is no shard directory ({MANIFEST} is missing): leave out --shards")
-    if (part or finish) and not packed:
+    if (part or finish or engine != LOCAL) and not packed:
         how = f"pack it first (--no-depth), then add depth from {MANIFEST.partition('.')[0]} to shards"
         raise InputError(f"{source} is no shard directory, whose files no two machines may write at once: {how}")
     if packed and overwrite:
@@ -107,8 +121,8 @@ def main(
     if range_ or per_image_range:
         given["range"] = range_
     depth_model = DepthModel(model, DepthModelSettings.load(model, given), batch_size)
-    options = EstimateOptions(quality, skip_bad, workers)
-    with progress_bar("scanning", 1, lambda rate: rate) as bar:
+    options = EstimateOptions(quality, skip_bad, workers or DEFAULTS.workers)
+    with ExitStack() as cluster, progress_bar("scanning", 1, lambda rate: rate) as bar:
 
         def files_found(total: int) -> None:
             bar.label = f"scanning: {plural(total, 'file')}"
@@ -122,7 +136,20 @@ def main(
 
         progress = Progress(files_found, sets_found, sets_done)
         if shards:
-            report = rewrite_with_depth(source, shards, depth_model, options, progress, part=part, finish=finish)
+            way: EstimateShards = estimate_shards
+            if engine == RAY:
+                way = functools.partial(estimate_on_actors, cluster.enter_context(RayActors(workers, accelerator)))
+            report = rewrite_with_depth(
+                source,
+                shards,
+                depth_model,
+                options,
+                progress,
+                part=part,
+                finish=finish,
+                way=way,
+                accelerator=accelerator,
+            )
         else:
             assert isinstance(source, Path), "a URL is one of shards"
             report = add_depth(

@@ -91,14 +91,14 @@ def _is_edge(pixels: object) -> bool:
 class DepthModel:
     """A loaded network, tried on a batch of black pictures: its input and output have the right shapes."""
 
-    def __init__(self, path: Path, settings: DepthModelSettings, batch_size: int) -> None:
-        """Open the file `path` on the GPU if onnxruntime offers it, else on the CPU.
+    def __init__(self, path: Path, settings: DepthModelSettings, batch_size: int, threads: int = 0) -> None:
+        """Open the file `path` on the GPU if onnxruntime offers it, else on the CPU, with `threads`; 0: one a core.
 
         Raises `InputError` if onnxruntime is missing, the file is no ONNX or no network of this kind, if the size of
         its input is nowhere stated, or if it fails.
         """
         self.path = path
-        self._session = _open(path)
+        self._session = _open(path, threads)
         self.device = "GPU" if GPU in self._session.get_providers() else "CPU"
         batch, *size = self._input_shape()
         self._fixed_batch = batch is not None
@@ -166,7 +166,7 @@ class DepthModel:
         return result
 
 
-def _open(model: Path) -> Any:
+def _open(model: Path, threads: int) -> Any:
     """An onnxruntime session."""
     if not model.is_file():
         raise InputError(f"no such file: {model}: give a network in ONNX format")
@@ -182,6 +182,7 @@ def _open(model: Path) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors; a warning about an unused weight would break the progress bar
     options.use_deterministic_compute = True
+    options.intra_op_num_threads = threads
     try:
         return onnxruntime.InferenceSession(str(model), options, providers)
     except Exception as error:  # onnxruntime's own errors have no common base

@@ -10,7 +10,7 @@ import json
 import os
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ from pipeline.packing.finalize import finalize, write_backgrounds
 from pipeline.packing.folders import describe_refused, no_one
 from pipeline.packing.join import SetFiles, Sets, describe_cause, find_sets
 from pipeline.packing.known_layouts import known_layout
-from pipeline.packing.target import Target, writing
+from pipeline.packing.target import ShardPlace, Target, writing
 from pipeline.parts import Part
 from pipeline.resume import atomic_file, resumable
 from pipeline.storage import Location, Storage
@@ -225,13 +225,16 @@ def rewrite_with_depth(
     *,
     part: Part | None = None,
     finish: bool = False,
+    way: "EstimateShards | None" = None,
+    accelerator: str | None = None,
 ) -> EstimateReport:
     """Write the sets of the shard directory `source` to `shards` (new or empty) with depth maps by `model`.
 
     Either may be in object storage, see `target.writing`. Depth maps that are there are replaced; the json of each set
     gets "depth_range": [far, near]. With `part`, only the shards of that part are written, and with `finish`, what lies
-    beside those of all parts. Raises `InputError` if `source` is no shard directory or `shards` is in use, and
-    what `estimate` raises.
+    beside those of all parts. `way` does the work, else `estimate_shards`; on GPUs of the kind `accelerator`, on which
+    the last bits of outputs may depend. Raises `InputError` if `source` is no shard directory or `shards` is in use,
+    and what `estimate` raises.
     """
     progress = progress or Progress()
     reader = ShardReader.open(source, depth=False)
@@ -239,6 +242,7 @@ def rewrite_with_depth(
     if manifest.codec == PLANES:
         raise InputError(f"{source} holds planes, which lack the pictures' colours: add depth before they are made")
     arguments = {"command": "fgbg-depth", **model.arguments(), "quality": options.quality, "source": manifest.sha256}
+    arguments |= {"accelerator": accelerator} if accelerator else {}
     with writing(shards, arguments, part=part, finish=finish) as target:
         count = len(manifest.shards)
         done = target.done(count)
@@ -246,8 +250,7 @@ def rewrite_with_depth(
         progress.sets_found(sum(manifest.shards[shard].sets for shard in target.numbers(count)) - finished_sets)
         missing = [shard for shard in target.numbers(count) if shard not in done]
         backgrounds = write_backgrounds(target.folder, _backgrounds(reader))
-        with _ShardsTarget(reader, target) as job:
-            report = estimate(model, job, job.batches(missing, model.batch_size), options, progress.sets_done)
+        report = (way or estimate_shards)(reader, target, missing, model, options, progress)
         if not part:
             total = target.tally(count)
             if not total.sets:
@@ -266,17 +269,35 @@ def _backgrounds(reader: ShardReader) -> Iterator[tuple[int, Picture]]:
             ) from None
 
 
-class _ShardsTarget:
+EstimateShards = Callable[[ShardReader, Target, Sequence[int], DepthModel, EstimateOptions, Progress], EstimateReport]
+"""Writes some shards of a source with depth to a target."""
+
+
+def estimate_shards(
+    reader: ShardReader,
+    target: Target,
+    shards: Sequence[int],
+    model: DepthModel,
+    options: EstimateOptions,
+    progress: Progress,
+) -> EstimateReport:
+    """Write some shards with depth, in this process."""
+    with ShardsTarget(reader, target.place) as job:
+        return estimate(model, job, job.batches(shards, model.batch_size), options, progress.sets_done)
+
+
+class ShardsTarget:
     """A shard directory as a job of `estimate`. One shard is open at a time; leaving the context drops it."""
 
-    def __init__(self, reader: ShardReader, target: Target) -> None:
-        self._store, self._target = reader, target
+    def __init__(self, reader: ShardReader, place: Callable[[int], ShardPlace]) -> None:
+        """`place` tells where a shard goes, by its place in the manifest."""
+        self._store, self._place = reader, place
         self._key_length = reader.index.dtype["key"].itemsize
         self._sets_left = [shard.sets for shard in reader.manifest.shards]
         self._bounds = np.cumsum([0, *self._sets_left])  # rows of a shard follow each other
         self._open: ShardWriter | None = None
 
-    def __enter__(self) -> "_ShardsTarget":
+    def __enter__(self) -> "ShardsTarget":
         return self
 
     def __exit__(
@@ -297,9 +318,11 @@ class _ShardsTarget:
                 yield [StoredSet(row, shard) for row in range(first, min(first + size, end))]
 
     def name(self, item: StoredSet) -> str:
+        """See `EstimateJob`."""
         return f"{self._store.shard_name(item.row)}/{self._store.key(item.row)}"
 
     def read(self, item: StoredSet) -> bytes:
+        """See `EstimateJob`."""
         try:
             self._store.read_metadata(item.row)  # what cannot be copied shall show before the network is asked
             overlay, *others = self._store.read(item.row)
@@ -310,9 +333,10 @@ class _ShardsTarget:
             raise BadImage(str(error).removeprefix(f"{self._store.key(item.row)}: ")) from error
 
     def save(self, batch: list[tuple[StoredSet, EstimateResult]]) -> None:
+        """See `EstimateJob`."""
         shard = batch[0][0].shard
         if not self._open:
-            self._open = ShardWriter(self._target.place(shard).path, self._key_length)
+            self._open = ShardWriter(self._place(shard).path, self._key_length)
             self._open.__enter__()
             self._problems = list[Problem]()
         for item, result in batch:
@@ -329,7 +353,7 @@ class _ShardsTarget:
         if not self._sets_left[shard]:
             self._open.__exit__(None, None, None)
             left_out = Counter(problem.kind for problem in self._problems)
-            self._target.place(shard).save(self._open.shard(left_out, self._problems))
+            self._place(shard).save(self._open.shard(left_out, self._problems))
             self._open = None
 
 

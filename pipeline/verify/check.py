@@ -15,7 +15,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,15 +23,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.engines import LOCAL, require_engine, workers_of
 from pipeline.errors import InputError
 from pipeline.format.manifest import BACKGROUNDS, INDEX, MANIFEST, Manifest, ShardInfo, load_index
 from pipeline.format.sample import PARTS, UNKNOWN
 from pipeline.format.tar import BLOCK
 from pipeline.parts import Part
+from pipeline.resume import is_elsewhere
 from pipeline.storage import Location, open_location, storage_of
 from pipeline.verify.scan import WIDE, Rows, Scan, StoredPart, stored_background, stored_parts
 from pipeline.words import plural
-from pipeline.workers import Workers, available_cores
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,14 @@ class CheckOptions:
     """Whether every picture is decoded; else its header is read."""
     stock_reader: bool = False
     """Whether the stock `webdataset` reader is asked for every set as well."""
-    workers: int = field(default_factory=available_cores)
-    """Processes; what is found does not depend on it."""
+    workers: int | None = None
+    """Processes; None: one a core, of the cluster's with an engine that is one. What is found is the same."""
+    engine: str = LOCAL
+    """Where they are: one of `engines.ENGINES`."""
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
+        require_engine(self.engine)
+        if self.workers is not None and self.workers < 1:
             raise InputError(f"{self.workers} workers: there must be 1 or more")
 
 
@@ -96,7 +100,7 @@ def check(
     beside, numbers = not part or part.number == 0, (part or Part(0, 1)).numbers(len(manifest.shards))
     damage = list(_manifest_damage(shards, manifest)) if beside else []
     own_sets = sum(manifest.shards[number].sets for number in numbers)
-    with Workers(options.workers) as workers:
+    with workers_of(options.engine, options.workers) as workers:
         index = None
         try:
             index = load_index(shards, manifest).view(np.ndarray)
@@ -155,6 +159,8 @@ def check_shard(job: CheckJob) -> CheckedTar:
     try:
         scan = Scan(job.path, job.parts, "decode" if job.options.decode else "header")
     except OSError as error:
+        if is_elsewhere():
+            storage_of(job.path.parent).stat(MANIFEST)  # a node that sees nothing of the folder has found no damage
         lost = f"{name}: it cannot be read ({error.strerror}); it held {plural(sets, 'set')}"
         return CheckedTar([lost], sets, 0, None)
     parts = [part.name for part in job.parts]
