@@ -23,7 +23,8 @@ from pipeline.workers import Job, Result, Shared, Workers
 
 MAX_RETRIES = 10
 """Of a job whose process or node was lost: preempted nodes are many, and a job that kills its process has an end."""
-STOP_SEC = 60.0
+STOP_SEC = 600.0
+WAITING = 2
 MOST_CORES = 8
 """That an actor with a GPU has for decoding and encoding."""
 NO_JOB = -1
@@ -71,8 +72,8 @@ class RayWorkers(Workers):
             self._stop(running)
 
     def _at_once(self) -> int:
-        """Jobs that may be with the cluster: without a limit, as many again wait there as it has cores just now."""
-        return self._count or max(2, 2 * int(self._ray.cluster_resources().get("CPU", 0)))
+        """Jobs that may be with the cluster: without a limit, a few more than it has cores just now."""
+        return self._count or WAITING + int(self._ray.cluster_resources().get("CPU", 0))
 
     def _finished(self, sent: deque[Any], running: list[Any]) -> Iterator[Any]:
         """The results of those sent first that are no longer running."""
@@ -80,10 +81,9 @@ class RayWorkers(Workers):
             yield result_of(self._ray, sent.popleft())
 
     def _stop(self, running: list[Any]) -> None:
-        # A job that is running would else still write where the caller tidies up.
+        # A job that is running would else still write where the caller tidies up. They are not cancelled: Ray 2.60 ends
+        # the whole process now and then where it cancels a task that is just beginning or ending.
         if running and self._ray.is_initialized():
-            for reference in running:
-                self._ray.cancel(reference)
             self._ray.wait(running, num_returns=len(running), timeout=STOP_SEC)
 
 
