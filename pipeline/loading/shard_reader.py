@@ -4,6 +4,7 @@ Shards are read, never mapped into memory: a mapped file that is cut short kills
 back short.
 """
 
+import hashlib
 import json
 import tarfile
 import zlib
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.files import ReadFile
-from pipeline.format.manifest import BACKGROUNDS, INDEX, MANIFEST, Manifest, load_index
+from pipeline.format.manifest import BACKGROUNDS, INDEX, MANIFEST, MAX_MANIFEST_BYTES, Manifest, load_index
 from pipeline.format.planes import PLANES
 from pipeline.format.sample import UNKNOWN
 from pipeline.format.tar import BLOCK
@@ -47,6 +48,7 @@ class ShardReader:
         """
         self._index_file: ReadFile | None = None
         self._index_bytes = 0
+        self._is_compared = False
         self.storage = storage_of(shards)
         self.manifest = manifest
         self.index = rows.view(np.ndarray)  # still mapped, without the cost of `np.memmap` at every access
@@ -130,10 +132,22 @@ class ShardReader:
             if zlib.crc32(view[start:end]) != crc32:
                 if self.storage.drop(name):
                     return self._read_set(key, name, offsets, sizes, crc32s)
+                self._require_same()
                 how = "cut short" if end > len(content) else "damaged (CRC differs)"
                 raise Damaged(key.decode(), f"{part} in {name} is {how}", name)
             parts.append(whole[start:end])
         return parts
+
+    def _require_same(self) -> None:
+        """Raise `InputError` if all that is behind a URL was replaced: looked at when a first set is damaged."""
+        if self._is_compared or not isinstance(self.location, Url):
+            return
+        self._is_compared = True
+        with suppress(OSError, ValueError):
+            text = storage_of(self.location).read_all(MANIFEST, MAX_MANIFEST_BYTES)
+            if hashlib.sha256(text).hexdigest() != self.manifest.sha256:
+                how = "begin a new run on what is there, or put the former shards back"
+                raise InputError(f"{self.location} was replaced while it was read: {how}")
 
     def read_metadata(self, row: int) -> dict[str, Any]:
         """The json of one set, which follows its last picture; raise `Damaged` if it does not, or is none.

@@ -119,6 +119,19 @@ def test_a_replaced_shard_is_never_fed(bucket: Url, packed: Path, tmp_path: Path
     assert not list(tmp_path.rglob("sets-000001.tar"))
 
 
+def test_a_data_set_that_is_replaced_whole_is_told_from_a_damaged_one(
+    bucket: Url, packed: Path, tmp_path: Path
+) -> None:
+    storage = storage_of(bucket)
+    with load(bucket, cache=tmp_path, cache_size="0") as remote:
+        for path in packed.glob("sets-*.tar"):
+            storage.put(path.name, bytes(path.stat().st_size))
+        storage.put("manifest.json", (packed / "manifest.json").read_bytes() + b" ")
+        with pytest.raises(InputError, match=f"{bucket} was replaced while it was read: begin a new run"):
+            list(remote)
+        assert remote.quarantined == []
+
+
 def test_bit_rot_in_the_cache_heals(bucket: Url, packed: Path, tmp_path: Path) -> None:
     with load(bucket, cache=tmp_path) as first:
         expected = list(first)
