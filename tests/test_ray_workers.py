@@ -45,7 +45,7 @@ pytestmark = [
     pytest.mark.skipif(not is_installed(), reason="needs Ray: pip install '.[ray]'"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
-SETS, PER_SHARD = 120, 20
+SETS, PER_SHARD = 120, 8
 
 
 @pytest.fixture(scope="module")
