@@ -17,6 +17,7 @@ import pytest
 from pipeline import object_storage
 from pipeline.errors import InputError, explain
 from pipeline.format.manifest import Manifest
+from pipeline.object_errors import told
 from pipeline.object_storage import ObjectStorage
 from pipeline.storage import Storage, Url, storage_of
 from tests.services import servers
@@ -253,6 +254,11 @@ def test_revoked_keys_end_in_a_line_that_names_the_bucket(s3_server: S3Server, s
             assert key not in line
             assert secret not in line
             assert "ignature=" not in line
+
+
+def test_a_wrong_clock_is_told_from_wrong_keys() -> None:
+    refusal = PermissionError("status code: 403 Forbidden: <Error><Code>RequestTimeTooSkewed</Code></Error>")
+    assert str(told(refusal, "s3://bucket/a").strerror).startswith("the clock of this machine differs from that of the")
 
 
 @pytest.mark.usefixtures("s3", "impatient")
