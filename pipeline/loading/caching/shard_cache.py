@@ -19,7 +19,6 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -173,8 +172,11 @@ class ShardCache(Storage):
     def fetch(self, *names: str) -> None:
         """Let these files come whole, at the same time, if they can be cached; return when they are there, or not."""
         if self.limit_bytes:
-            with ThreadPoolExecutor(len(names)) as pool:
-                list(pool.map(self._fetch, names))
+            for name in names:
+                if not self._folder.has(name):
+                    self._started().demand(self._sized(self._by_name[name]))
+            for name in names:
+                self._fetch(name)
 
     def _fetch(self, name: str) -> None:
         if not self._folder.has(name):

@@ -6,12 +6,13 @@ import os
 import pickle
 import resource
 import shutil
+import signal
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,11 @@ def visible(directory: Path) -> list[Path]:
 
 
 def used_bytes(directory: Path) -> int:
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    used = 0
+    for path in directory.rglob("*"):
+        with suppress(FileNotFoundError):  # it has come whole, or gone, just now
+            used += path.stat().st_size if path.is_file() else 0
+    return used
 
 
 def read_epoch(cache: ShardCache, manifest: Manifest, shards: Path, epoch: int, wait: bool = False) -> int:
@@ -189,6 +194,29 @@ def test_without_a_plan_what_is_read_is_cached_while_there_is_room(
         settle(lambda: cache.is_idle)
     assert len(visible(tmp_path / "cache")) == 3
     assert cache.statistics().evictions == 0
+    cache.close()
+
+
+def test_ctrl_c_does_not_wait_for_what_is_fetched_at_once(shards: Path, manifest: Manifest, tmp_path: Path) -> None:
+    source = Source(shards)
+    cache = cache_over(source, manifest, tmp_path / "cache")
+    source.stuck.clear()
+    main, release = threading.main_thread().ident, threading.Timer(10.0, source.stuck.set)
+    assert main
+
+    def interrupt() -> None:
+        settle(lambda: source.asked)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    release.start()
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        cache.fetch(INDEX, BACKGROUNDS)
+    assert not source.stuck.is_set(), "it has waited"
+    release.cancel()
+    source.stuck.set()
+    thread.join()
     cache.close()
 
 
