@@ -193,6 +193,7 @@ class RayActors(Generic[State]):
                     if number != NO_JOB:
                         again.append((number, parcel))
                     continue
+                del losses[number]  # of a start, each is counted anew
                 idle.append(actor)
                 if number != NO_JOB:
                     results[number] = result

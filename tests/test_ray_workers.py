@@ -121,6 +121,29 @@ def test_a_job_that_kills_its_process_has_an_end(nodes: Any, tmp_path: Path, mon
         list(pool.map(lose_the_process, [tmp_path / "mark"]))
 
 
+def start_every_other_time(folder: Path) -> Path:
+    """The state of an actor."""
+    (folder / f"start {os.getpid()}").touch()
+    if len(list(folder.glob("start *"))) % 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return folder
+
+
+def end_at_first(folder: Path, number: int) -> int:
+    """The job of an actor."""
+    if not (folder / str(number)).exists():
+        lose_the_process(folder / str(number))
+    return number
+
+
+def test_an_actor_may_be_lost_at_its_start_now_and_then(
+    nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.ray_workers.MAX_RETRIES", 1)
+    with RayActors[Path](1, None) as actors:
+        assert list(actors.map(start_every_other_time, tmp_path, end_at_first, [7])) == [7]
+
+
 def read_what_is_missing(path: Path) -> bytes:
     return path.read_bytes()
 
