@@ -13,17 +13,14 @@ from threading import Event, Thread
 from typing import NamedTuple
 
 from pipeline.errors import InputError
-from pipeline.locks import Owner
+from pipeline.locks import RENEW_SEC, STALE_SEC, Owner
 from pipeline.storage import Storage
 
 PREFIX = ".writers/"
-RENEW_SEC = 20.0
 PAUSE_SEC = 2.0
 """Between two looks at whether another process renews its lease."""
-STALE_SEC = 120.0
-"""Without a renewal, while this process looks: its owner is gone."""
 OLD_SEC = 600.0
-"""The same by the owner's clock, which may differ from the one here."""
+"""As STALE_SEC, but by the owner's clock, which may differ from the one here."""
 
 
 class _Record(NamedTuple):

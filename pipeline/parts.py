@@ -112,6 +112,13 @@ def with_parts(
     raise InputError(f"{place} holds no parts to finish: write them first, with --part 0/N to N-1/N and these flags")
 
 
+def parts_to_finish(arguments: Mapping[str, object]) -> int:
+    """In how many parts a run with some arguments, see `with_parts`, was written; 0 if it is none of parts."""
+    parts = arguments.get(PARTS, 0)
+    assert isinstance(parts, int)
+    return parts
+
+
 @contextmanager
 def resumable_part(
     folder: Path,

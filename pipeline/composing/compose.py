@@ -29,9 +29,17 @@ from pipeline.format.sample import set_key
 from pipeline.format.tar import ShardWriter
 from pipeline.loading.sampler import Permutation
 from pipeline.packing.finalize import finalize, write_backgrounds, write_problems
-from pipeline.packing.target import ShardPlace, Target, writing
-from pipeline.parts import Part, PartDone, require_idle, require_parts, resumable_part, with_parts
-from pipeline.resume import PARTS, atomic_file, require_files, resumable, unfinished_run
+from pipeline.packing.target import ShardPlace, Target, await_files, writing
+from pipeline.parts import (
+    Part,
+    PartDone,
+    parts_to_finish,
+    require_idle,
+    require_parts,
+    resumable_part,
+    with_parts,
+)
+from pipeline.resume import atomic_file, require_files, resumable, unfinished_run
 from pipeline.staging import staging_folder
 from pipeline.storage import Location, Storage, is_there
 from pipeline.words import csv_text, plural
@@ -214,7 +222,7 @@ def _writing_files(
     with begin as records, staging_folder() if part or finish else nullcontext() as private:
         if finish:
             require_idle(records)
-        yield Target(folder, records, private=private, part=part, parts=int(str(arguments.get(PARTS, 0))))
+        yield Target(folder, records, private=private, part=part, parts=parts_to_finish(arguments))
 
 
 def _describe_files(folder: Path, *, depth: bool) -> str:
@@ -287,6 +295,7 @@ def _into_files(
     )
     before = sum(len(numbers[number]) for number in done)
     output = _work(pool, write_files, jobs, before, sum(map(len, numbers.values())), progress)
+    await_files(files[number] for number in numbers)
     if target.part:
         return output, target.part_done(len(files), len(done))
     _write_tables(folder, stage, (file.read_text() for file in files))

@@ -25,7 +25,15 @@ from pipeline.errors import InputError, Problem
 from pipeline.files import read_file, write_file
 from pipeline.format.manifest import BACKGROUNDS, INDEX, MANIFEST, Manifest, ShardInfo, idx_name
 from pipeline.format.tar import Shard, load_shard
-from pipeline.parts import Part, PartDone, require_idle, require_parts, resumable_part, with_parts
+from pipeline.parts import (
+    Part,
+    PartDone,
+    parts_to_finish,
+    require_idle,
+    require_parts,
+    resumable_part,
+    with_parts,
+)
 from pipeline.remote_resume import RECORDS, RemoteWork, begun_arguments, resumable_remotely
 from pipeline.resume import PARTS, UNFINISHED, gone_from, is_elsewhere, require_files, resumable, unfinished_run
 from pipeline.staging import process_folder, staging_folder
@@ -167,13 +175,7 @@ class Target(NamedTuple):
                 for path, content in zip(missing, contents, strict=True):
                     write_file(path, content)
             return
-        end_sec = time.monotonic() + LATE_SEC
-        for path in missing:
-            while not path.exists():
-                if time.monotonic() > end_sec:
-                    why = "a node has written it, but not here: is this one folder on all nodes?"
-                    raise OSError(errno.ENOENT, why, path)
-                time.sleep(LATE_SEC / 200)
+        await_files(missing)
         for rubbish in (self.tars or self.folder).glob(LEFT):
             rubbish.unlink(missing_ok=True)
 
@@ -207,6 +209,18 @@ class Target(NamedTuple):
             self.remote.put(name, self.folder / name)
             (self.folder / name).unlink()
         return self.remote
+
+
+def await_files(paths: Iterable[Path]) -> None:
+    """Wait for what was written on any machine that shares the folder; raise `OSError` where it stays away."""
+    end_sec = time.monotonic() + LATE_SEC
+    for path in paths:
+        while not path.exists():
+            if time.monotonic() > end_sec:
+                raise OSError(
+                    errno.ENOENT, "a node has written it, but not here: is this one folder on all nodes?", path
+                )
+            time.sleep(LATE_SEC / 200)
 
 
 def writing(
@@ -257,7 +271,7 @@ def _writing_part(folder: Path, arguments: Mapping[str, object], newest_ns: int,
 
 @contextmanager
 def _finishing_folder(folder: Path, arguments: Mapping[str, object], newest_ns: int) -> Iterator[Target]:
-    complete, parts = functools.partial(describe_complete, folder), int(str(arguments.get(PARTS, 0)))
+    complete, parts = functools.partial(describe_complete, folder), parts_to_finish(arguments)
     with resumable(folder, arguments, result=complete, newest_ns=newest_ns) as records, staging_folder() as private:
         require_idle(records)
         beside = records / BESIDE
@@ -275,7 +289,7 @@ def _finishing_folder(folder: Path, arguments: Mapping[str, object], newest_ns: 
 def _writing_remotely(
     storage: Storage, arguments: Mapping[str, object], newest_ns: int, part: Part | None
 ) -> Iterator[Target]:
-    complete, parts = functools.partial(describe_complete, storage), int(str(arguments.get(PARTS, 0)))
+    complete, parts = functools.partial(describe_complete, storage), parts_to_finish(arguments)
     if part:
         arguments = {**arguments, PARTS: part.of}
     with resumable_remotely(storage, arguments, MANIFEST, complete, newest_ns) as run, staging_folder() as folder:

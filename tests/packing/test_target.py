@@ -5,14 +5,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
 
 from pipeline.errors import AlreadyComplete, InputError
 from pipeline.format.manifest import MANIFEST
+from pipeline.packing import target
 from pipeline.packing.pack import PackOptions, pack, pack_part
-from pipeline.packing.target import ShardPlace
+from pipeline.packing.target import ShardPlace, await_files
 from pipeline.parts import Part
 from pipeline.remote_resume import BEGUN, NEWEST, WRITER
 from pipeline.resume import COMPLETE, UNFINISHED
@@ -269,3 +271,15 @@ def test_a_place_is_sent_to_a_worker_which_keeps_its_connection(tmp_path: Path) 
     assert (one.path, one.record, one.remote.location) == (place.path, place.record, tmp_path)
     assert one.remote is other.remote
     assert pickle.loads(pickle.dumps(ShardPlace(tmp_path, tmp_path))).remote is None
+
+
+def test_what_another_machine_has_written_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target, "LATE_SEC", 0.02)
+    with pytest.raises(FileNotFoundError, match="a node has written it, but not here: is this one folder on all nod"):
+        await_files([tmp_path / "late"])
+    monkeypatch.setattr(target, "LATE_SEC", 10.0)
+    writer = Timer(0.02, (tmp_path / "late").touch)
+    writer.start()
+    await_files([tmp_path / "late"])
+    assert (tmp_path / "late").exists()
+    writer.join()
