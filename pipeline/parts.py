@@ -78,11 +78,11 @@ class PartDone(NamedTuple):
 
 def require_parts(place: object, done: Container[int], count: int, of: int, jobs: str = "shards") -> None:
     """Raise `InputError` unless all `jobs` 0 .. count - 1 of a run in `of` parts are done; it names the parts."""
-    lacking = {number: sum(job not in done for job in Part(number, of).numbers(count)) for number in range(of)}
-    if lacking := {number: missing for number, missing in lacking.items() if missing}:
-        missing, which = sum(lacking.values()), f"part{'s'[: len(lacking) - 1]} {_ranges([*lacking])}"
+    if missing := [job for job in range(count) if job not in done]:
+        lacking = sorted({job % of for job in missing})
+        which = f"part{'s'[: len(lacking) - 1]} {_ranges(lacking)}"
         raise InputError(
-            f"{place}: {missing:,} of {count:,} {jobs} are missing, of {which} (I of --part I/{of}): "
+            f"{place}: {len(missing):,} of {count:,} {jobs} are missing, of {which} (I of --part I/{of}): "
             "wait for them, or give them again, then --finish"
         )
 

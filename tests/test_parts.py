@@ -63,6 +63,8 @@ def test_parts_that_lack_jobs_are_named_as_slurm_takes_them() -> None:
         require_parts("here", done, 100, 8)
     with pytest.raises(InputError, match=r"^here: 1 of 3 shards are missing, of part 2 \(I of --part I/4\): "):
         require_parts("here", {0, 1}, 3, 4)
+    with pytest.raises(InputError, match=r"^here: 2 of 3 shards are missing, of parts 1-2 "):
+        require_parts("here", {0}, 3, 10**9)
     require_parts("here", {0, 1, 2}, 3, 4)
 
 
