@@ -17,6 +17,7 @@ from types import ModuleType, TracebackType
 from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
+from pipeline.errors import InputError
 from pipeline.ray_cluster import ClusterError, code_version, connected, node_name, one_line, require_same_code
 from pipeline.resume import set_elsewhere
 from pipeline.workers import Job, Result, Shared, Workers
@@ -95,6 +96,9 @@ def result_of(ray: ModuleType, reference: Any) -> Any:
         cause = error.cause
         if isinstance(cause, ImportError) and (cause.name or "").partition(".")[0] == "pipeline":
             raise ClusterError("a node of the Ray cluster has no fgbg: install the same on every node") from error
+        if isinstance(cause, ImportError):
+            found = f"a node of the Ray cluster lacks a library ({one_line(cause)})"
+            raise ClusterError(f"{found}: install the same on every node") from error
         raise cause from error
     except ray.exceptions.WorkerCrashedError as error:
         raise ClusterError(LOST.format(MAX_RETRIES + 1)) from error
@@ -265,9 +269,13 @@ def run_job(code: str, folder: str, parcel: bytes, references: list[Any], *state
             return shared
 
     set_elsewhere(f"{node_name()}-{os.getpid()}")
-    function, job = Unpickler(io.BytesIO(parcel)).load()
     try:
+        function, job = Unpickler(io.BytesIO(parcel)).load()
         return function(*state, job)
+    except InputError as error:
+        if isinstance(error.__context__, ImportError):  # of this node alone: what is done elsewhere is to be kept
+            raise ClusterError(f"node {node_name()}: {error}") from error
+        raise
     except OSError as error:
         if error.errno is not None:
             error.add_note(f"on node {node_name()}, which must see the same folders under the same paths as all others")

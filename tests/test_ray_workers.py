@@ -2,6 +2,7 @@
 
 import functools
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -29,8 +30,8 @@ from pipeline.depth_estimation.targets import rewrite_with_depth
 from pipeline.engines import RAY
 from pipeline.errors import InputError
 from pipeline.packing.pack import PackOptions, pack
-from pipeline.ray_cluster import ClusterError, require_same_code
-from pipeline.ray_workers import RayActors, RayWorkers
+from pipeline.ray_cluster import ClusterError, code_version, require_same_code
+from pipeline.ray_workers import RayActors, RayWorkers, run_job
 from pipeline.remote_resume import NEWEST
 from pipeline.storage import Folder
 from pipeline.verify.check import CheckOptions, check
@@ -153,6 +154,18 @@ def test_a_folder_that_a_node_does_not_see_is_told(nodes: Any, tmp_path: Path) -
         list(pool.map(read_what_is_missing, [tmp_path / "none"]))
     [note] = caught.value.__notes__
     assert note.endswith("which must see the same folders under the same paths as all others")
+
+
+def import_none_such(_: int) -> None:
+    import none_such  # type: ignore[import-not-found] # noqa: F401
+
+
+def test_a_library_that_a_node_lacks_is_told(nodes: Any) -> None:
+    lacking = (
+        r"^a node of the Ray cluster lacks a library \(No module named 'none_such'\): install the same on e"
+    )
+    with RayWorkers(None) as pool, pytest.raises(ClusterError, match=lacking):
+        list(pool.map(import_none_such, [1]))
 
 
 def test_composing_gives_the_same_bytes(
@@ -322,6 +335,21 @@ def test_bad_input_is_one_line(nodes: Any, tmp_path: Path) -> None:
     [line] = result.output.splitlines()
     assert line.startswith(f"Error: {bad.relative_to(tmp_path / 'source')}: ")
     assert not (tmp_path / "shards").exists()
+
+
+def need_what_is_missing(_: int) -> None:
+    try:
+        import_none_such(1)
+    except ImportError:
+        raise InputError("none_such is missing: pip install none_such") from None
+
+
+def test_what_a_node_lacks_is_no_fault_of_the_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After which the work would be removed."""
+    monkeypatch.setattr("pipeline.resume._elsewhere", "")  # and again so afterwards
+    for function, job, kind in ((need_what_is_missing, 1, ClusterError), (square, 13, InputError)):
+        with pytest.raises(kind, match=r"^node .+: none_such is missing: pip|^13 is unlucky$"):
+            run_job(code_version(), str(Path.cwd()), pickle.dumps((function, job)), [])
 
 
 def test_other_code_on_a_node_is_refused() -> None:
