@@ -161,9 +161,7 @@ def import_none_such(_: int) -> None:
 
 
 def test_a_library_that_a_node_lacks_is_told(nodes: Any) -> None:
-    lacking = (
-        r"^a node of the Ray cluster lacks a library \(No module named 'none_such'\): install the same on e"
-    )
+    lacking = r"^a node of the Ray cluster lacks a library \(No module named 'none_such'\): install the same on e"
     with RayWorkers(None) as pool, pytest.raises(ClusterError, match=lacking):
         list(pool.map(import_none_such, [1]))
 

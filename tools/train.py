@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import click
 
+from pipeline.errors import InputError
 from tools.cli import Command, echo, options_of, progress_bar
 from train.config import BUDGETS, Config
 
@@ -73,7 +75,9 @@ def train(config: Config, going_on: "Resume", given: Collection[str], *, overrid
         except Interrupted as stop:
             if ranks.first:
                 echo(str(stop), err=True)
-            ranks.barrier()  # the first may still put files at a URL, and when one has ended, torchrun kills the others
+            # The first may still put files at a URL, and when one has ended, torchrun kills the others.
+            with suppress(InputError):  # a machine that is taken back does not wait for that
+                ranks.barrier()
             return stop.exit_code
         finally:
             trainer.close()
@@ -82,7 +86,11 @@ def train(config: Config, going_on: "Resume", given: Collection[str], *, overrid
             echo(f"already complete: {first}" if complete else first, *others)
             if report and not (complete and trainer.has(REPORT)):
                 echo(f"report: {write_report(trainer.place, config.shards, trainer.device)}")
-        ranks.barrier()  # the first may still score: torchrun on another machine waits 5 minutes for it, then ends
+        try:
+            ranks.barrier()  # the first may still score: torchrun on another machine waits 5 minutes for it, then ends
+        except InputError:
+            if not ranks.first:  # for which the run is complete, whoever was lost meanwhile
+                raise
     return 0
 
 

@@ -8,10 +8,12 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from pipeline.errors import InputError
 from pipeline.locks import locked
 from tests.samples import without_depth
 from tools.train import main
 from train.checkpoint import load
+from train.distributed import Distributed
 from train.logging import read_lines
 from train.signals import Interruption
 
@@ -259,6 +261,10 @@ def test_a_size_that_the_network_cannot_take_is_one_line(packed: Path, tmp_path:
 def test_a_stopped_run_prints_how_to_continue_and_the_next_command_completes_it(
     packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, exit_code: int
 ) -> None:
+    def lost(ranks: Distributed) -> None:
+        raise InputError("rank 0: another rank has ended; see its message")
+
+    monkeypatch.setattr(Distributed, "barrier", lost)
     monkeypatch.setattr(Interruption, "__enter__", stopped_by(number))
     flags = [*SMALL, "--resume", "auto"]
     result = run(packed, tmp_path / "run", *flags)
@@ -266,6 +272,7 @@ def test_a_stopped_run_prints_how_to_continue_and_the_next_command_completes_it(
     assert "stopped after step 1, 25% of the run; continue with: fgbg-train --shards" in result.output
     assert "Traceback" not in result.output
     monkeypatch.undo()
+    monkeypatch.setattr(Distributed, "barrier", lost)
     assert "\ntrained 1 epoch, 4 steps, 64 sets" in printed(run(packed, tmp_path / "run", *flags))
     assert "already complete: trained 1 epoch, 4 steps, 64 sets" in printed(run(packed, tmp_path / "run", *flags))
 
