@@ -264,9 +264,8 @@ class Fetcher:
         finally:
             download.close()
             with self._state:
-                self._downloads.pop(name, None)
+                self._ended(download)
                 self._fetched.add(name)
-                self._plan_at = 0.0
                 if is_right:
                     self._demanded.pop(name, None)
                 else:
@@ -277,8 +276,12 @@ class Fetcher:
             self._folder.abandon(download.file, descriptor)
             download.close()
         with self._state:
-            self._downloads.pop(download.file.name, None)
-            self._plan_at = 0.0
+            self._ended(download)
+
+    def _ended(self, download: Download) -> None:
+        self._plan_at = 0.0
+        if self._downloads.get(download.file.name) is download:  # once its file was gone, another may have begun
+            del self._downloads[download.file.name]
 
     def _pause(self, error: Exception) -> None:
         """Cache nothing for a while, since the cache folder failed."""

@@ -184,6 +184,26 @@ def test_a_source_that_answers_again_is_cached_again(
     cache.close()
 
 
+def test_a_download_that_is_given_up_leaves_the_next_of_its_file_alone(
+    shards: Path, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    abandon = CacheFolder.abandon
+
+    def abandon_slowly(folder: CacheFolder, file: CachedFile, descriptor: int) -> None:
+        abandon(folder, file, descriptor)
+        time.sleep(0.02)  # in which another thread begins the next
+
+    monkeypatch.setattr(CacheFolder, "abandon", abandon_slowly)
+    monkeypatch.setattr(download, "PAUSE_SEC", 0.0)
+    source = Source(shards, faults=2.0)
+    cache = cache_over(source, manifest, tmp_path / "cache")
+    cache.follow(in_turn(SHARDS))
+    settle(lambda: len(source.asked) > 200)
+    source.faults = 0.0
+    settle(lambda: len(list((tmp_path / "cache").rglob("*.tar"))) == SHARDS)
+    cache.close()
+
+
 def test_without_a_plan_what_is_read_is_cached_while_there_is_room(
     shards: Path, manifest: Manifest, tmp_path: Path
 ) -> None:
