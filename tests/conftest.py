@@ -21,6 +21,8 @@ settings.load_profile("fgbg")
 
 # What a shell starts in the background ignores Ctrl-C, and so does all that it starts; tests interrupt what they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Under nohup a closed terminal is nothing to heed, either.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 pytest_plugins = ("tests.services.fixtures",)
 
