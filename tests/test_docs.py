@@ -88,7 +88,15 @@ def flags_of(source: click.Command) -> set[str]:
 def test_pages_name_flags_that_commands_have(page: Path) -> None:
     text = page.read_text().replace("\\\n", " ")
     known = {name: flags_of(command(name)) | OF_OTHERS for name in console_scripts()}
-    modules = ("baselines", "capacity", "gpu", "opening", "remote", "simulate_order")  # python -m; one is a package
+    modules = (
+        "baselines",
+        "capacity",
+        "engines",
+        "gpu",
+        "opening",
+        "remote",
+        "simulate_order",
+    )  # python -m; one is a package
     for name in (f"benchmarks.{module}" for module in modules):
         found = find_spec(name)
         is_package = found is not None and found.submodule_search_locations
