@@ -29,7 +29,8 @@ from pipeline.format.sample import set_key
 from pipeline.format.tar import ShardWriter
 from pipeline.loading.sampler import Permutation
 from pipeline.packing.finalize import finalize, write_backgrounds, write_problems
-from pipeline.packing.target import ShardPlace, Target, await_files, writing
+from pipeline.packing.target import ShardPlace, Target, await_files
+from pipeline.packing.writing import writing
 from pipeline.parts import (
     Part,
     PartDone,
@@ -171,7 +172,7 @@ def compose(
     """Compose image sets into `target`, a folder that is new or empty but for hidden files.
 
     Loose files by default, shards if `sets_per_shard` is given, which may go to object storage, too (see
-    `target.writing`). `arguments` identify the source; the same call goes on with a run that was stopped. With `part`,
+    `packing.writing`). `arguments` identify the source; the same call goes on with a run that was stopped. With `part`,
     only the sets of that part are written, and with `finish`, what lies beside those of all parts.
 
     Raises `InputError` for pictures that cannot be used (unless they are to be skipped), too few of them, a target in

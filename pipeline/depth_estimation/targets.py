@@ -32,7 +32,8 @@ from pipeline.packing.finalize import finalize, write_backgrounds
 from pipeline.packing.folders import describe_refused, no_one
 from pipeline.packing.join import SetFiles, Sets, describe_cause, find_sets
 from pipeline.packing.known_layouts import known_layout
-from pipeline.packing.target import ShardPlace, Target, writing
+from pipeline.packing.target import ShardPlace, Target
+from pipeline.packing.writing import writing
 from pipeline.parts import Part
 from pipeline.resume import atomic_file, resumable
 from pipeline.storage import Location, Storage
@@ -230,7 +231,7 @@ def rewrite_with_depth(
 ) -> EstimateReport:
     """Write the sets of the shard directory `source` to `shards` (new or empty) with depth maps by `model`.
 
-    Either may be in object storage, see `target.writing`. Depth maps that are there are replaced; the json of each set
+    Either may be in object storage, see `packing.writing`. Depth maps that are there are replaced; the json of each set
     gets "depth_range": [far, near]. With `part`, only the shards of that part are written, and with `finish`, what lies
     beside those of all parts. `way` does the work, else `estimate_shards`; on GPUs of the kind `accelerator`, on which
     the last bits of outputs may depend. Raises `InputError` if `source` is no shard directory or `shards` is in use,

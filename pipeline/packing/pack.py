@@ -39,8 +39,9 @@ from pipeline.packing.sample import Inspection, inspect_sample, read_sample
 from pipeline.packing.set_reader import MASK_REMARKS, REPAIRED, SetRules
 from pipeline.packing.shapes import FITS, FITTED, Size, cropped
 from pipeline.packing.sources import COMPRESSED_TAR, FileReader, FileSource, require_unreplaced, unpack_compressed
-from pipeline.packing.target import Tally, Target, writing
+from pipeline.packing.target import Tally, Target
 from pipeline.packing.worker import ShardJob, WorkTime, require_clean, write_shard
+from pipeline.packing.writing import writing
 from pipeline.parts import Part, PartDone
 from pipeline.resume import UNFINISHED, require_finished
 from pipeline.storage import Location, Storage, Url
@@ -190,7 +191,7 @@ def pack(
 ) -> PackSummary:
     """Write the sets of one or several sources as shards into `shards`, which is new or empty but for hidden files.
 
-    It is a folder, or a place in object storage, see `target.writing`.
+    It is a folder, or a place in object storage, see `packing.writing`.
     `layout` as for `find_sets`. A packing that is stopped leaves its finished shards, from which the same call goes on
     to the same bytes. With `finish`, all shards have to be those of `pack_part`. Raises `InputError` for sources
     without sets, a target in use, and a target with an unfinished packing of something else, and `AlreadyComplete` for

@@ -25,7 +25,7 @@ from pipeline.format.tar import Shard
 from pipeline.loading.shard_reader import ShardReader
 from pipeline.packing.finalize import finalize, read_problems, write_backgrounds
 from pipeline.packing.metadata import LABELS, ORIGINS, join_table_files
-from pipeline.packing.target import writing
+from pipeline.packing.writing import writing
 from pipeline.resume import atomic_file
 from pipeline.storage import Location, Storage
 from pipeline.verify.check import rows_of_shards
@@ -55,8 +55,8 @@ def merge(
 ) -> Manifest:
     """Join the shard directories `sources` in `shards`, a folder that is new or empty but for hidden files.
 
-    All may be in object storage, see `target.writing`. A background id that several of them have is one background, and
-    has to be the same picture; foregrounds of the same id are taken to be the same, too. `sets_merged` is told (more,
+    All may be in object storage, see `packing.writing`. A background id that several have is one background, and has to
+    be the same picture; foregrounds of the same id are taken to be the same, too. `sets_merged` is told (more,
     of all). A merge that is stopped is continued by the same call. Raises `InputError` for fewer than two sources,
     sources of different kinds, other pictures under the same background id, sets that are there twice, and files that
     are missing, cut short or do not belong together.
