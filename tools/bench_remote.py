@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest
+from pipeline.limits import URL_WINDOW
 from pipeline.loading.caching.statistics import CacheStatistics
 from pipeline.loading.loader import Loader
 from pipeline.storage import Url
@@ -21,7 +22,7 @@ from tools.bench_loader import LoadOptions, drop_pages, our_loader
 from tools.cli import echo, progress_bar
 from tools.measure import Mark, Pass, print_rates, print_table, reset_peak, summarize, waits_ms
 
-CACHE, RANGES, LOCAL = "cache", "ranges", "local"
+CACHE, RANGES, LOCAL, LANES = "cache", "ranges", "local", "local-lanes"
 FIRST, LATER = "first", "later"
 LATER_EPOCHS = 2
 MOST_RANGES = 20
@@ -51,7 +52,8 @@ def bench_remote(shards: Url, local: Path | None, rounds: int, options: LoadOpti
         RANGES: functools.partial(_measure, lambda: our_loader(shards, "all", options, cache_size="0"), 0, MOST_RANGES),
     }
     if local is not None:
-        subjects[LOCAL] = functools.partial(_local, local, options)
+        subjects[LOCAL] = functools.partial(_local, local, options, None)
+        subjects[LANES] = functools.partial(_local, local, options, URL_WINDOW)
     measured: dict[str, dict[str, list[Epochs]]] = {FIRST: {}, LATER: {}}
     with progress_bar("measuring", (1 + rounds) * len(subjects)) as bar:
         for number in range(1 + rounds):
@@ -72,9 +74,9 @@ def _cached(shards: Url, options: LoadOptions) -> dict[str, Epochs]:
         return _measure(lambda: our_loader(shards, "all", options, cache=folder), LATER_EPOCHS)
 
 
-def _local(folder: Path, options: LoadOptions) -> dict[str, Epochs]:
+def _local(folder: Path, options: LoadOptions, window: int | None) -> dict[str, Epochs]:
     drop_pages(folder)
-    return _measure(lambda: our_loader(folder, "all", options), LATER_EPOCHS)
+    return _measure(lambda: our_loader(folder, "all", options, window=window), LATER_EPOCHS)
 
 
 def _measure(make: Callable[[], Loader], later_epochs: int, most_batches: int | None = None) -> dict[str, Epochs]:
@@ -142,6 +144,7 @@ def _print(rows: Mapping[str, Mapping[str, Any]], sets: int, rounds: int, option
         echo("")
         print_table(titles, {name: _cells(row) for name, row in of.items()})
     echo("", f"{CACHE}: a new one each round; {RANGES}: no cache; {LOCAL}: a folder, not in the page cache at first")
+    echo(f"{LANES}: the same in the order of a URL, {URL_WINDOW} shards at a time")
     echo(f"a first epoch counts from opening; {RANGES}: its first {MOST_RANGES} batches, unless it has fewer")
     echo("requests, KiB: of the URL; reads: the last 4,096")
 

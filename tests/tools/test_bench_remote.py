@@ -23,9 +23,9 @@ def test_our_loader_is_timed_through_a_cache_without_one_and_beside_a_folder(pla
     manifest = Manifest.load(planes)
     assert found["data"] == {"manifest_sha256": manifest.sha256, "sets": 100}
     assert {which: list(rows) for which, rows in found["epochs"].items()} == {
-        "first": ["cache", "ranges", "local"], "later": ["cache", "local"]
+        "first": ["cache", "ranges", "local", "local-lanes"], "later": ["cache", "local", "local-lanes"]
     }  # fmt: skip
-    cached, ranges, local = found["epochs"]["first"].values()
+    cached, ranges, local, _ = found["epochs"]["first"].values()
     stored = sum(shard.bytes for shard in manifest.shards)
     assert cached["source_bytes_a_set"] * 100 >= stored
     assert cached["requests_a_set"] * 100 >= len(manifest.shards)
