@@ -11,7 +11,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from pipeline.packing.pack import PackOptions, pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack
 from pipeline.storage import Folder, Url
 from tests.samples import S15, without_depth, write_sets
 

@@ -12,7 +12,8 @@ from pipeline.format.depth import colour_map
 from pipeline.format.index_rows import row_type
 from pipeline.loading.sampler import Sampler
 from pipeline.loading.split import Split
-from pipeline.packing.pack import PackOptions, pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack
 from pipeline.resume import COMPLETE
 
 S15 = Path(__file__).parent.parent.parent / "shared" / "data" / "s15"

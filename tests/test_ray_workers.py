@@ -29,7 +29,8 @@ from pipeline.depth_estimation.run import EstimateError, EstimateOptions
 from pipeline.depth_estimation.targets import rewrite_with_depth
 from pipeline.engines import RAY
 from pipeline.errors import InputError
-from pipeline.packing.pack import PackOptions, pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack
 from pipeline.ray_cluster import ClusterError, code_version, require_same_code
 from pipeline.ray_workers import RayActors, RayWorkers, run_job
 from pipeline.remote_resume import NEWEST

@@ -21,7 +21,8 @@ from pipeline.packing.join import Sets
 from pipeline.packing.known_layouts import SetCounts, choose_layout, layout_names
 from pipeline.packing.mask_files import ENCODINGS as MASK_ENCODINGS
 from pipeline.packing.mask_files import MAX_VALUE
-from pipeline.packing.pack import PackedPart, PackOptions, PackSummary, pack, pack_part, sets_to_pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import PackedPart, PackSummary, pack, pack_part, sets_to_pack
 from pipeline.packing.shapes import FITS
 from pipeline.parts import Part
 from pipeline.storage import Location

@@ -4,40 +4,35 @@ Shards are independent jobs, so any number of worker processes writes the same b
 the way; what is bad is left out by name. The manifest is written last: without it a directory is not a data set.
 """
 
-import hashlib
 import time
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pipeline.engines import LOCAL, require_engine, workers_of
-from pipeline.errors import InputError, Problem
-from pipeline.format.depth import CONVERTED, ENCODINGS, NEAR, NO_DEPTH
-from pipeline.format.images import VERIFY, BadImage, Picture, as_stored, check_picture, check_stored
-from pipeline.format.manifest import BACKGROUNDS, CODECS, Manifest
+from pipeline.engines import LOCAL, workers_of
+from pipeline.errors import InputError
+from pipeline.format.depth import NO_DEPTH
+from pipeline.format.manifest import BACKGROUNDS, Manifest
 from pipeline.format.planes import PLANES
 from pipeline.format.sample import PARTS, set_key
 from pipeline.loading.sampler import Permutation
 from pipeline.packing.csv_layout import CsvLayout
-from pipeline.packing.depth_files import DepthFiles, OtherEncoding, recognise_depth_files
-from pipeline.packing.depth_holes import Values, parse_invalid
+from pipeline.packing.depth_files import DepthFiles, OtherEncoding
 from pipeline.packing.finalize import BackgroundsTar, finalize, write_backgrounds
 from pipeline.packing.folders import describe_refused
+from pipeline.packing.inputs import readable_backgrounds, recognised_depth, sample_hash
 from pipeline.packing.join import Sets, describe_cause, find_sets
 from pipeline.packing.layouts import Layout
-from pipeline.packing.mask_files import ENCODINGS as MASK_ENCODINGS
-from pipeline.packing.mask_files import MAX_VALUE
 from pipeline.packing.metadata import MetadataTables
-from pipeline.packing.npy import load_array
+from pipeline.packing.options import PackOptions
 from pipeline.packing.sample import Inspection, inspect_sample, read_sample
 from pipeline.packing.set_reader import MASK_REMARKS, REPAIRED, SetRules
-from pipeline.packing.shapes import FITS, FITTED, Size, cropped
+from pipeline.packing.shapes import FITTED, Size
 from pipeline.packing.sources import COMPRESSED_TAR, FileReader, FileSource, require_unreplaced, unpack_compressed
 from pipeline.packing.target import Tally, Target
 from pipeline.packing.worker import ShardJob, WorkTime, require_clean, write_shard
@@ -48,86 +43,10 @@ from pipeline.storage import Location, Storage, Url
 from pipeline.workers import Progress
 
 if TYPE_CHECKING:
-    from pipeline.packing.encode_planes import BackgroundEncoder, PlanesJob
+    from pipeline.packing.encode_planes import PlanesJob
 
-DEPTH_SAMPLE, HASHED_SAMPLE = 16, 16  # sets; of pictures of depth, and as many of arrays
 MOST_OTHERS = 0.05  # of the depth maps: so many may be of another encoding, which leaves their sets out
-DEPTH = PARTS.index("depth")
 LISTING = ".sources.npz"  # hidden: it is no progress record
-
-
-@dataclass(frozen=True)
-class PackOptions:
-    """How to pack. Raises `InputError` for a value out of range."""
-
-    seed: int = 0
-    """Of the shuffle that makes any one shard a fair sample of the whole."""
-    sets_per_shard: int = 1000
-    """Sets in each tar but the last."""
-    depth: bool = True
-    """Whether the sets have depth; without, depth maps that are there are not packed."""
-    depth_encoding: str = "auto"
-    """"auto" looks at a sample; else one of `depth.ENCODINGS` or `depth.CONVERTED`."""
-    depth_near: str = "bright"
-    """The near end of what depth files hold: "bright" (large values) or "dark"."""
-    codec: str = "jpeg"
-    """How pictures are stored: one of `manifest.CODECS`."""
-    size: int = 128
-    """Height and width of planes, pixels; of no effect on "jpeg"."""
-    verify: str = "decode"
-    """How each picture is checked: "decode" or "header" (see `images.check_image`)."""
-    workers: int | None = None
-    """Processes; None: one a core, of the cluster's with an engine that is one. Bytes do not depend on it."""
-    engine: str = LOCAL
-    """Where they are: one of `engines.ENGINES`."""
-    depth_range: tuple[float, float] | None = None
-    """(low, high): one scale for all .npy and 16-bit depth, in their units; else .npy are scaled each by itself."""
-    depth_per_image: bool = False
-    """Whether 16-bit depth, too, is scaled each picture by itself, and not over the whole 16 bits."""
-    depth_percentiles: tuple[float, float] | None = None
-    """(low, high): depth is scaled as by `depth_per_image`, between these percentiles of its values."""
-    depth_invalid: str = "auto"
-    """What of depth is no measurement: one of `depth_holes.WORDS`, or a number (see `depth_holes.find_holes`)."""
-    mask_encoding: str = "auto"
-    """How mask files say what is foreground: "auto" looks at a sample; else one of `mask_files.ENCODINGS`."""
-    mask_foreground: int | None = None
-    """The value of masks that means foreground, 0 to 65535; None: see `mask_files.MaskFiles`."""
-    fit: str = "refuse"
-    """What to do with backgrounds and depth of another shape than their overlays': one of `shapes.FITS`."""
-    accept_suspicious: bool = False
-    """Whether to go on where most of the sampled sets look wrong (see `plausibility`), with a warning."""
-    strict: bool = False
-    """Whether any problem at all ends the packing."""
-    follow_links: bool = False
-    """Whether links in folders are followed out of them."""
-
-    def __post_init__(self) -> None:
-        require_engine(self.engine)
-        if self.sets_per_shard < 1 or (self.workers is not None and self.workers < 1):
-            raise InputError(f"{self.sets_per_shard} sets a shard, {self.workers} workers: both must be 1 or more")
-        if self.codec not in CODECS or self.size < 1:
-            got = f"codec {self.codec}, size {self.size}"
-            raise InputError(f"{got}: expected one of {', '.join(CODECS)}, and 1 pixel or more")
-        if self.verify not in VERIFY:
-            raise InputError(f"verify {self.verify!r}: expected one of {', '.join(VERIFY)}")
-        if self.depth_encoding not in ("auto", *ENCODINGS, *CONVERTED) or self.depth_near not in NEAR:
-            expected = f"{', '.join((*ENCODINGS, *CONVERTED))} and {', '.join(NEAR)}"
-            raise InputError(f"depth {self.depth_encoding}, near {self.depth_near}: expected one each of {expected}")
-        if self.mask_encoding not in ("auto", *MASK_ENCODINGS) or self.fit not in FITS:
-            expected = f"one each of auto, {', '.join(MASK_ENCODINGS)} and {', '.join(FITS)}"
-            raise InputError(f"mask encoding {self.mask_encoding}, fit {self.fit}: expected {expected}")
-        if not 0 <= (self.mask_foreground or 0) <= MAX_VALUE:
-            raise InputError(f"mask foreground {self.mask_foreground}: expected a value of pixels, 0 to {MAX_VALUE}")
-        low, high = self.depth_range or (0.0, 1.0)
-        if not -np.inf < low < high < np.inf:
-            got = f"depth range {low:g} {high:g}"
-            raise InputError(f"{got}: expected the low end, then the high one; which of them is near says --depth-near")
-        if self.depth_range and (self.depth_per_image or self.depth_percentiles):
-            raise InputError("depth is scaled by one range or each picture by itself: choose one")
-        low, high = self.depth_percentiles or (0.0, 100.0)
-        if not 0 <= low < high <= 100:
-            raise InputError(f"depth percentiles {low:g} {high:g}: expected the low one, then the high one, 0 to 100")
-        parse_invalid(self.depth_invalid)
 
 
 class PackSummary(NamedTuple):
@@ -276,11 +195,12 @@ def _packing(
 
                 encoder = BackgroundEncoder(options.size)
             sizes = dict[int, Size]()
-            backgrounds = write_backgrounds(target.folder, _backgrounds(reader, sets, encoder, options.fit, sizes))
+            pictures = readable_backgrounds(reader, sets, encoder, options.fit, sizes)
+            backgrounds = write_backgrounds(target.folder, pictures)
             _require_sets(len(sets), sets, sets)
             if options.strict:
                 require_clean(sets.problems)
-            depth, why_depth = _depth_files(reader, sets, options) if options.depth else (None, "")
+            depth, why_depth = recognised_depth(reader, sets, options) if options.depth else (None, "")
             sample, stated = (
                 read_sample(reader, sets, depth, options.fit),
                 (options.mask_encoding, options.mask_foreground),
@@ -365,19 +285,8 @@ def _arguments(options: PackOptions, sets: Sets, tables: MetadataTables) -> dict
         "layout": sets.layout.name,
         "source": sets.fingerprint(),
         "tables": tables.fingerprint(),
-        "sample": _sample_hash(sets),
+        "sample": sample_hash(sets),
     }
-
-
-def _sample_hash(sets: Sets) -> str:
-    """A hash of a few overlays in folders: others of the same names and sizes are no longer the same source."""
-    digest, reader = hashlib.sha256(), FileReader(sets.listing.sources)
-    for position in np.unique(np.linspace(0, len(sets) - 1, HASHED_SAMPLE).astype(np.int64)):
-        files = sets[position]
-        if isinstance(files.places[0], int):  # members of archives have CRCs or times of their own
-            with suppress(BadImage):
-                digest.update(reader.read(files.paths[0], files.places[0]))
-    return digest.hexdigest()
 
 
 def _require_sets(count: int, sets: Sets, result: Sets | Tally) -> None:
@@ -400,74 +309,6 @@ def _require_one_encoding(total: Tally, depth: DepthFiles) -> None:
             f"{len(others):,} depth maps are not {depth.encoding}, as those sampled are (the first is {first.path}: "
             f"{first.why}): pack each kind by itself, in a folder of its own"
         )
-
-
-def _backgrounds(
-    reader: FileReader, sets: Sets, encoder: "BackgroundEncoder | None", fit: str, sizes: dict[int, Size]
-) -> Iterator[tuple[int, Picture]]:
-    """The backgrounds by id, whose sizes before any encoding are noted in `sizes`.
-
-    One that is no picture is dropped from `sets`, with every set on it. With `fit` "crop" each gets the shape of the
-    first overlay on it.
-    """
-    for bg, path in list(sets.backgrounds.items()):
-        try:
-            content, repair = as_stored(reader.read(path, sets.background_place(bg)))
-            if repair:
-                sets.problems.append(Problem(path, REPAIRED, repair))
-            picture = check_stored(content)
-            if fit == "crop" and (shape := _shape_of_overlays(reader, sets, bg)):
-                picture = cropped(picture, shape)
-            sizes[bg] = picture.size
-            yield bg, encoder.encode(picture) if encoder else picture
-        except BadImage as error:
-            sets.drop_background(bg, "undecodable", str(error))
-
-
-def _shape_of_overlays(reader: FileReader, sets: Sets, bg: int) -> Size | None:
-    """The size of the first overlay on a background that has one."""
-    for position in np.flatnonzero(sets.ids[:, 0] == bg):
-        files = sets[int(position)]
-        with suppress(BadImage):
-            return check_picture(reader.read(files.paths[0], files.places[0]), "header").size
-    return None
-
-
-def _depth_files(reader: FileReader, sets: Sets, options: PackOptions) -> tuple[DepthFiles, str]:
-    """How the depth files are read, and why: from a sample of the pictures among them."""
-    arrays, sample, numbers = sets.ending(DEPTH, ".npy"), list[tuple[str, bytes]](), list[Values]()
-    pictures, unreadable = _spread(np.flatnonzero(~arrays)), ""
-    for position in _spread(np.flatnonzero(arrays)):
-        files = sets[position]
-        with suppress(BadImage):  # it is a problem when it is packed
-            numbers.append(load_array(reader.read(files.paths[DEPTH], files.places[DEPTH])))
-    for position in pictures:
-        files = sets[position]
-        path = files.paths[DEPTH]
-        try:
-            sample.append((path, check_picture(reader.read(path, files.places[DEPTH])).content))
-        except BadImage as error:
-            unreadable = f"{path}: {error}"
-    if len(pictures) and not sample:
-        raise InputError(f"none of {len(pictures)} sampled depth maps can be used: {unreadable}")
-    return recognise_depth_files(
-        sample,
-        int(arrays.sum()),
-        options.depth_encoding,
-        options.depth_near,
-        options.depth_per_image,
-        options.depth_range,
-        percentiles=options.depth_percentiles,
-        invalid=options.depth_invalid,
-        numbers=numbers,
-    )
-
-
-def _spread(positions: NDArray[np.int64]) -> NDArray[np.int64]:
-    """At most DEPTH_SAMPLE of some positions, evenly spread."""
-    if not len(positions):
-        return positions
-    return positions[np.unique(np.linspace(0, len(positions) - 1, DEPTH_SAMPLE).astype(np.int64))]
 
 
 def _jobs(

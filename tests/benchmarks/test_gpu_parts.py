@@ -27,7 +27,8 @@ from benchmarks.processes import Exit, run_command
 from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest
 from pipeline.loading.decode import DecodeOptions, Decoder
-from pipeline.packing.pack import PackOptions, pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack
 from train.logging import Log
 
 CPU = torch.device("cpu")

@@ -23,7 +23,8 @@ from pipeline.format.manifest import Manifest
 from pipeline.format.tar import TarWriter
 from pipeline.loading.shard_reader import ShardReader
 from pipeline.loading.split import SPLITS
-from pipeline.packing.pack import PackOptions, pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack
 from pipeline.workers import Workers
 from tests.samples import S15, files_below, png, smooth_picture, split_rows, write
 from train.metrics import difference, iou

@@ -15,7 +15,8 @@ from pipeline.errors import AlreadyComplete, InputError
 from pipeline.format.images import decode_gray, decode_rgb
 from pipeline.loading.loader import Loader
 from pipeline.loading.shard_reader import ShardReader
-from pipeline.packing.pack import PackOptions, pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack
 from pipeline.parts import Part
 from pipeline.resume import UNFINISHED
 from pipeline.storage import Folder

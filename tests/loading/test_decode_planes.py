@@ -18,7 +18,8 @@ from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest, load_index
 from pipeline.format.planes import encode_set
 from pipeline.loading.batch import Batch
-from pipeline.packing.pack import PackOptions, pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack
 from tests.loading.test_loader import equal, load, rows
 from tests.loading.test_shard_reader import flip_bit
 

@@ -17,7 +17,8 @@ from pipeline.format.images import decode_gray
 from pipeline.format.sample import UNKNOWN
 from pipeline.loading.interop import _PillowDecoder, _read_ids, as_webdataset
 from pipeline.loading.loader import Loader
-from pipeline.packing.pack import PackOptions, pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack
 from tests.samples import write_sets
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")

@@ -19,7 +19,8 @@ from pipeline.format.manifest import Manifest, load_index
 from pipeline.loading.batch import Batch
 from pipeline.loading.config import LoaderConfig
 from pipeline.loading.loader import Loader
-from pipeline.packing.pack import PackOptions, pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack
 from tests.loading.test_decode import FailingGraph
 from tests.loading.test_shard_reader import flip_bit
 from tests.samples import set_paths

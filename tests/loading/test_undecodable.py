@@ -9,7 +9,8 @@ import pytest
 from pipeline import Loader, LoaderConfig
 from pipeline.errors import InputError
 from pipeline.format.images import decode_gray
-from pipeline.packing.pack import PackOptions, pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack
 from pipeline.verify.check import CheckOptions, check
 from tests.png_files import with_wrong_checksum
 from tests.samples import png, set_paths, write, write_sets
@@ -129,9 +130,9 @@ def test_one_that_is_asked_for_by_its_row_is_named(shards: Path) -> None:
 def test_a_background_is_named_since_every_set_on_it_needs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write_sets(tmp_path / "source", 3, 2)
     replaced(source / "bg/bg_001.jpg")
-    monkeypatch.setattr("pipeline.packing.pack.as_stored", lambda content: (content, ""))
+    monkeypatch.setattr("pipeline.packing.inputs.as_stored", lambda content: (content, ""))
     monkeypatch.setattr("pipeline.format.images.Png.fault", "")
-    monkeypatch.setattr("pipeline.packing.pack.check_picture", unchecked)
+    monkeypatch.setattr("pipeline.packing.inputs.check_picture", unchecked)
     headers_only(source, tmp_path / "shards")
     with pytest.raises(
         InputError, match=r"backgrounds\.tar: background 1 cannot be decoded .* pack again with --verify"

@@ -11,7 +11,8 @@ import pytest
 from pipeline.errors import InputError
 from pipeline.packing.csv_layout import CsvLayout
 from pipeline.packing.join import find_sets
-from pipeline.packing.pack import PackOptions, pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack
 from tests.miniatures import SETS, picture, set_list, write_folder, write_zip
 from tests.packing.test_known_layouts import packed_sets
 from tests.samples import write

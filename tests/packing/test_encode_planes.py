@@ -21,7 +21,8 @@ from pipeline.format.manifest import Manifest, load_index
 from pipeline.format.planes import encode_set
 from pipeline.loading.loader import Loader
 from pipeline.packing.encode_planes import BackgroundEncoder, NoPlanes, PlaneRasterizer
-from pipeline.packing.pack import PackOptions, pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack
 from tests.samples import files_below, png, set_paths, smooth_picture, write, write_sets
 
 SIZE = 16

@@ -8,7 +8,8 @@ from pipeline.composing.photos import find_pictures
 from pipeline.errors import InputError
 from pipeline.packing.folders import describe_refused, find_files, folder_files, is_no_data, is_readme
 from pipeline.packing.join import find_sets
-from pipeline.packing.pack import PackOptions, pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack
 from pipeline.workers import Progress
 from tests.miniatures import SCHEMES, SETS, write_folder, write_zip
 from tests.samples import write, write_sets

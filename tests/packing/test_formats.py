@@ -15,7 +15,8 @@ from pipeline.format.images import EXTENSIONS, MAX_PIXELS, BadImage, as_stored, 
 from pipeline.loading.loader import Loader
 from pipeline.packing.encode_planes import PlaneRasterizer, batches_of
 from pipeline.packing.finalize import read_problems
-from pipeline.packing.pack import PackOptions, pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack
 from tests.png_files import with_wrong_checksum
 from tests.samples import jpeg, png, set_paths, smooth_picture, write, write_sets
 

@@ -12,7 +12,8 @@ from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest, load_index
 from pipeline.packing.join import Sets, find_sets
 from pipeline.packing.known_layouts import known_layout
-from pipeline.packing.pack import PackOptions, pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack
 from pipeline.workers import Progress
 from tests.miniatures import COUNTS, SCHEMES, SETS, write_folder, write_tar, write_zip
 from tests.samples import set_paths, write

@@ -21,7 +21,8 @@ from pipeline.packing.known_layouts import (
 )
 from pipeline.packing.known_layouts import SCHEMES as SCHEME_FILES
 from pipeline.packing.layouts import Layout
-from pipeline.packing.pack import PackOptions, pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack
 from tests.miniatures import COUNTS, SCHEMES, SETS, Scheme, picture, write_folder, write_tar, write_zip
 from tests.samples import files_below, write
 

@@ -15,7 +15,8 @@ from pipeline.format.manifest import Manifest, load_index
 from pipeline.loading.shard_reader import ShardReader
 from pipeline.packing.mask_encoding import SampledMask, recognise_mask_files
 from pipeline.packing.mask_files import MaskFiles, mask_values, share_border
-from pipeline.packing.pack import PackOptions, pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack
 from pipeline.packing.plausibility import shrink
 from tests.miniatures import write_tar, write_zip
 from tests.samples import files_below, jpeg, png, set_paths, soft_disc, write, write_sets

@@ -11,7 +11,8 @@ from pipeline.object_storage import ObjectStorage
 from pipeline.packing.folders import folder_files
 from pipeline.packing.listing import Listing
 from pipeline.packing.objects import prefix_files
-from pipeline.packing.pack import PackOptions, pack, sets_to_pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack, sets_to_pack
 from pipeline.packing.sources import FileReader, open_sources, require_unreplaced
 from pipeline.storage import Folder, Stat, Url, storage_of
 from pipeline.workers import Progress

@@ -14,7 +14,8 @@ from pipeline.format.images import decode_gray, decode_rgb
 from pipeline.format.manifest import Manifest, load_index
 from pipeline.format.tar import TarWriter
 from pipeline.loading.shard_reader import ShardReader
-from pipeline.packing.pack import PackOptions, pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack
 from pipeline.workers import Progress
 from tests.samples import files_below, jpeg, png, set_paths, smooth_picture, write, write_sets
 

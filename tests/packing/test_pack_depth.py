@@ -15,7 +15,8 @@ from pipeline.format.depth import CONVERTED, ENCODINGS, HOLE_COLOUR
 from pipeline.format.manifest import Manifest
 from pipeline.loading.loader import Loader
 from pipeline.packing.finalize import GAP, TILE, TITLE
-from pipeline.packing.pack import PackOptions, PackSummary, pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import PackSummary, pack
 from pipeline.verify.check import CheckOptions, check
 from pipeline.verify.merge import merge
 from pipeline.verify.repair import repair

@@ -7,7 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline.errors import AlreadyComplete
-from pipeline.packing.pack import PackOptions, pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack
 from tests.miniatures import write_zip
 from tests.samples import files_below, jpeg, overlay, set_paths, smooth_picture, soft_disc
 
@@ -18,7 +19,8 @@ KILLS = 10
 # tar, are no such events; they are made some.
 KILLED = """
 import os, pathlib, signal, sys
-from pipeline.packing.pack import PackOptions, pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack
 from pipeline.format.tar import TarWriter
 
 source, shards, moment = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])

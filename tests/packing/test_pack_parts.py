@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import AlreadyComplete, InputError
-from pipeline.packing.pack import PackOptions, pack, pack_part
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack, pack_part
 from pipeline.parts import Part
 from pipeline.resume import ARGUMENTS, COMPLETE, UNFINISHED
 from pipeline.storage import Folder, Storage
@@ -173,7 +174,8 @@ def test_an_error_in_front_of_all_parts_leaves_nothing(place: Place, tmp_path: P
 KILLED = """
 import os, pathlib, random, signal, sys
 from pipeline.errors import InputError
-from pipeline.packing.pack import PackOptions, pack, pack_part
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack, pack_part
 from pipeline.parts import Part
 
 source, shards, of = pathlib.Path(sys.argv[1]), sys.argv[2], 3

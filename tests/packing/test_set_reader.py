@@ -15,7 +15,8 @@ from pipeline.errors import InputError
 from pipeline.format.images import BadImage, decode_jpeg_gray, encode_gray
 from pipeline.packing.depth_files import DepthFiles
 from pipeline.packing.join import find_sets
-from pipeline.packing.pack import PackOptions, PackSummary, pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import PackSummary, pack
 from pipeline.packing.set_reader import (
     BLANK,
     BRIGHT,

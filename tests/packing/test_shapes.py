@@ -12,7 +12,8 @@ from pipeline.errors import InputError
 from pipeline.format.images import Picture, decode_gray, decode_rgb
 from pipeline.format.manifest import Manifest, load_index
 from pipeline.loading.shard_reader import ShardReader
-from pipeline.packing.pack import PackOptions, PackSummary, pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import PackSummary, pack
 from pipeline.packing.shapes import crop_box, cropped, orientation, same_shape
 from tests.samples import jpeg, overlay, png, set_paths, smooth_picture, write, write_sets
 

@@ -13,7 +13,8 @@ import pytest
 from pipeline.errors import AlreadyComplete, InputError
 from pipeline.format.manifest import MANIFEST
 from pipeline.packing import target
-from pipeline.packing.pack import PackOptions, pack, pack_part
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack, pack_part
 from pipeline.packing.target import ShardPlace, await_files
 from pipeline.parts import Part
 from pipeline.remote_resume import BEGUN, NEWEST, WRITER

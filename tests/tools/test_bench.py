@@ -15,7 +15,8 @@ from benchmarks.peers import LOADERS
 from pipeline import devices
 from pipeline.format.manifest import Manifest, load_index
 from pipeline.installation import install_hint
-from pipeline.packing.pack import PackOptions, pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack
 from tools import bench, bench_loader, bench_stalls
 from tools.bench import main
 

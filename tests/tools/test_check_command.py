@@ -6,7 +6,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pipeline.format.manifest import Manifest, load_index
-from pipeline.packing.pack import PackOptions, pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack
 from pipeline.workers import Progress
 from tests.loading.test_shard_reader import flip_bit
 from tests.samples import files_below

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from pipeline.loading.loader import Loader
 from pipeline.loading.split import BACKGROUND_SALT, FOREGROUND_SALT, group
-from pipeline.packing.pack import PackOptions, pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack
 from tests.loading.test_shard_reader import flip_bit
 from tests.samples import jpeg, set_paths, smooth_picture, write
 from tests.tools.test_train_command import SMALL, one_line_error

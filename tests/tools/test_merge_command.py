@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.packing.pack import PackOptions, pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack
 from pipeline.verify.check import CheckOptions, check
 from tests.samples import files_below, write_sets
 from tests.tools.test_pack_command import run

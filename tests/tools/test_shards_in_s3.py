@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest
-from pipeline.packing.pack import PackOptions, pack, pack_part
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack, pack_part
 from pipeline.parts import Part
 from pipeline.resume import UNFINISHED
 from pipeline.storage import Url, storage_of
@@ -27,7 +28,8 @@ from pathlib import Path
 from threading import Timer
 from pipeline.errors import AlreadyComplete
 from pipeline.object_storage import ObjectStorage
-from pipeline.packing.pack import PackOptions, pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack
 from pipeline.storage import location_of
 
 put, puts = ObjectStorage.put, 0

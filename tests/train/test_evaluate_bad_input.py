@@ -13,7 +13,8 @@ import torch
 
 from pipeline.format.manifest import Manifest, load_index, save_index
 from pipeline.loading.split import BACKGROUND_SALT, FOREGROUND_SALT, PEER_SALT, SPLITS, group
-from pipeline.packing.pack import PackOptions, pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack
 from tests.loading.test_shard_reader import flip_bit
 from tests.samples import jpeg, overlay, set_paths, smooth_picture, soft_disc, split_rows, write
 from tests.tools.test_evaluate_command import evaluate, scored

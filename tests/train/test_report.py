@@ -22,7 +22,8 @@ from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest, load_index
 from pipeline.loading.loader import Loader
 from pipeline.loading.split import BACKGROUND_SALT, FOREGROUND_SALT, group
-from pipeline.packing.pack import PackOptions, pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack
 from pipeline.words import plural
 from tests.loading.test_shard_reader import flip_bit
 from tests.pages import Page

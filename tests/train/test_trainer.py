@@ -20,7 +20,8 @@ from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest
 from pipeline.loading.batch import Batch
 from pipeline.loading.loader import Loader
-from pipeline.packing.pack import PackOptions, pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack
 from train.checkpoint import load, save
 from train.config import Config
 from train.metrics import difference, iou

@@ -10,7 +10,8 @@ import pytest
 from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest, load_index
 from pipeline.loading.loader import Loader
-from pipeline.packing.pack import PackOptions, pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack
 from pipeline.verify.check import CheckOptions, check
 from pipeline.verify.merge import merge
 from pipeline.verify.repair import repair

@@ -14,7 +14,8 @@ from pipeline.format.manifest import Manifest, ShardInfo, load_index
 from pipeline.format.tar import Shard, load_shard
 from pipeline.loading.loader import Loader
 from pipeline.loading.shard_reader import ShardReader
-from pipeline.packing.pack import PackOptions, pack
+from pipeline.packing.options import PackOptions
+from pipeline.packing.pack import pack
 from pipeline.verify.check import CheckOptions, check
 from pipeline.verify.repair import COMMAND, repair
 from pipeline.verify.scan import WIDE
