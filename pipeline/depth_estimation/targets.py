@@ -250,9 +250,10 @@ def rewrite_with_depth(
         finished_sets = sum(done.values())
         progress.sets_found(sum(manifest.shards[shard].sets for shard in target.numbers(count)) - finished_sets)
         missing = [shard for shard in target.numbers(count) if shard not in done]
-        backgrounds = write_backgrounds(target.folder, _backgrounds(reader))
+        # A damaged one is told of before hours of work. A part does not look at them: its work stays in any case.
+        backgrounds = None if part else write_backgrounds(target.folder, _backgrounds(reader))
         report = (way or estimate_shards)(reader, target, missing, model, options, progress)
-        if not part:
+        if backgrounds:
             total = target.tally(count)
             if not total.sets:
                 raise InputError(f"no overlay in {source} can be used; the first is {total.problems[0].path}")

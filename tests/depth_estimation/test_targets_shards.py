@@ -2,6 +2,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pipeline.depth_estimation.run import EstimateError, EstimateOptions
 from pipeline.depth_estimation.targets import rewrite_with_depth
 from pipeline.errors import AlreadyComplete, InputError
 from pipeline.format.images import decode_gray, decode_rgb
+from pipeline.format.manifest import BACKGROUNDS
 from pipeline.loading.loader import Loader
 from pipeline.loading.shard_reader import ShardReader
 from pipeline.packing.options import PackOptions
@@ -216,3 +218,21 @@ def test_parts_make_the_same_bytes(
     )
     with pytest.raises(AlreadyComplete):
         rewrite_with_depth(bare, target, depth_model, OPTIONS)
+
+
+def test_a_damaged_background_is_told_before_the_work_and_parts_leave_it_to_the_finish(
+    bare: Path, depth_model: DepthModel, tmp_path: Path
+) -> None:
+    spoilt = shutil.copytree(bare, tmp_path / "bare")
+    with (spoilt / BACKGROUNDS).open("r+b") as tar:
+        tar.seek(ShardReader.open(spoilt).manifest.backgrounds[0].offset)
+        tar.write(b"damage")
+    damaged = pytest.raises(InputError, match=r"backgrounds\.tar: background \d+ is damaged \(CRC differs\)")
+    with damaged:
+        rewrite_with_depth(spoilt, tmp_path / "whole", depth_model, OPTIONS, way=lambda *_: pytest.fail("it worked"))
+    assert not (tmp_path / "whole").exists()
+    assert rewrite_with_depth(spoilt, tmp_path / "parts", depth_model, OPTIONS, part=Part(0, 1)).sets == 100
+    with damaged:
+        rewrite_with_depth(spoilt, tmp_path / "parts", depth_model, OPTIONS, finish=True)
+    shutil.copy(bare / BACKGROUNDS, spoilt)
+    assert rewrite_with_depth(spoilt, tmp_path / "parts", depth_model, OPTIONS, finish=True).sets_before == 100
