@@ -33,6 +33,7 @@ from train.networks import build_network
 from train.scoring import NETWORK, TRIVIAL, predict, score_batch
 from train.train_step import Learner
 from train.trivial_baselines import MeanDepth
+from train.tta import MirrorAveraged
 
 pytestmark = [
     pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there: the tests marked gpu ask it itself"),
@@ -231,6 +232,7 @@ def test_scores_do_not_wait(packed: Path, monkeypatch: pytest.MonkeyPatch) -> No
             monkeypatch.setattr(mean_depth, name, getattr(mean_depth, name).to(CUDA))
         criterion, batch = Criterion().to(CUDA), a_batch()
         with gpu.without_waiting():
+            predict(MirrorAveraged(network), batch.bg, batch.fg_bg, "float32")
             prediction = predict(network, batch.bg, batch.fg_bg, "float32")
             validated = score_batch(prediction, batch, 20, criterion=criterion)
             scores = score_batch(prediction, batch, 20, mean_depth=mean_depth, detailed=True)

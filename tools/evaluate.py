@@ -30,6 +30,8 @@ if TYPE_CHECKING:
               help="best: of the epoch with the highest mask IoU in validation.")  # fmt: skip
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True,
               help="auto: the GPU if there is one.")  # fmt: skip
+@click.option("--tta", is_flag=True,
+              help="Average the predictions on the pictures and on their left-right mirror: two passes.")  # fmt: skip
 @click.option("--out", type=LocationType(), metavar="DIR|URL",
               help="Write evaluation.json, evaluation.txt and worst.png there.")  # fmt: skip
 @click.option("--peer-protocol", is_flag=True,
@@ -43,6 +45,7 @@ def main(
     split: str,
     checkpoint: str,
     device: str,
+    tta: bool,
     out: Location | None,
     peer_protocol: bool,
     sets_per_cell: int | None,
@@ -64,7 +67,7 @@ def main(
     if out:
         require_writable(out)
     on = torch_device(device)
-    trained = load_run(run, checkpoint, on, shards)
+    trained = load_run(run, checkpoint, on, shards, tta=tta)
     trained = trained._replace(config=replace(trained.config, **cache))
     for fallback in trained.fallbacks:
         echo(f"the run went back once: {fallback}", err=True)

@@ -28,6 +28,8 @@ from train.config import CHECKPOINTS, DEVICES, MOST_PAIRS_AT_ONCE, PAIRS_AT_ONCE
               help="best: of the epoch with the highest mask IoU in validation.")  # fmt: skip
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True,
               help="auto: the GPU if there is one.")  # fmt: skip
+@click.option("--tta", is_flag=True,
+              help="Average the predictions on the pictures and on their left-right mirror: two passes.")  # fmt: skip
 @click.option("--fit", type=click.Choice(FITS), default=FITS[0], show_default=True,
               help="Backgrounds of another shape than the overlay: refuse, crop the middle, or stretch.")  # fmt: skip
 @click.option("--follow-links", is_flag=True, help="Read what links in a folder lead to outside of it, and folders.")
@@ -40,6 +42,7 @@ def main(
     out: Path,
     checkpoint: str,
     device: str,
+    tta: bool,
     fit: str,
     follow_links: bool,
     batch_size: int,
@@ -69,10 +72,11 @@ def main(
             raise InputError(f"{out} is in {given}, where what is written would be taken for input: give another --out")
     pairs = find_pairs(background, overlay, follow_links=follow_links, tell=lambda line: echo(line, err=True))
     on = torch_device(device)
-    trained = load_run(run, checkpoint, on)
+    trained = load_run(run, checkpoint, on, tta=tta)
     with progress_bar("predicting", len(pairs)) as bar:
         predict(trained, pairs, out, on, batch_size, fit, bar.update)
-    echo(f"predicted {plural(len(pairs), 'pair')} with {trained.checkpoint} (step {trained.step:,}) into {out}")
+    step = f"step {trained.step:,}{'; TTA' if tta else ''}"
+    echo(f"predicted {plural(len(pairs), 'pair')} with {trained.checkpoint} ({step}) into {out}")
 
 
 if __name__ == "__main__":

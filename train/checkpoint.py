@@ -19,6 +19,7 @@ from train.networks import build_network
 from train.runtime import forbid_tf32
 from train.saved_state import require_sound, require_weights
 from train.sealed import is_sealed, is_whole, seal
+from train.tta import MirrorAveraged
 
 FORMAT = 2
 MOST_BYTES = 64 << 30  # a longer file is none of ours, and would not fit into memory
@@ -169,6 +170,8 @@ class Run(NamedTuple):
     """On the device, in evaluation mode."""
     fallbacks: tuple[str, ...] = ()
     """Where it went on from an earlier checkpoint, since the last was damaged: a line each."""
+    tta: bool = False
+    """Whether `network` averages over the pictures and their mirror."""
 
     @property
     def peer_protocol(self) -> bool:
@@ -181,11 +184,13 @@ def weights(saved: Checkpoint) -> dict[str, Tensor]:
     return saved.ema or saved.network
 
 
-def load_run(run: Location, name: str, device: torch.device, shards: StrLocation = NO_SHARDS) -> Run:
+def load_run(
+    run: Location, name: str, device: torch.device, shards: StrLocation = NO_SHARDS, *, tta: bool = False
+) -> Run:
     """Load the checkpoint `name` ("best" or "last") of a run, to be used on `shards` or without any.
 
-    The network has its `weights`. Raises `InputError` where there is no such run or checkpoint, and where the
-    checkpoint is damaged or does not fit.
+    The network has its `weights`; with `tta` its predictions are averaged over the mirror, see `tta.MirrorAveraged`.
+    Raises `InputError` where there is no such run or checkpoint, and where the checkpoint is damaged or does not fit.
     """
     path = run / f"{name}.pt"
     if not is_there(path):
@@ -206,7 +211,8 @@ def load_run(run: Location, name: str, device: torch.device, shards: StrLocation
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     load_network(network, weights(saved), path)
     fallbacks = tuple(saved.state.get("fallbacks", ()))
-    return Run(path, saved.state["step"], saved.state["manifest"], config, network.eval(), fallbacks)
+    network = MirrorAveraged(network) if tta else network
+    return Run(path, saved.state["step"], saved.state["manifest"], config, network.eval(), fallbacks, tta)
 
 
 def _what_is_there(run: Location) -> str:

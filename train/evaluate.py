@@ -208,6 +208,7 @@ class Evaluation(NamedTuple):
         return {
             "checkpoint": str(self.run.checkpoint),
             "step": self.run.step,
+            "tta": self.run.tta,
             "shards": str(self.run.config.shards),
             "manifest": self.data.loader.manifest.sha256,
             "split": self.split,

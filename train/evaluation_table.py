@@ -23,12 +23,13 @@ def text(evaluation: Evaluation) -> str:
     """The result in one line, how far it can be trusted in another, then all tables: WIDTH columns, but for paths."""
     config, loader = evaluation.run.config, evaluation.data.loader
     split = f"split {evaluation.split}"
+    tta = "; TTA: means over the pictures and their mirror" if evaluation.run.tta else ""
     headline = evaluation.cells[evaluation.headline]
     lines = [
         _result(evaluation),
         *([headline.reliability] if headline.sets else []),
         *textwrap.wrap(_reservations(evaluation), WIDTH),
-        f"{evaluation.run.checkpoint} (step {evaluation.run.step:,}) on {config.shards}, {split}: "
+        f"{evaluation.run.checkpoint} (step {evaluation.run.step:,}{tta}) on {config.shards}, {split}: "
         f"{_of(len(evaluation.rows), sum(evaluation.data.sizes.values()))} at {config.size} x {config.size}",
         f"means and 95 % intervals, backgrounds drawn {RESAMPLES:,} times; worst 5 %: 95 % of sets have a better Dice",
     ]
@@ -87,7 +88,7 @@ def _result(evaluation: Evaluation) -> str:
             baseline = headline.scores[TRIVIAL].get(name)
             beside = f", baseline {_number(baseline, interval=False)}" if baseline else ""
             found.append(f"{title} {_number(score, interval=False)}{interval}{beside}")
-    return f"{'LEAKING: ' if evaluation.leaking else ''}{'; '.join(found)}"
+    return f"{'LEAKING: ' if evaluation.leaking else ''}{'TTA: ' if evaluation.run.tta else ''}{'; '.join(found)}"
 
 
 def _reservations(evaluation: Evaluation) -> str:

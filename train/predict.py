@@ -147,6 +147,7 @@ def _arguments(run: Run, pairs: Sequence[Pair], fit: str) -> dict[str, object]:
         "command": "fgbg-predict",
         "checkpoint": run.checkpoint.name,
         "step": run.step,
+        **({"tta": True} if run.tta else {}),
         **({"fit": fit} if fit != "refuse" else {}),
         "weights": weights,
         "pictures": hashlib.sha256(json.dumps(stamps).encode()).hexdigest(),

@@ -139,6 +139,36 @@ def test_validation_of_the_best_epoch_is_found_again(trained: Path, packed: Path
         assert found["scores"]["network"][name]["mean"] == pytest.approx(logged[name], abs=1e-4)
 
 
+def test_tta_scores_the_mean_over_the_mirror_beside_the_same_baselines_and_says_so(
+    trained: Path, packed: Path, tmp_path: Path
+) -> None:
+    plain, tta = (
+        scored(trained, packed, tmp_path / f"out{len(flags)}", "--split", "val", *flags) for flags in ([], ["--tta"])
+    )
+    assert (plain["tta"], tta["tta"]) == (False, True)
+    network = load_run(trained, "best", torch.device("cpu")).network
+    ious, errors = list[float](), list[float]()
+    for batch in Loader(packed, "val", batch_size=1, size=32, shuffle=False):
+        with torch.no_grad():
+            mask_logits, depth = network(batch.bg, batch.fg_bg)
+            mirrored_logits, mirrored_depth = network(batch.bg.flip(3), batch.fg_bg.flip(3))
+        assert batch.depth is not None
+        mask = mask_logits.sigmoid() + mirrored_logits.sigmoid().flip(3) > 1
+        ious.append(iou(mask, batch.mask).item())
+        errors.append(((depth + mirrored_depth.flip(3)) / 2 - batch.depth / 255).square().mean().sqrt().item())
+    of_plain, of_tta = (numbers["cells"]["new_new"]["scores"] for numbers in (plain, tta))
+    assert of_tta["network"]["mask_iou"]["mean"] == pytest.approx(np.mean(ious), abs=1e-6)
+    assert of_tta["network"]["depth_rmse"]["mean"] == pytest.approx(np.mean(errors), rel=1e-5)
+    assert of_tta["network"] != of_plain["network"]
+    assert of_tta["trivial"] == of_plain["trivial"]
+    differing = {name for name, value in tta.items() if value != plain[name]}
+    assert differing <= {"tta", "cells", "worst"}
+    lines, told = ((tmp_path / name / "evaluation.txt").read_text().splitlines() for name in ("out0", "out1"))
+    assert told[0].startswith("TTA: mask IoU ")
+    assert told[2] == lines[2].replace(") on ", "; TTA: means over the pictures and their mirror) on ")
+    assert "TTA" not in "".join(lines)
+
+
 def test_the_last_checkpoint_can_be_asked_for(trained: Path, packed: Path) -> None:
     assert f"{trained / 'last.pt'} (step 8)" in printed(evaluate(trained, packed, "--checkpoint", "last"))
 

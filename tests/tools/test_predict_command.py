@@ -62,6 +62,26 @@ def test_of_pictures_of_its_size_the_files_hold_what_the_network_says(
     assert opened(out / "o.depth-colour.png").shape == (SIZE, SIZE, 3)
 
 
+def test_with_tta_the_files_hold_the_mean_over_the_mirror(
+    trained: Path, mask_alone: Path, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    told = printed(predict(trained, *pair, tmp_path / "out", "--tta"))
+    assert "predicted 1 pair with " in told
+    assert " (step 4; TTA) into " in told
+    network = load_run(trained, "best", torch.device("cpu")).network
+    bg, fg_bg = (torch.from_numpy(gray(seed))[None, None] for seed in range(2))
+    with torch.no_grad():
+        mask_logits, depth = network(bg, fg_bg)
+        mirrored_logits, mirrored_depth = network(bg.flip(3), fg_bg.flip(3))
+    mask = (mask_logits.sigmoid() + mirrored_logits.sigmoid().flip(3)).numpy()[0, 0] / 2
+    assert np.abs(opened(tmp_path / "out/o.mask.png") - mask * 255).max() < 0.51
+    expected = (depth + mirrored_depth.flip(3)).numpy()[0, 0] / 2 * 65535
+    assert np.abs(opened(tmp_path / "out/o.depth.png") - expected).max() < 1
+    assert np.abs(depth.numpy()[0, 0] * 65535 - expected).max() > 10, "a symmetric network shows nothing"
+    printed(predict(mask_alone, *pair, tmp_path / "alone", "--tta"))
+    assert sorted(files_below(tmp_path / "alone")) == ["o.mask.png", "o.side-by-side.png"]
+
+
 def test_colour_alpha_depth_of_bits_and_orientation_change_nothing(
     trained: Path, pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -142,6 +162,7 @@ def test_a_stopped_command_is_continued_by_the_same(
     assert not list(out.glob("3.*"))
     assert not list(out.rglob("*.partial"))
     assert "with pictures" in one_line_error(predict(trained, pair[0], pair[1], out))
+    assert "with tta" in one_line_error(predict(*given, out, *flags, "--tta"))
 
     def counted(folder: Path, pair: Pair, *rest: object) -> None:
         written.append(pair.name)
