@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 from typing import NamedTuple
@@ -20,7 +20,10 @@ NO_LOCKS = UNABLE | {errno.ENOLCK}
 RENEW_SEC = 20.0
 STALE_SEC = 120.0
 """For which a lock of a machine that is gone may stay: NFS 4 keeps it for 90 s; without a renewal, OWNED is stale."""
-PAUSE_SEC = 1.0
+TELL_SEC = 5.0
+"""After which a process that waits says so."""
+FIRST_PAUSE_SEC, PAUSE_SEC = 0.05, 1.0
+"""Between two looks, at first and later."""
 
 
 class AtWork(InputError):  # noqa: N818 - not of the program
@@ -70,7 +73,9 @@ def _silent(line: str) -> None:
 
 
 @contextmanager
-def held(folder: Path, *, patience_sec: float = 0.0, say: Callable[[str], None] = _silent) -> Iterator[bool]:
+def held(
+    folder: Path, *, patience_sec: float = 0.0, also_here: bool = False, say: Callable[[str], None] = _silent
+) -> Iterator[bool]:
     """Make `folder` if need be, and be the one process that works in it; if it was made, it goes when it stays empty.
 
     Yields whether it was made. Raises `AtWork` while another process works in it, see `locked`, and `InputError` where
@@ -79,9 +84,13 @@ def held(folder: Path, *, patience_sec: float = 0.0, say: Callable[[str], None] 
     existed = folder.exists()
     if existed and not folder.is_dir():
         raise InputError(f"{folder} is a file: give a new or an empty folder")
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with locked(folder, patience_sec=patience_sec, say=say):
+        with ExitStack() as working:
+            while True:
+                folder.mkdir(parents=True, exist_ok=True)
+                with suppress(FileNotFoundError):  # another process that has made it has removed it again
+                    working.enter_context(locked(folder, patience_sec=patience_sec, also_here=also_here, say=say))
+                    break
             yield not existed
     finally:
         if not existed:
@@ -90,7 +99,9 @@ def held(folder: Path, *, patience_sec: float = 0.0, say: Callable[[str], None] 
 
 
 @contextmanager
-def locked(folder: Path, *, patience_sec: float = 0.0, say: Callable[[str], None] = _silent) -> Iterator[None]:
+def locked(
+    folder: Path, *, patience_sec: float = 0.0, also_here: bool = False, say: Callable[[str], None] = _silent
+) -> Iterator[None]:
     """Be the one process that works in `folder`, which exists; raise `AtWork` while another one does.
 
     The lock is a hidden file there, locked by the system, so that it ends with the process, however that ends. Where
@@ -98,9 +109,10 @@ def locked(folder: Path, *, patience_sec: float = 0.0, say: Callable[[str], None
     machine that has ended, and for any other the message says which file to remove.
 
     With `patience_sec` (0 or STALE_SEC) the lock of a process elsewhere is waited for that long: a machine that is gone
-    may have left it. A file that is the lock is then taken over if nobody has renewed it. `say` is told of both.
+    may have left it. A file that is the lock is then taken over if nobody has renewed it. `say` is told of both. One of
+    this machine, which is known to live, is waited for with `also_here`: where they have it for moments.
     """
-    path, descriptor = _wait_and_lock(folder, patience_sec, say)
+    path, descriptor = _wait_and_lock(folder, patience_sec, say, also_here=also_here)
     ended = Event()
     if path.name == OWNED:
         Thread(target=_renew, args=(os.dup(descriptor), ended), name="fgbg-lock", daemon=True).start()
@@ -121,26 +133,29 @@ def _renew(descriptor: int, ended: Event) -> None:
     os.close(descriptor)
 
 
-def _wait_and_lock(folder: Path, patience_sec: float, say: Callable[[str], None]) -> tuple[Path, int]:
+def _wait_and_lock(
+    folder: Path, patience_sec: float, say: Callable[[str], None], *, also_here: bool
+) -> tuple[Path, int]:
     """As `_lock`, which is tried again until `patience_sec` have passed."""
-    before, end, told = _renewed(folder), time.monotonic() + patience_sec, False
+    before, begun, told = _renewed(folder), time.monotonic(), False
     while True:
         try:
             return _lock(folder)
         except AtWork as busy:
             owner = _read_owner(folder / OWNED) or _read_owner(folder / LOCK)
-            if owner and Owner.of_process(owner.pid) == owner:
+            if owner and Owner.of_process(owner.pid) == owner and not also_here:
                 raise
-            if patience_sec and not told:
+            waited_sec = time.monotonic() - begun
+            if patience_sec and waited_sec >= TELL_SEC and not told:
                 say(f"{busy}; looking for up to {patience_sec:.0f} s whether it ends")
                 told = True
-            if time.monotonic() >= end:
+            if waited_sec >= patience_sec:
                 if not patience_sec or not before or _renewed(folder) != before or not _remove_owned(folder, owner):
                     raise
                 say(f"{folder}: {owner or 'its owner'}, which was at work in it, is gone; this one goes on")
                 patience_sec = 0.0
                 continue
-            time.sleep(PAUSE_SEC)
+            time.sleep(min(PAUSE_SEC, FIRST_PAUSE_SEC + waited_sec / 10))
 
 
 def _renewed(folder: Path) -> tuple[int, int] | None:

@@ -8,7 +8,6 @@ import json
 import logging
 import re
 import shutil
-import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -33,8 +32,8 @@ from pipeline.resume import (
 
 LOCKS = ".part-"
 """Beginning of a folder in that of the progress records, in which the process of a part has its lock."""
-TELL_SEC, PAUSE_SEC = 5.0, 0.05
-"""After which time a part that waits for another process says so, and between two looks."""
+MADE = ".made"
+"""File beside it, where the parts have made the folder of the run."""
 log = logging.getLogger(__name__)
 
 
@@ -141,23 +140,22 @@ def resumable_part(
             require_unfinished_with(folder, begun, wanted, folder)
         return begun
 
-    def begin() -> None:
-        with held(folder):
+    require_incomplete(folder, wanted, result, newest_ns)
+    require_ours()
+    with suppress(FileNotFoundError), locked(own, patience_sec=STALE_SEC, say=log.warning):
+        pass  # waited for here, while others may have the folder
+    with ExitStack() as working:
+        with held(folder, patience_sec=STALE_SEC, also_here=True, say=log.warning) as is_new:
             if not require_ours():
                 require_incomplete(folder, wanted, result, newest_ns)  # it was finished meanwhile
                 require_unused(folder)
                 own.parent.mkdir(exist_ok=True)
+                if is_new:
+                    (own.parent / MADE).touch()
                 (folder / COMPLETE).unlink(missing_ok=True)  # of results that were removed
                 keep_arguments(own.parent / ARGUMENTS, wanted)
             own.mkdir(exist_ok=True)
             working.enter_context(locked(own))
-
-    require_incomplete(folder, wanted, result, newest_ns)
-    require_ours()
-    with suppress(FileNotFoundError), locked(own, patience_sec=STALE_SEC, say=log.warning):
-        pass  # the folder, whose lock `begin` has, is not to be locked for as long as that
-    with ExitStack() as working:
-        _patiently(begin)
         try:
             yield folder / UNFINISHED
         except BaseException as error:
@@ -166,32 +164,20 @@ def resumable_part(
             raise
 
 
-def _patiently(begin: Callable[[], None]) -> None:
-    """Begin when no other process is in the way: one that begins, too, or finishes the run."""
-    start_sec, told = time.monotonic(), False
-    while True:
-        try:
-            return begin()
-        except AtWork as busy:
-            waited_sec = time.monotonic() - start_sec
-            if waited_sec > STALE_SEC:
-                raise
-            if waited_sec > TELL_SEC and not told:
-                log.warning("waiting for up to %s s: %s", round(STALE_SEC), str(busy).partition(": ")[0])
-                told = True
-        time.sleep(PAUSE_SEC)
-
-
 def _leave(folder: Path, error: BaseException) -> None:
     """After an error: if no part has done anything, and none is at work, let the folder be as before."""
-    records = folder / UNFINISHED
+    records, is_made = folder / UNFINISHED, False
     with suppress(AtWork, FileNotFoundError), held(folder):  # another one begins, or has finished
         if any(not entry.name.startswith(".") and entry.name != ARGUMENTS for entry in records.iterdir()):
             error.add_note(f"what is done is kept in {folder}: the same command continues it")
             return
         require_idle(records)
+        is_made = (records / MADE).exists()
         shutil.rmtree(records)
-        remove_results(folder)
+        remove_results(folder, existed=not is_made)
+    if is_made:
+        with suppress(OSError):  # another part begins there
+            folder.rmdir()
 
 
 def require_idle(records: Path) -> None:

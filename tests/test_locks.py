@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.locks import LOCK, OWNED, Owner, locked
+from pipeline.locks import LOCK, OWNED, Owner, held, locked
 from tests.samples import files_below
 
 UNABLE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EBADF)
@@ -106,6 +106,7 @@ def test_a_lock_is_waited_for(number: int, tmp_path: Path, monkeypatch: pytest.M
     if number:
         without_locks(monkeypatch, number)
     monkeypatch.setattr("pipeline.locks.PAUSE_SEC", 0.0)
+    monkeypatch.setattr("pipeline.locks.TELL_SEC", 0.0)
     with ExitStack() as other:
         with monkeypatch.context() as elsewhere:
             elsewhere.setattr(socket, "gethostname", lambda: "elsewhere")
@@ -132,6 +133,7 @@ def test_a_lock_is_waited_for(number: int, tmp_path: Path, monkeypatch: pytest.M
 def test_without_locks_one_that_is_not_renewed_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without_locks(monkeypatch)
     monkeypatch.setattr("pipeline.locks.PAUSE_SEC", 0.0)
+    monkeypatch.setattr("pipeline.locks.TELL_SEC", 0.0)
     own(tmp_path, Owner("elsewhere", 7, "boot space 1"))
     said = list[str]()
     with locked(tmp_path, patience_sec=0.01, say=said.append):
@@ -143,6 +145,7 @@ def test_without_locks_one_that_is_not_renewed_is_taken_over(tmp_path: Path, mon
 def test_without_locks_one_that_is_renewed_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without_locks(monkeypatch)
     monkeypatch.setattr("pipeline.locks.PAUSE_SEC", 0.0)
+    monkeypatch.setattr("pipeline.locks.TELL_SEC", 0.0)
     own(tmp_path, Owner("elsewhere", 7, "boot space 1"))
 
     def renew(_: str) -> None:
@@ -171,3 +174,28 @@ def test_without_locks_one_that_was_taken_over_is_left_to_the_other(
         (tmp_path / OWNED).unlink()
         own(tmp_path, Owner("elsewhere", 7, "boot space 1"))
     assert [*files_below(tmp_path)] == [OWNED]
+
+
+def test_one_of_this_machine_is_waited_for_where_it_is_known_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.locks.TELL_SEC", 0.0)
+    with ExitStack() as other:
+        other.enter_context(locked(tmp_path))
+        with locked(tmp_path, patience_sec=60.0, also_here=True, say=lambda _: other.close()):
+            assert [*files_below(tmp_path)] == [LOCK]
+
+
+def test_a_folder_that_its_maker_removes_again_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.locks.TELL_SEC", 0.0)
+    with ExitStack() as other:
+        other.enter_context(held(tmp_path / "new"))
+
+        def leave(_: str) -> None:
+            other.close()
+            assert not (tmp_path / "new").exists()
+
+        with held(tmp_path / "new", patience_sec=60.0, also_here=True, say=leave) as is_new:
+            assert not is_new
+            (tmp_path / "new" / "file").touch()
+    assert [*files_below(tmp_path)] == ["new/file"]

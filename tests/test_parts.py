@@ -132,6 +132,7 @@ def test_a_part_takes_the_place_of_one_whose_machine_was_lost(
     if not locks:
         without_locks(monkeypatch)
     monkeypatch.setattr(pipeline.locks, "PAUSE_SEC", 0.0)
+    monkeypatch.setattr(pipeline.locks, "TELL_SEC", 0.0)
     monkeypatch.setattr(parts, "STALE_SEC", 0.05)
     count(tmp_path, Part(0, 3))
     (tmp_path / UNFINISHED / f"{LOCKS}000001").mkdir()
@@ -181,6 +182,16 @@ def test_after_an_error_of_the_only_part_the_place_is_as_before(tmp_path: Path) 
     with pytest.raises(InputError, match="wrong"):
         count(tmp_path, Part(1, 3), InputError("wrong"))
     assert files_below(tmp_path) == {".gitkeep": b""}
+
+
+def test_after_an_error_of_all_parts_a_folder_that_they_have_made_is_gone(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    with pytest.raises(InputError, match="wrong"), resumable_part(folder, COUNT, Part(0, 3), lambda: ""):
+        with pytest.raises(InputError, match="wrong"):
+            count(folder, Part(1, 3), InputError("wrong"))
+        assert folder.exists(), "another one is at work"
+        raise InputError("wrong")
+    assert not folder.exists()
 
 
 def test_parts_that_begin_at_once_take_turns(tmp_path: Path) -> None:

@@ -167,6 +167,7 @@ def test_an_error_in_front_of_all_parts_leaves_nothing(place: Place, tmp_path: P
     with pytest.raises(InputError, match="bg_001"):
         pack_part(source, place(shards), PackOptions(workers=1, strict=True), Part(0, 2))
     assert not Folder(shards).names()
+    assert place is not Path or not shards.exists()
 
 
 # Runs in a fresh interpreter. All parts are packed at once, each killed at a moment of its own; then again, and at last
