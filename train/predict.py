@@ -65,18 +65,27 @@ class Predictor:
 
     def __init__(self, run: Run, device: torch.device) -> None:
         """The network is on `device`. Raises `InputError` where DALI is missing."""
-        self._network, self._device = run.network, device
+        self._run, self._device = run, device
         self._rasterizer = PlaneRasterizer({"bg": None, "fg_bg": None}, run.config.size)
 
     def __call__(self, sets: Sequence[tuple[Picture, Picture]]) -> list[PredictedPlanes | NoPlanes]:
-        """Mask and depth of each of at most `config.MOST_PAIRS_AT_ONCE` pairs (background, overlay), or why not."""
+        """Mask and depth of each of at most `config.MOST_PAIRS_AT_ONCE` pairs (background, overlay), or why not.
+
+        Raises `InputError` where the network predicts no numbers.
+        """
         inputs = self._rasterizer.rasterize(sets)
         good = [planes for planes in inputs if not isinstance(planes, NoPlanes)]
         if not good:
             return list(inputs)  # type: ignore[arg-type]
         pictures = torch.from_numpy(np.stack(good)).to(self._device)  # uint8 [N,2,size,size]
         with torch.inference_mode():
-            mask_logits, depth = self._network(pictures[:, :1].contiguous(), pictures[:, 1:].contiguous())
+            mask_logits, depth = self._run.network(pictures[:, :1].contiguous(), pictures[:, 1:].contiguous())
+            if not mask_logits.isfinite().all() or not (
+                depth is None or depth.isfinite().all()
+            ):  # waits for the device
+                raise InputError(
+                    f"{self._run.checkpoint}: the network predicts values that are no numbers; predict with another"
+                )
             planes = [mask_logits.sigmoid()] + ([] if depth is None else [depth])
             found = iter(torch.cat(planes, dim=1).float())
         return [
@@ -112,7 +121,8 @@ def predict(
 
     A stopped call is continued by the same again. `done` is told how many pairs more there are. Raises `InputError`,
     with `out` as it was, for pictures that are none, are damaged, or differ in shape within a pair (but see
-    `fit`, one of `shapes.FITS`: backgrounds are then cropped as at packing, or stretched), and where DALI is missing.
+    `fit`, one of `shapes.FITS`: backgrounds are then cropped as at packing, or stretched), where the network predicts
+    no numbers, and where DALI is missing.
     """
     arguments = _arguments(run, pairs, fit)
     names = [f"{pair.name}.{kind}" for pair in pairs for kind in _kinds(depth=run.config.depth)]

@@ -30,6 +30,7 @@ RESAMPLES = 1000  # of the bootstrap
 LOW, HIGH = 2.5, 97.5  # percent
 COUNTS_IN_MEMORY = 1 << 22
 LACKING = " lacking"  # behind a score's name: the sets that do not have it
+DEPTH_SCORES = ("depth_ssim", "depth_rmse")  # of validation: sets without any measurement of depth lack them
 
 ValuesByName = dict[str, dict[str, NDArray[np.float64]]]
 """Scores [sets] by NETWORK or TRIVIAL and the score's name."""
@@ -126,11 +127,12 @@ def score_sets(
 def sum_scores(rows: NDArray[np.int64], values: dict[str, NDArray[np.float64]]) -> MeanScores:
     """The number of sets and the sum of each score, and how many sets lack it, under the score's name and LACKING.
 
-    A score lacks where there are no pixels that it could be of, in depth with holes: it is NaN and the loss is not.
+    A score of depth lacks where there are no pixels that it could be of, in depth with holes: it is NaN, and the loss
+    of depth is not.
     """
     sums: MeanScores = {"sets": len(rows)}
     for name, of_sets in values.items():
-        lacking = np.isnan(of_sets) & ~np.isnan(values.get("depth_loss", of_sets))
+        lacking = np.isnan(of_sets) & ~np.isnan(values["depth_loss"] if name in DEPTH_SCORES else of_sets)
         sums[name] = float(of_sets[~lacking].sum())
         if lacking.any():
             sums[name + LACKING] = int(lacking.sum())

@@ -1,5 +1,6 @@
 """Test-time augmentation: the mean of the predictions on the pictures and on their left-right mirror."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,5 +26,9 @@ class MirrorAveraged(nn.Module):
 
 
 def mean_probability(a: Tensor, b: Tensor) -> Tensor:
-    """The logits of the mean of sigmoid(a) and sigmoid(b), finite where these are rounded to 0 or 1."""
-    return F.logsigmoid(a).logaddexp(F.logsigmoid(b)) - F.logsigmoid(-a).logaddexp(F.logsigmoid(-b))
+    """The logits of the mean of sigmoid(a) and sigmoid(b), finite where these are rounded to 0 or 1.
+
+    NaN where a or b is not finite: of a network that overflows, one pass must not hide it in the other.
+    """
+    found = F.logsigmoid(a).logaddexp(F.logsigmoid(b)) - F.logsigmoid(-a).logaddexp(F.logsigmoid(-b))
+    return found.where(a.isfinite() & b.isfinite(), torch.nan)

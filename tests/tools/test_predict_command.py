@@ -14,7 +14,7 @@ from pipeline.resume import UNFINISHED
 from tests.samples import files_below, jpeg, png, smooth_picture, write
 from tests.tools.test_train_command import one_line_error, printed
 from tools.predict import main
-from train.checkpoint import load_run
+from train.checkpoint import load, load_run, save, weights
 from train.predict import Pair
 
 SIZE = 32  # of SMALL
@@ -204,6 +204,19 @@ def test_damage_that_shows_late_leaves_nothing(trained: Path, pair: tuple[Path, 
     write(tmp_path / "all/z.png", bytes(content))
     line = one_line_error(predict(trained, pair[0], tmp_path / "all", tmp_path / "out", "--batch-size", "1"))
     assert str(tmp_path / "all/z.png") in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("flag", [[], ["--tta"]])
+@pytest.mark.parametrize("head", ["mask_head", "depth_head"])
+def test_a_network_of_no_numbers_is_one_line(
+    trained: Path, pair: tuple[Path, Path], tmp_path: Path, head: str, flag: list[str]
+) -> None:
+    checkpoint = load(trained / "best.pt")
+    weights(checkpoint)[f"{head}.mix.0.weight"].fill_(3e38)
+    save(tmp_path / "best.pt", checkpoint)
+    line = one_line_error(predict(tmp_path, *pair, tmp_path / "out", *flag))
+    assert f"{tmp_path / 'best.pt'}: the network predicts values that are no numbers; predict with another" in line
     assert not (tmp_path / "out").exists()
 
 

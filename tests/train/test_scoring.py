@@ -151,11 +151,15 @@ def test_one_mask_that_is_no_number_spoils_no_mean(network: nn.Module, monkeypat
         return prediction
 
     monkeypatch.setattr("train.scoring.predict", predict_nan)
-    _, values = score_sets(network, Criterion(), batches, THRESHOLD)
+    rows, values = score_sets(network, Criterion(), batches, THRESHOLD)
     for name in ("mask_iou", "mask_dice"):
         wrong = np.zeros(5, bool)
         wrong[[1, 4]] = True
         assert values[name].tolist() == np.where(wrong, 0, expected[name]).tolist()
+    means = mean_scores([sum_scores(rows, values)])
+    assert np.isfinite(means["depth_loss"])
+    for name in ("loss", "mask_loss"):  # the losses of all, and not those of the others alone
+        assert np.isnan(means[name])
 
 
 def test_sets_without_any_measurement_are_in_no_mean_of_depth(network: nn.Module) -> None:

@@ -51,7 +51,8 @@ def test_the_mean_of_probabilities_has_logits_of_any_size() -> None:
     assert found[5].item() == pytest.approx(-200 - torch.tensor(2.0).log().item())
     assert torch.equal(found, mean_probability(b, a))
     assert torch.equal(found > 0, a + b > 0)
-    assert mean_probability(torch.tensor(torch.nan), torch.tensor(1.0)).isnan()
+    for wrong in (torch.nan, torch.inf, -torch.inf):
+        assert mean_probability(torch.tensor(wrong), torch.tensor(1.0)).isnan()
 
 
 def logit_of_mean(a: Tensor, b: Tensor) -> float:
