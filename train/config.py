@@ -22,6 +22,17 @@ RESIDENT = ("auto", "off", "device", "host")
 COMPILE = ("auto", "off", "default", "reduce-overhead")
 PRECISIONS = ("auto", "float32", "bf16", "fp16")
 SCHEDULES = ("cosine", "one-cycle")
+
+
+class Rates(NamedTuple):
+    """What an optimiser is given where the user says nothing else."""
+
+    lr: float
+    weight_decay: float
+
+
+OPTIMIZERS = {"muon": Rates(0.03, 0.5), "adamw": Rates(2e-3, 0.01)}
+"""The optimisers that `optim.build_optimizer` knows."""
 NETWORKS = ("unet-xs", "unet-s", "unet-m", "net", "convgen")
 """The networks that `networks.build_network` knows by name, beside unet-W."""
 LOSSES = ("bce", "bce+ssim", "combined")
@@ -38,6 +49,7 @@ SETTINGS_OF_OLD_RUNS: Settings = {  # values that checkpoints written before a s
     "sets": None,
     "minutes": None,
     "schedule": "cosine",
+    "optimizer": "adamw",
     "clip": 0.0,
     "ema": 0.0,
     "augment": False,
@@ -153,22 +165,26 @@ class Config:
         expected=SIZES,
     )
     """Height and width in pixels at which sets are trained; a multiple of 16, at least 32."""
+    optimizer: str = setting("muon", "muon learns more from every set than adamw.", choices=tuple(OPTIMIZERS))
+    """What takes the steps: `muon.Muon`, or AdamW for all weights."""
     lr: float = setting(
-        2e-3,
+        None,
         "Highest learning rate.",
         above=0,
         maximum=MOST_WEIGHT,
         expected=f"a number above 0 and at most {MOST_WEIGHT:.0f}, such as 0.002",
+        shown_default=" or ".join(f"{of.lr:g} of {name}" for name, of in OPTIMIZERS.items()),
     )
-    """Highest learning rate, reached after the warm-up."""
+    """Highest learning rate, reached after the warm-up; None stands for the optimiser's own."""
     weight_decay: float = setting(
-        0.01,
-        "AdamW's decay of the weights.",
+        None,
+        "Decay of convolution weights: each step takes lr times this off.",
         minimum=0,
         maximum=MOST_WEIGHT,
         expected=f"a number from 0 to {MOST_WEIGHT:.0f}, such as 0.01",
+        shown_default=" or ".join(f"{of.weight_decay:g} of {name}" for name, of in OPTIMIZERS.items()),
     )
-    """AdamW's decay of convolution weights; norms and biases have none."""
+    """Decay of convolution weights; norms and biases have none. None stands for the optimiser's own."""
     warmup: float = setting(
         0.05,
         "Share of the run in which the rate rises.",
@@ -275,6 +291,8 @@ class Config:
     def __post_init__(self) -> None:
         object.__setattr__(self, "device", str(self.device))  # PyTorch has devices of its own
         for entry in fields(self):
+            if entry.name in Rates._fields and getattr(self, entry.name) is None:  # "optimizer" was checked before
+                object.__setattr__(self, entry.name, getattr(OPTIMIZERS[self.optimizer], entry.name))
             if entry.name != "device" or not re.fullmatch(r"cuda(:\d{1,4})?", self.device):
                 entry.metadata["option"].check(entry.name, getattr(self, entry.name), kinds_of(entry))
         budgets = [flag(name, value) for name in BUDGETS if (value := getattr(self, name)) is not None]

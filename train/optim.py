@@ -1,14 +1,33 @@
-"""AdamW, its learning rate, and an exponential moving average of the weights (EMA)."""
+"""The optimiser, its learning rate, and an exponential moving average of the weights (EMA)."""
 
 import copy
 import math
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 
+from train.config import Config
+from train.muon import Muon, parameters_by_optimizer
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""What AdamW keeps of each parameter."""
 RISE, FIRST, LAST = 0.3, 1 / 25, 1 / 25e4  # of one-cycle: share of the run, rates at its two ends
 LEAST_RISE = 0.01  # of the highest rate: a linear rise that began at 0 would waste a step
+
+
+def build_optimizer(network: nn.Module, config: Config) -> Optimizer:
+    """The optimiser of a run, one of `config.OPTIMIZERS`; a group's rate is its "share", else 1, of the run's."""
+    build = Muon if config.optimizer == "muon" else adamw
+    return build(network, config.lr, config.weight_decay)
+
+
+def kept_by_parameter(network: nn.Module, optimizer: str) -> list[tuple[nn.Parameter, tuple[str, ...]]]:
+    """All parameters in the order in which an optimiser counts them, and what it keeps of each beside its "step"."""
+    if optimizer == "adamw":
+        return [(parameter, MOMENTS) for group in parameters_by_decay(network) for parameter in group]
+    matrices, others = parameters_by_optimizer(network)
+    return [*((matrix, ("momentum",)) for matrix in matrices), *((other, MOMENTS) for other in others)]
 
 
 def adamw(network: nn.Module, lr: float, weight_decay: float) -> AdamW:

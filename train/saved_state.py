@@ -12,12 +12,10 @@ from pipeline.errors import InputError
 from pipeline.limits import MOST_COUNT
 from train.config import Config, shortened
 from train.networks import build_network
-from train.optim import parameters_by_decay
+from train.optim import kept_by_parameter
 
 READABLE = (1, 2)
 """Formats; 1 has no averaged weights."""
-MOMENTS = ("exp_avg", "exp_avg_sq")
-"""What AdamW keeps of each parameter, beside its count of steps."""
 
 Count = Annotated[int, Meta(ge=0, le=MOST_COUNT)]
 Text = Annotated[str, Meta(max_length=1000)]
@@ -73,7 +71,7 @@ def require_sound(content: Any, state: Any) -> None:
     for name in ("network", "ema"):
         if name == "network" or content.get(name) is not None:
             require_weights(network, content.get(name))
-    _require_moments(network, content.get("optimizer"))
+    _require_moments(network, config.optimizer, content.get("optimizer"))
 
 
 def require_weights(network: nn.Module, saved: Any) -> None:
@@ -89,14 +87,15 @@ def require_weights(network: nn.Module, saved: Any) -> None:
         _require_finite(name, saved[name])
 
 
-def _require_moments(network: nn.Module, saved: Any) -> None:
-    """Raise `InputError` unless `saved` is the state_dict of AdamW for `network`; it may have made no step yet."""
-    parameters = [parameter for group in parameters_by_decay(network) for parameter in group]
+def _require_moments(network: nn.Module, optimizer: str, saved: Any) -> None:
+    """Raise `InputError` unless `saved` is the state of `optimizer` for `network`; it may have made no step yet."""
+    parameters = kept_by_parameter(network, optimizer)
     states = saved.get("state") if isinstance(saved, dict) else None
     if not isinstance(states, dict) or not states.keys() <= set(range(len(parameters))):
         raise InputError("a checkpoint of wrong content: no state of the optimiser")
     for number, of in states.items():
-        expected = dict.fromkeys(MOMENTS, _described(parameters[number])) | {"step": _described(torch.zeros(()))}
+        parameter, names = parameters[number]
+        expected = dict.fromkeys(names, _described(parameter)) | {"step": _described(torch.zeros(()))}
         found = {shortened(name): _described(value) for name, value in of.items()} if isinstance(of, dict) else {}
         if found != expected:
             raise InputError(f"the optimiser's state of parameter {number} is {found}, but here it is {expected}")

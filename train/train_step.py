@@ -13,7 +13,7 @@ from train.config import Config
 from train.distributed import SINGLE, Distributed, SharedBatch, synced
 from train.losses import Criterion
 from train.networks import build_network
-from train.optim import Ema, adamw, learning_rate
+from train.optim import Ema, build_optimizer, learning_rate
 from train.runtime import autocast, compile_mode, forbid_tf32, number_format
 
 
@@ -44,7 +44,7 @@ class Learner:
         self._shared = SharedBatch()
         self.network = synced(self.network, ranks, self._shared)  # after the copy, which is never trained
         self.criterion = Criterion(config.loss, config.mask_weight, config.depth_weight).to(device)
-        self.optimizer = adamw(self.network, config.lr, config.weight_decay)
+        self.optimizer = build_optimizer(self.network, config)
         self.step = 0
         """Steps done, those that were skipped among them."""
         self._format = number_format(config.precision, device)
@@ -61,7 +61,7 @@ class Learner:
         """
         rate = self.rate(progress)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("share", 1.0)
         self._shared.sets = sets
         # A smaller batch, an epoch's last or one with damaged sets, is not worth a compilation of its own. Of the whole
         # batch, a rank's share always has the same size, so that all ranks compile at the same step, and once.

@@ -16,9 +16,11 @@ from train.config import (
     LOSSES,
     MOST_PAIRS_AT_ONCE,
     NETWORKS,
+    OPTIMIZERS,
     RESIDENT,
     SCHEDULES,
     Config,
+    Settings,
     kinds_of,
 )
 from train.losses import RECIPES
@@ -99,7 +101,23 @@ def test_every_setting_has_a_help_and_a_default_within_its_limits() -> None:
     for name, entry in FIELDS.items():
         assert entry.metadata["option"].help.endswith(".")
         if entry.default is not dataclasses.MISSING:
-            entry.metadata["option"].check(name, entry.default, kinds_of(entry))
+            default = getattr(Config("shards", "out"), name)
+            entry.metadata["option"].check(name, default, kinds_of(entry))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_each_optimizer_has_rates_of_its_own_where_none_are_given(optimizer: str) -> None:
+    config = Config("shards", "out", optimizer=optimizer)
+    assert (config.lr, config.weight_decay) == OPTIMIZERS[optimizer]
+    assert all(config.settings()[name] == getattr(config, name) for name in ("lr", "weight_decay"))
+    assert Config("shards", "out", optimizer=optimizer, lr=0.5, weight_decay=0.0).settings()["lr"] == 0.5
+    assert Config("shards", "out", optimizer=optimizer, lr=0.5, weight_decay=0.0).weight_decay == 0
+
+
+def test_a_run_of_before_there_was_a_choice_of_optimizers_goes_on_with_adamw() -> None:
+    old: Settings = {"lr": 3e-3, "weight_decay": 0.01, "model": "unet-8"}
+    going_on = Config("shards", "out").resumed(old, given=())
+    assert (going_on.optimizer, going_on.lr, going_on.weight_decay) == ("adamw", 3e-3, 0.01)
 
 
 def test_paths_may_be_text() -> None:

@@ -8,6 +8,7 @@ from torch import nn
 
 from pipeline.loading.batch import Batch
 from train.config import Config
+from train.muon import ADAMW_SHARE
 from train.train_step import Learner
 
 CPU = torch.device("cpu")
@@ -129,7 +130,7 @@ def test_a_failed_step_that_is_undone_and_repeated_is_as_if_it_had_not_failed(
 
 
 def test_a_step_that_has_changed_weights_cannot_be_undone(monkeypatch: pytest.MonkeyPatch) -> None:
-    learner = a_learner()
+    learner = a_learner(optimizer="adamw")
     decayed = len(learner.optimizer.param_groups[0]["params"])  # their weights change before the others get moments
     monkeypatch.setattr(torch, "zeros_like", fail_at(2 * decayed + 1, torch.zeros_like))
     before = weights(learner.network)
@@ -151,9 +152,13 @@ def test_without_average_the_weights_themselves_are_used() -> None:
 def test_the_learning_rate_is_that_of_the_share_done() -> None:
     learner = a_learner(schedule="one-cycle")
     learner.train_step(a_batch(2), 0.3, 2)
-    assert {group["lr"] for group in learner.optimizer.param_groups} == {0.01}
+    assert [group["lr"] for group in learner.optimizer.param_groups] == [0.01, ADAMW_SHARE * 0.01]
     learner.train_step(a_batch(2), 0.9, 2)
-    assert {group["lr"] for group in learner.optimizer.param_groups} == {learner.rate(0.9)}
+    rate = learner.rate(0.9)
+    assert [group["lr"] for group in learner.optimizer.param_groups] == [rate, ADAMW_SHARE * rate]
+    learner = a_learner(optimizer="adamw")
+    learner.train_step(a_batch(2), 0.0, 2)
+    assert {group["lr"] for group in learner.optimizer.param_groups} == {learner.rate(0.0)}
     assert learner.rate(0.9) < 0.001
 
 
