@@ -144,7 +144,7 @@ class ShardReader:
             return
         self._is_compared = True
         with suppress(OSError, ValueError):
-            text = storage_of(self.location).read_all(MANIFEST, MAX_MANIFEST_BYTES)
+            text = self.storage.read_all(MANIFEST, MAX_MANIFEST_BYTES)
             if hashlib.sha256(text).hexdigest() != self.manifest.sha256:
                 how = "begin a new run on what is there, or put the former shards back"
                 raise InputError(f"{self.location} was replaced while it was read: {how}")
@@ -184,7 +184,7 @@ class ShardReader:
         except OSError as error:
             failure = error
         if isinstance(self.location, Url):
-            storage_of(self.location).read(MANIFEST, 0, 1)
+            storage_of(self.location).read(MANIFEST, 0, 1)  # a new client asks for seconds: this one has for minutes
             try:  # it answers, perhaps again
                 return self.storage.read(name, offset, size)
             except OSError as error:
