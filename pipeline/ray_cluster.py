@@ -50,21 +50,21 @@ def connected() -> Iterator[ModuleType]:
 def _address() -> str:
     """Where a cluster answers. Ray itself would ask for many minutes, and tell of it on standard error."""
     given = os.environ.get(ADDRESS, "")
-    address, how = given, f"start one there, or give {ADDRESS} as HOST:PORT or ray://HOST:10001"
+    address, how = given, f"or give {ADDRESS} as HOST:PORT or ray://HOST:10001"
     if given in ("", "auto"):
         from ray._private.services import get_ray_address_from_environment
 
         try:
             address = get_ray_address_from_environment("auto", None)
         except ConnectionError:
-            raise ClusterError(f"there is no Ray cluster on this machine: run ray start --head, or {how}") from None
+            raise ClusterError(f"no Ray cluster runs on this machine: start one (ray start --head), {how}") from None
     try:
         parts = urlsplit(address if "://" in address else f"//{address}")
         if not parts.hostname or not parts.port:
             raise ValueError("no host, or no port")
         socket.create_connection((parts.hostname, parts.port), FOUND_SEC).close()
     except (OSError, ValueError) as error:
-        raise ClusterError(f"no Ray cluster answers at {address} ({error}): {how}") from None
+        raise ClusterError(f"no Ray cluster answers at {address} ({error}): start one there, {how}") from None
     return address
 
 

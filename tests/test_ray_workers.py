@@ -376,6 +376,19 @@ def test_no_cluster_is_one_line(address: str, line: str, monkeypatch: pytest.Mon
         pass
 
 
+def test_no_cluster_on_this_machine_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+    from ray._private import services
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(services, "find_gcs_addresses", set)
+    monkeypatch.setattr(services, "find_bootstrap_address", lambda _: None)
+    line = r"^no Ray cluster runs on this machine: start one \(ray start --head\), or give RAY_ADDRESS as HOST:PORT or "
+    with pytest.raises(ClusterError, match=line), RayWorkers(None):
+        pass
+
+
 def test_a_missing_ray_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ClusterError, match=r"--engine ray needs Ray, which is missing here: pip install .*\[ray\]"):
