@@ -327,10 +327,10 @@ class Fetcher:
             demanded, left_out = list(self._demanded), self._left_out.names()
             parts_left = sum(download.left() for download in self._downloads.values())
         wanted[self._indices(demanded)] = True
+        wanted[self._indices(left_out)] = False
         there = self._indices(listing.complete)
         has_all = wanted.sum() == wanted[there].sum()
-        for unwanted in (there, self._indices(listing.partial), self._indices(left_out)):
-            wanted[unwanted] = False
+        wanted[there] = wanted[self._indices(listing.partial)] = False
         evictable = np.zeros(len(self._files), np.bool_)
         evictable[there] = ~kept[there]
         begun, found = 0, None
