@@ -2,6 +2,7 @@
 
 import atexit
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
+from pipeline.errors import REMEDIES, InputError
 from pipeline.loading.caching.download import PAUSE_SEC, Download, LeftOut, PartTimes
 from pipeline.loading.caching.folder import CachedFile, CacheFolder, Listing
 from pipeline.loading.caching.plan import NEVER, NextUses, next_fetch
@@ -286,6 +287,9 @@ class Fetcher:
     def _pause(self, error: Exception) -> None:
         """Cache nothing for a while, since the cache folder failed."""
         why = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, OSError) and error.errno and why == os.strerror(error.errno):
+            remedy = REMEDIES.get(error.errno, "give --cache another folder")
+            why = f"{why}: {remedy.partition(', then run')[0]}"  # it is tried again by itself
         with self._state:
             self._paused_until = time.monotonic() + PAUSE_SEC
             self._demanded.clear()

@@ -232,7 +232,7 @@ class CacheFolder:
 
     def _make_room(self, listing: Listing, size: int, victims: Sequence[str]) -> None:
         if size > self.room(listing) + sum(listing.complete[name] for name in victims):
-            raise OSError(ENOSPC, "no room within its limit", str(self.directory))
+            raise OSError(ENOSPC, "no room within its limit: give more --cache-size", str(self.directory))
         while listing.total + size > self.limit_bytes and listing.reclaimable:
             path, freed = listing.reclaimable.pop(0)
             _remove(path)
@@ -271,7 +271,7 @@ def locked(directory: Path) -> Iterator[None]:
     deadline = time.monotonic() + LOCK_SEC
     while (descriptor := _locked_file(directory / LOCK)) is None:
         if time.monotonic() > deadline:
-            raise OSError(ETIMEDOUT, "another process holds its lock", str(directory / LOCK))
+            raise OSError(ETIMEDOUT, "another process holds its lock: end it, if it hangs", str(directory / LOCK))
         time.sleep(0.002)
     try:
         yield
