@@ -140,7 +140,7 @@ class ShardCache(Storage):
     def _read_local(self, file: CachedFile, offset: int, size: int, drops: int) -> bytes | None:
         """Bytes of a cached file; None where it is not there, or cut short, which drops it."""
         try:
-            local = self._local(file.name)
+            local = self._local(file.name, drops)
             content = local.read(size, offset)
             if len(content) == size or offset + len(content) >= max(offset, file.size or local.size):
                 return content
@@ -149,15 +149,19 @@ class ShardCache(Storage):
         self._drop(file.name, drops)
         return None
 
-    def _local(self, name: str) -> ReadFile:
-        """A cached file; it stays open as long as the caller holds it, whatever others open."""
+    def _local(self, name: str, drops: int) -> ReadFile:
+        """A cached file; it stays open as long as the caller holds it, whatever others open.
+
+        It is kept open unless it was dropped meanwhile: what was opened is then the damaged one.
+        """
         with self._opening:
             if (file := self._open_files.get(name)) is not None:
                 self._open_files.move_to_end(name)
                 return file
         file = ReadFile(self._folder.path(name), open_regular)
         with self._opening:
-            self._open_files[name] = file
+            if self._drops.get(name, 0) == drops:
+                self._open_files[name] = file
             if len(self._open_files) > MAX_OPEN_FILES:
                 self._open_files.popitem(last=False)
         return file
@@ -215,7 +219,9 @@ class ShardCache(Storage):
         with self._dropping:
             if self._drops.get(name, 0) == drops:
                 self._discard(name)
-                self._drops[name] = drops + 1
+                with self._opening:
+                    self._open_files.pop(name, None)  # another thread may just have opened it
+                    self._drops[name] = drops + 1
 
     def _discard(self, name: str) -> None:
         fetcher = self._started()

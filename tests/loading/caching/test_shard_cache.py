@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -307,7 +308,8 @@ def test_a_disk_that_fills_up_means_ranges(
     finally:
         subprocess.run(["umount", disk], check=True)
     assert [record.getMessage() for record in caplog.records] == [
-        f"nothing is cached in {disk / 'cache'} for now: No space left on device"
+        f"nothing is cached in {disk / 'cache'} for now: No space left on device: make room there, or give "
+        "a folder on another disk"
     ]
 
 
@@ -373,6 +375,30 @@ def test_a_file_cut_short_is_read_from_the_source(shards: Path, manifest: Manife
         found = list(threads.map(lambda _: cache.read(name, 900, 300), range(8)))
     assert found == [(shards / name).read_bytes()[900:1200]] * 8
     assert cache._started()._left_out.names() == [], "it was damaged once, however many have seen it"
+    cache.close()
+
+
+def test_a_damaged_file_that_is_dropped_while_it_is_opened_is_not_kept_open(
+    shards: Path, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = cache_over(Source(shards), manifest, tmp_path / "cache")
+    cache.follow(in_turn(SHARDS))
+    read_all(cache, manifest, shards)
+    name, opened = manifest.shards[0].name, shard_cache.ReadFile
+    os.truncate(tmp_path / "cache" / manifest.sha256 / name, 1000)
+    cache._open_files.clear()
+
+    def drop_meanwhile(*arguments: Any) -> Any:
+        file = opened(*arguments)
+        cache._drop(name, 0)
+        return file
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shard_cache, "ReadFile", drop_meanwhile)
+        assert cache.read(name, 900, 300) == (shards / name).read_bytes()[900:1200]
+    settle(lambda: cache.is_idle)
+    assert cache.read(name, 900, 300) == (shards / name).read_bytes()[900:1200]
+    assert cache._started()._left_out.names() == []
     cache.close()
 
 
@@ -465,7 +491,8 @@ def test_a_full_disk_means_ranges(
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [path.name for path in visible(tmp_path / "cache")] == [MANIFEST]
     assert [record.getMessage() for record in caplog.records] == [
-        f"nothing is cached in {tmp_path / 'cache'} for now: File too large"
+        f"nothing is cached in {tmp_path / 'cache'} for now: File too large: no larger file is allowed there: see "
+        "ulimit -f, or give a folder on another file system"
     ]
 
 
