@@ -18,6 +18,10 @@ class InputError(Exception):
         return printable(super().__str__())
 
 
+class MachineError(InputError):
+    """This machine lacks a library, or has a wrong setting: on another one, the same work may be done."""
+
+
 class AlreadyComplete(Exception):  # noqa: N818 - nothing is wrong
     """The same work was completed before, and nothing is left to do. Commands print the one line and exit with 0."""
 

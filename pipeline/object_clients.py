@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, MachineError
 from pipeline.installation import install_hint
 
 CONNECT_SEC = 5.0
@@ -32,7 +32,7 @@ _imported_by = 0
 
 
 def obstore() -> Any:
-    """The library obstore of this process. Raises `InputError` if it is not installed.
+    """The library obstore of this process. Raises `MachineError` if it is not installed.
 
     Its threads do not live on in a forked process, where each of its calls would wait for ever, and it has no way to
     start them anew. A forked process therefore loads another copy of it, from memory: one under another name has
@@ -45,7 +45,7 @@ def obstore() -> Any:
         module = importlib.import_module("obstore")
         importlib.import_module("obstore.store")
     except ImportError:
-        raise InputError(f"obstore is missing, which reads object storage: {install_hint('cloud')}") from None
+        raise MachineError(f"obstore is missing, which reads object storage: {install_hint('cloud')}") from None
     _imported_by = os.getpid()
     return module
 
@@ -73,7 +73,7 @@ _UNLOADED: list[ModuleType] = []
 
 
 def client_of(url: str, *, wait_sec: float, retries: int) -> Any:
-    """An obstore store of the objects below `url`. Raises `InputError` for settings that cannot be used."""
+    """An obstore store of the objects below `url`. Raises `MachineError` for settings that cannot be used."""
     parts = urlsplit(url)
     _unset_blank_variables()
     store = obstore().store
@@ -118,9 +118,9 @@ def _unset_blank_variables() -> None:
 
 
 def _require_address(endpoint: str) -> None:
-    """Raise `InputError` for an endpoint that is no address; obstore panics. It may hold a password: it is not told."""
+    """Raise `MachineError` for an endpoint that is no address; obstore panics. It may hold a password: it is not told."""
     if endpoint and not re.match(r"https?://[^/\s]", endpoint):
-        raise InputError("the endpoint of the storage is no address: expected it as https://storage.example.com")
+        raise MachineError("the endpoint of the storage is no address: expected it as https://storage.example.com")
 
 
 def _said(*names: str) -> str:
@@ -136,7 +136,7 @@ def _s3(options: dict[str, Any]) -> dict[str, Any]:
     profile, files = _said("AWS_PROFILE", "AWS_DEFAULT_PROFILE"), _aws_files()
     found = files.get(profile or "default", {})
     if profile and not found:
-        raise InputError(f"AWS_PROFILE is {profile}, which ~/.aws/config and ~/.aws/credentials do not have")
+        raise MachineError(f"AWS_PROFILE is {profile}, which ~/.aws/config and ~/.aws/credentials do not have")
     if bundle := _said("AWS_CA_BUNDLE") or found.get("ca_bundle", ""):
         options["root_certificate"] = Path(bundle).read_bytes()
     settings: dict[str, Any] = {}
@@ -164,7 +164,7 @@ def _aws_files() -> dict[str, dict[str, str]]:
             parser.read(path, "utf-8")
         except (configparser.Error, ValueError):
             expected = "expected [profile], and below it key = value"
-            raise InputError(f"{path} is not as AWS's tools write it: {expected}") from None
+            raise MachineError(f"{path} is not as AWS's tools write it: {expected}") from None
         for section in parser.sections():
             profiles.setdefault(section.removeprefix("profile "), {}).update(parser[section])
     return profiles
@@ -186,7 +186,7 @@ def _boto3_keys(profile: str) -> Any:
         provider = importlib.import_module("obstore.auth.boto3").Boto3CredentialProvider
     except ImportError:
         how = "pip install boto3, or put keys into the environment"
-        raise InputError(f"profile {profile} of ~/.aws/config takes a role, a sign-in or a program: {how}") from None
+        raise MachineError(f"profile {profile} of ~/.aws/config takes a role, a sign-in or a program: {how}") from None
     return provider(boto3.Session(profile_name=profile))
 
 
@@ -206,7 +206,7 @@ def _google() -> dict[str, Any]:
             settings["credential_provider"] = importlib.import_module("obstore.auth.google").GoogleCredentialProvider()
         except ImportError:
             how = "pip install google-auth requests"
-            raise InputError(f"{path} holds credentials of the kind {kind}, which google-auth reads: {how}") from None
+            raise MachineError(f"{path} holds credentials of the kind {kind}, which google-auth reads: {how}") from None
     return settings
 
 
@@ -215,7 +215,7 @@ def _azure(account: str) -> dict[str, Any]:
     fields = (field.partition("=") for field in _said("AZURE_STORAGE_CONNECTION_STRING").split(";"))
     connection = {name: value for name, _, value in fields if value}
     if connection.get("AccountName", account) != account:
-        raise InputError(f"AZURE_STORAGE_CONNECTION_STRING is of another account than az://{account}")
+        raise MachineError(f"AZURE_STORAGE_CONNECTION_STRING is of another account than az://{account}")
     if key := _said("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_KEY") or connection.get("AccountKey", ""):
         settings["account_key"] = key
     if signature := connection.get("SharedAccessSignature", ""):

@@ -17,7 +17,7 @@ from types import ModuleType, TracebackType
 from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
-from pipeline.errors import InputError
+from pipeline.errors import MachineError
 from pipeline.ray_cluster import ClusterError, code_version, connected, node_name, one_line, require_same_code
 from pipeline.resume import set_elsewhere
 from pipeline.workers import Job, Result, Shared, Workers
@@ -272,10 +272,8 @@ def run_job(code: str, folder: str, parcel: bytes, references: list[Any], *state
     try:
         function, job = Unpickler(io.BytesIO(parcel)).load()
         return function(*state, job)
-    except InputError as error:
-        if isinstance(error.__context__, ImportError):  # of this node alone: what is done elsewhere is to be kept
-            raise ClusterError(f"node {node_name()}: {error}") from error
-        raise
+    except MachineError as error:  # what is done elsewhere is to be kept
+        raise ClusterError(f"node {node_name()}: {error}") from error
     except OSError as error:
         if error.errno is not None:
             error.add_note(f"on node {node_name()}, which must see the same folders under the same paths as all others")

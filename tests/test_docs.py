@@ -14,7 +14,7 @@ from tests.commands import ROOT, command, console_scripts
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "deploy").glob("*.md")])
 FLAG = r"--[a-z][a-z0-9-]*"
-ERRORS = {"InputError", "UsageError", "BadParameter"}
+ERRORS = {"InputError", "MachineError", "UsageError", "BadParameter"}
 WORDLESS = {  # messages without fixed text of their own: what they pass on has its line, or is another's
     "'%s: %s'",
     "'; '.join((f'loader {name}: {missing[name]}' for name in unable))",

@@ -34,7 +34,7 @@ from pipeline.packing.pack import pack
 from pipeline.ray_cluster import ClusterError, code_version, require_same_code
 from pipeline.ray_workers import RayActors, RayWorkers, run_job
 from pipeline.remote_resume import NEWEST
-from pipeline.storage import Folder
+from pipeline.storage import Folder, storage_of
 from pipeline.verify.check import CheckOptions, check
 from pipeline.workers import Progress
 from tests.commands import ROOT
@@ -336,19 +336,33 @@ def test_bad_input_is_one_line(nodes: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "shards").exists()
 
 
-def need_what_is_missing(_: int) -> None:
-    try:
-        import_none_such(1)
-    except ImportError:
-        raise InputError("none_such is missing: pip install none_such") from None
+def read_a_bucket(_: int) -> None:
+    storage_of("s3://bucket/sets").read_all("a.tar")
 
 
-def test_what_a_node_lacks_is_no_fault_of_the_input(monkeypatch: pytest.MonkeyPatch) -> None:
+def open_a_network(_: int) -> None:
+    DepthModel(Path(__file__), DepthModelSettings(), 1)
+
+
+@pytest.mark.parametrize(
+    ("function", "line"),
+    [
+        (read_a_bucket, r"node .+: AWS_PROFILE is nobody, which ~/\.aws/config and ~/\.aws/credentials do not have"),
+        (open_a_network, r"node .+: onnxruntime is missing: pip install onnxruntime"),
+    ],
+)
+def test_what_a_node_lacks_is_no_fault_of_the_input(
+    function: Callable[[int], None], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After which the work would be removed."""
     monkeypatch.setattr("pipeline.resume._elsewhere", "")  # and again so afterwards
-    for function, job, kind in ((need_what_is_missing, 1, ClusterError), (square, 13, InputError)):
-        with pytest.raises(kind, match=r"^node .+: none_such is missing: pip|^13 is unlucky$"):
-            run_job(code_version(), str(Path.cwd()), pickle.dumps((function, job)), [])
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ClusterError, match=rf"^{line}"):
+        run_job(code_version(), str(Path.cwd()), pickle.dumps((function, 1)), [])
+    with pytest.raises(InputError, match=r"^13 is unlucky$"):
+        run_job(code_version(), str(Path.cwd()), pickle.dumps((square, 13)), [])
 
 
 def test_other_code_on_a_node_is_refused() -> None:

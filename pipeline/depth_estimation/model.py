@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, MachineError
 from pipeline.files import read_file
 
 NEAR = ("high", "low")
@@ -173,7 +173,7 @@ def _open(model: Path, threads: int) -> Any:
     try:
         import onnxruntime
     except ImportError:
-        raise InputError("onnxruntime is missing: pip install onnxruntime (or onnxruntime-gpu, for a GPU)") from None
+        raise MachineError("onnxruntime is missing: pip install onnxruntime (or onnxruntime-gpu, for a GPU)") from None
     providers: list[Any] = [CPU]
     if GPU in onnxruntime.get_available_providers():
         onnxruntime.preload_dlls()  # finds the CUDA libraries that came with PyTorch

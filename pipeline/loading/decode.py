@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch.utils.dlpack import from_dlpack
 
 from pipeline.devices import dali_extra, torch_device
-from pipeline.errors import InputError
+from pipeline.errors import InputError, MachineError
 from pipeline.format.depth import WITH_HOLES, depth_table
 from pipeline.format.images import BadImage, decode_jpeg_gray, holds_rgb
 from pipeline.format.png import encode_png, without_ancillary
@@ -138,7 +138,7 @@ def build_graph(source: Callable[[], Encoded], tables: Mapping[str, Table], opti
         from nvidia.dali import Pipeline, fn, types
         from nvidia.dali.tensors import TensorCPU
     except ImportError as error:
-        raise InputError(f"NVIDIA DALI is missing ({error}): {install_hint(dali_extra())}") from error
+        raise MachineError(f"NVIDIA DALI is missing ({error}): {install_hint(dali_extra())}") from error
 
     def tensors() -> list[list[TensorCPU]]:
         # DALI's own tensors on our memory: to find out what any other array is costs it twice the time.
