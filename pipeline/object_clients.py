@@ -118,7 +118,7 @@ def _unset_blank_variables() -> None:
 
 
 def _require_address(endpoint: str) -> None:
-    """Raise `MachineError` for an endpoint that is no address; obstore panics. It may hold a password: it is not told."""
+    """Raise `MachineError` for what is no address; obstore panics. It may hold a password: it is not told."""
     if endpoint and not re.match(r"https?://[^/\s]", endpoint):
         raise MachineError("the endpoint of the storage is no address: expected it as https://storage.example.com")
 

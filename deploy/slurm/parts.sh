@@ -1,5 +1,5 @@
 #!/bin/bash
-# Make data in N parts, each a job of its own, and complete it by one more when all are there:
+# Make data in N parts, each a job of its own, and complete it by one more when all are there (fgbg-check needs none):
 #
 #   deploy/slurm/parts.sh N fgbg-pack SOURCE --shards SHARDS
 #   SBATCH_GPUS=1 deploy/slurm/parts.sh N fgbg-depth OLD --shards NEW --model teacher.onnx
@@ -17,5 +17,11 @@ parts=$1
 shift
 script=$(dirname "$0")/part.sbatch
 array=$(sbatch --parsable --array="0-$((parts - 1))" "$script" "$@")
+case " ${1##*/} $* " in
+*" fgbg-check "*)
+  echo "parts: job $array, $parts tasks"
+  exit
+  ;;
+esac
 finish=$(sbatch --parsable --dependency="afterok:$array" --kill-on-invalid-dep=yes "$script" "$@")
 echo "parts: job $array, $parts tasks; after them: job $finish"

@@ -1,9 +1,11 @@
 """What deploy/ holds is what Kubernetes, Docker and shells take, and the commands in it are ours."""
 
 import json
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,6 +41,49 @@ def passes(*words: str | Path) -> None:
 
 def test_shellcheck_finds_nothing_in_the_scripts() -> None:
     passes(tool("shellcheck"), *sorted((DEPLOY / "slurm").iterdir()))
+
+
+def stand_ins(folder: Path, **programs: str) -> dict[str, str]:
+    """An environment in which programs of Slurm are these lines of bash."""
+    for name, lines in programs.items():
+        (folder / name).write_text(f"#!/bin/bash\n{lines}\n")
+        (folder / name).chmod(0o755)
+    slurm = {"SLURM_JOB_ID": "1", "SLURM_CPUS_PER_TASK": "1"}
+    return {**os.environ, **slurm, "PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+@pytest.mark.parametrize(
+    ("words", "jobs"),
+    [
+        (["fgbg-pack", "SOURCE"], ["--parsable --array=0-2", "--parsable --dependency=afterok:7"]),
+        (["fgbg-check", "--shards", "S"], ["--parsable --array=0-2"]),
+        (["/opt/bin/fgbg-check", "--shards", "S"], ["--parsable --array=0-2"]),
+        (["apptainer", "exec", "image", "fgbg-check"], ["--parsable --array=0-2"]),
+    ],
+)
+def test_a_job_finishes_the_parts_of_commands_that_have_something_to_finish(
+    words: list[str], jobs: list[str], tmp_path: Path
+) -> None:
+    environment = stand_ins(tmp_path, sbatch='echo "$@" >> "${0%/*}/jobs"; echo 7')
+    script = DEPLOY / "slurm" / "parts.sh"
+    subprocess.run([script, "3", *words], env=environment, check=True, capture_output=True)
+    submitted = (tmp_path / "jobs").read_text().splitlines()
+    assert all(line.endswith(f"part.sbatch {' '.join(words)}") for line in submitted)
+    assert [line.startswith(job) for line, job in zip(submitted, jobs, strict=True)] == [True] * len(jobs)
+
+
+def test_a_signal_while_the_step_ends_does_not_hide_its_exit_code(tmp_path: Path) -> None:
+    step = "trap 'exit 75' USR1; sleep 0.3; echo begun; while :; do sleep 0.01; done"
+    environment = stand_ins(tmp_path, srun=step, scontrol='echo "$@"')
+    slowly = '() { builtin kill "$@" || return; [ "$1" != -USR1 ] || sleep 0.3; }'  # the step ends meanwhile
+    environment["BASH_FUNC_kill%%"] = slowly
+    script = [DEPLOY / "slurm" / "train.sbatch"]
+    with subprocess.Popen(script, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGUSR1)
+        assert process.stdout.read() == "unfinished: job 1 goes back into the queue\nrequeue 1\n"
+    assert process.returncode == 75
 
 
 def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
