@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import InputError
+from pipeline.files import ReadFile
 from pipeline.format.manifest import BACKGROUNDS, INDEX, MANIFEST, Manifest
 from pipeline.loading.caching import download, fetcher, shard_cache
 from pipeline.loading.caching.check import check_cache
@@ -384,17 +385,17 @@ def test_a_damaged_file_that_is_dropped_while_it_is_opened_is_not_kept_open(
     cache = cache_over(Source(shards), manifest, tmp_path / "cache")
     cache.follow(in_turn(SHARDS))
     read_all(cache, manifest, shards)
-    name, opened = manifest.shards[0].name, shard_cache.ReadFile
+    name = manifest.shards[0].name
     os.truncate(tmp_path / "cache" / manifest.sha256 / name, 1000)
     cache._open_files.clear()
 
     def drop_meanwhile(*arguments: Any) -> Any:
-        file = opened(*arguments)
+        file = ReadFile(*arguments)
         cache._drop(name, 0)
         return file
 
     with monkeypatch.context() as patched:
-        patched.setattr(shard_cache, "ReadFile", drop_meanwhile)
+        patched.setattr("pipeline.loading.caching.shard_cache.ReadFile", drop_meanwhile)
         assert cache.read(name, 900, 300) == (shards / name).read_bytes()[900:1200]
     settle(lambda: cache.is_idle)
     assert cache.read(name, 900, 300) == (shards / name).read_bytes()[900:1200]
