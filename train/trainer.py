@@ -157,9 +157,7 @@ class Trainer:
         except OSError as error:
             if stopped:  # and then this came
                 error.add_note(stopped)
-            kept = f"the run is kept up to its last checkpoint; {self._how_to_continue()}"
-            lost = "there is no checkpoint yet: the same command starts the run again"
-            error.add_note(kept if has_checkpoint(self.out) or self.has(LAST) else lost)
+            self._note_what_is_kept(error)
             raise
 
     def _fit(self, show: Callable[[str], None], interruption: Interruption) -> None:
@@ -171,7 +169,7 @@ class Trainer:
                 epoch = self.loader.epoch + 1
                 self._train(epoch, interruption, show)
                 self._end_epoch(epoch)
-                stop, _ = self._agree(interruption)
+                stop, *_ = self._agree(interruption)
                 if stop and not self.over:
                     raise self._interrupted(interruption)
 
@@ -179,8 +177,11 @@ class Trainer:
         """The steps of the rest of an epoch, or of the run."""
         self.learner.network.train()
         self.meter.reset()
-        for batch, wait_sec in timed(self._batches()):
-            stop, sets = self._agree(interruption, len(batch.bg))
+        for batch, wait_sec in timed(self._batches(epoch, interruption)):
+            stop, sets, failed = self._agree(interruption, len(batch.bg))
+            if failed:
+                self._keep(epoch)
+                raise InputError(f"rank {self.ranks.rank}: another rank has failed; see its message")
             if not sets:  # all of them were damaged
                 continue
             step = self._learn(batch, sets)
@@ -200,14 +201,26 @@ class Trainer:
             if self.over:
                 break
 
-    def _batches(self) -> Iterator[Batch]:
-        """Those of the loader; the run is kept up to where storage fails."""
+    def _batches(self, epoch: int, interruption: Interruption) -> Iterator[Batch]:
+        """Those of the loader. Where it fails, on any rank, the run is kept up to the last step."""
+        self._position = self.loader.state_dict()
         try:
-            yield from self.loader
-        except OSError:
-            if self.step:
-                self._save(LAST)
+            for batch in self.loader:
+                yield batch
+                self._position = self.loader.state_dict()
+        except (OSError, InputError) as error:
+            self._agree(interruption, failed=True)  # the others, with their next batch, do the same
+            self._keep(epoch)
+            if isinstance(error, InputError):
+                self._note_what_is_kept(error)
             raise
+
+    def _keep(self, epoch: int) -> None:
+        """Save the run as it was after the last step, for which this rank may have a next batch. A collective."""
+        if self.meter.steps:
+            self._read_meter(epoch)
+        if self.step:
+            self._save(LAST, self._position)
 
     def _say_what_fits(self) -> None:
         """On a CPU, what other networks would take, where this one takes long."""
@@ -324,20 +337,24 @@ class Trainer:
         """Whether nothing is left to train."""
         return is_complete(self.config, self.loader.epoch, self.sets_seen, self.elapsed_sec)
 
-    def _agree(self, interruption: Interruption, sets: int = 0) -> tuple[bool, int]:
-        """Whether any rank was asked to stop, and the sum of `sets` over the ranks; averages the elapsed time, too."""
-        own_sec = time.perf_counter() - self._began_sec
-        stop, sets_of_all, seconds = self.ranks.sums([bool(interruption.by), sets, own_sec])
-        self.elapsed_sec = seconds / self.ranks.world
-        return bool(stop), int(sets_of_all)
+    def _agree(self, interruption: Interruption, sets: int = 0, *, failed: bool = False) -> tuple[bool, int, bool]:
+        """Whether any rank was asked to stop, the sum of `sets` over the ranks, and whether the loader of one `failed`.
 
-    def _save(self, name: str) -> None:
+        Averages the elapsed time, too.
+        """
+        own_sec = time.perf_counter() - self._began_sec
+        stop, sets_of_all, seconds, failures = self.ranks.sums([bool(interruption.by), sets, own_sec, failed])
+        self.elapsed_sec = seconds / self.ranks.world
+        return bool(stop), int(sets_of_all), bool(failures)
+
+    def _save(self, name: str, position: dict[str, int | str] | None = None) -> None:
+        """Write a checkpoint; `position` is the loader's, if it is not where that is now."""
         if not self.ranks.first:
             return
         state = {
             "settings": self.config.settings(),
             "manifest": self.loader.manifest.sha256,
-            "loader": self.loader.state_dict(),
+            "loader": position or self.loader.state_dict(),
             "sets_seen": self.sets_seen,
             "elapsed_sec": self.elapsed_sec,
             "best_iou": self.best_iou,
@@ -381,6 +398,11 @@ class Trainer:
     def _interrupted(self, interruption: Interruption) -> Interrupted:
         message = f"stopped after step {self.step:,}, {self.progress:.0%} of the run; {self._how_to_continue()}"
         return Interrupted(message, interruption.by or signal.SIGTERM)
+
+    def _note_what_is_kept(self, error: Exception) -> None:
+        kept = f"the run is kept up to its last checkpoint; {self._how_to_continue()}"
+        lost = "there is no checkpoint yet: the same command starts the run again"
+        error.add_note(kept if has_checkpoint(self.out) or self.has(LAST) else lost)
 
     def _how_to_continue(self) -> str:
         out, shards = shlex.quote(str(self.place)), shlex.quote(str(self.config.shards))

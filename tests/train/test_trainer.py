@@ -138,19 +138,20 @@ def test_a_run_that_crashes_at_any_step_and_resumes_ends_in_the_same_bits(
 
 
 @pytest.mark.usefixtures("without_curves")
-def test_storage_that_fails_between_checkpoints_keeps_the_run(
-    packed: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("failure", [OSError(errno.EREMOTEIO, "nothing answers"), InputError("too many are damaged")])
+def test_a_loader_that_fails_between_checkpoints_keeps_the_run(
+    packed: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
     trainer = Trainer(configuration(packed, tmp_path / "run"))
     taken = Loader._next
 
     def fails(loader: Loader) -> Batch:
         if trainer.step == 5:
-            raise OSError(errno.EREMOTEIO, "nothing answers")
+            raise failure
         return taken(loader)
 
     monkeypatch.setattr(Loader, "_next", fails)
-    with pytest.raises(OSError, match="nothing answers") as failed:
+    with pytest.raises(type(failure), match=r"nothing answers|too many are damaged") as failed:
         fit(trainer)
     assert failed.value.__notes__[-1].startswith("the run is kept up to its last checkpoint; continue with: ")
     monkeypatch.undo()

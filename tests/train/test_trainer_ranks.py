@@ -16,6 +16,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 import tools.train
 from pipeline.errors import InputError
+from pipeline.loading.batch import Batch
+from pipeline.loading.loader import Loader
 from pipeline.storage import location_of
 from tests.ranks import CONTEXT, PATIENCE_SEC, in_ranks
 from train.checkpoint import load
@@ -109,6 +111,35 @@ def test_a_run_stopped_on_any_rank_goes_on_with_another_number_of_them(
             ] * world
             assert load(location_of(config.out) / "last.pt").state["step"] == stop_at + 1
     assert_alike(tmp_path / "run", alone)
+
+
+def test_a_loader_that_fails_on_any_rank_keeps_the_run(packed: Path, alone: Path, tmp_path: Path) -> None:
+    config = configuration(packed, tmp_path / "run")
+    said = in_ranks(3, fail_at, config, 3, 1)
+    others = [f"rank {rank}: another rank has failed; see its message" for rank in range(3)]
+    assert said == [others[0], "too many are damaged", others[2]]
+    assert load(location_of(config.out) / "last.pt").state["step"] == 3
+    said = in_ranks(2, fail_at, config, 5, 0)
+    assert said == ["too many are damaged", others[1]]
+    assert load(location_of(config.out) / "last.pt").state["step"] == 5
+    train(config, True)
+    assert_alike(tmp_path / "run", alone)
+
+
+def fail_at(config: Config, step: int, failing: int) -> str:
+    """What ends one rank, where the loader of the rank `failing` fails after a step."""
+    taken = Loader._next
+
+    def fails(loader: Loader) -> Batch:
+        if ranks.rank == failing and trainer.step == step:
+            raise InputError("too many are damaged")
+        return taken(loader)
+
+    with Distributed.from_environment("cpu") as ranks:
+        trainer = Trainer(config, resume="auto", ranks=ranks, say=lambda line: None)
+        with patch.object(Loader, "_next", fails), pytest.raises(InputError) as failed:
+            trainer.fit()
+    return str(failed.value)
 
 
 def test_the_command_of_each_rank_says_that_the_run_is_unfinished(packed: Path, tmp_path: Path) -> None:
