@@ -89,9 +89,7 @@ class RemoteWork:
 
     def _complete(self, result: Callable[[set[str]], str]) -> Exception:
         """What to raise where there are results."""
-        place, made = self.storage.location, Arguments()
-        with suppress(FileNotFoundError, ValueError, RecursionError):
-            made = parse_arguments(self.storage.read_all(COMPLETE, MAX_ARGUMENTS_BYTES))
+        place, made = self.storage.location, complete_arguments(self.storage) or {}
         if made.get("command") != self._arguments["command"]:
             return self._in_use(self.last)
         require_made_with(place, made, undivided(self._arguments))
@@ -153,6 +151,14 @@ def begun_arguments(storage: Storage) -> Arguments | None:
         raise InputError(f"{where} is damaged ({error}): remove {place}, then begin again") from None
     begun.pop(BY, None)
     return begun
+
+
+def complete_arguments(storage: Storage) -> Arguments | None:
+    """The arguments of the run that is complete in a place, as far as that is known."""
+    try:
+        return parse_arguments(storage.read_all(COMPLETE, MAX_ARGUMENTS_BYTES))
+    except (FileNotFoundError, ValueError, RecursionError):
+        return None
 
 
 def _is_shown(name: str) -> bool:

@@ -182,7 +182,7 @@ def undivided(arguments: Arguments) -> Arguments:
 
 def require_incomplete(folder: Path, wanted: Arguments, result: Callable[[], str], newest_ns: int) -> None:
     """Raise `AlreadyComplete` if the run is complete in `folder`, `InputError` if another one is."""
-    made = _complete_run(folder)
+    made = complete_run(folder)
     if made is None or all(entry.name.startswith(".") for entry in folder.iterdir()):
         return
     if made.get("command") != wanted.get("command"):
@@ -243,7 +243,7 @@ def _remove(records: Path) -> None:
     records.rmdir()
 
 
-def _complete_run(folder: Path) -> Arguments | None:
+def complete_run(folder: Path) -> Arguments | None:
     """The arguments of the run that is complete in `folder`, as far as that is known."""
     try:
         made = json.loads(read_file(folder / COMPLETE, open_regular, MAX_ARGUMENTS_BYTES))

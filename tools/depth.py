@@ -12,7 +12,13 @@ import click
 from pipeline.depth_estimation.actors import estimate_on_actors
 from pipeline.depth_estimation.model import NEAR, DepthModel, DepthModelSettings
 from pipeline.depth_estimation.run import EstimateOptions, EstimateReport
-from pipeline.depth_estimation.targets import EstimateShards, add_depth, estimate_shards, rewrite_with_depth
+from pipeline.depth_estimation.targets import (
+    EstimateShards,
+    add_depth,
+    estimate_shards,
+    finish_with_depth,
+    rewrite_with_depth,
+)
 from pipeline.engines import LOCAL, RAY
 from pipeline.errors import InputError
 from pipeline.format.manifest import MANIFEST
@@ -120,7 +126,12 @@ def main(
     given = {name: value for name, value in flags.items() if value is not None}
     if range_ or per_image_range:
         given["range"] = range_
-    depth_model = DepthModel(model, DepthModelSettings.load(model, given), batch_size)
+    settings = DepthModelSettings.load(model, given)
+    if finish and shards:
+        sets = finish_with_depth(source, shards, model, settings, quality)
+        echo(f"{shards}: {plural(sets, 'set')} with depth by {model.name}, from all parts")
+        return
+    depth_model = DepthModel(model, settings, batch_size)
     options = EstimateOptions(quality, skip_bad, workers or DEFAULTS.workers)
     with ExitStack() as cluster, progress_bar("scanning", 1, lambda rate: rate) as bar:
 
@@ -146,7 +157,6 @@ def main(
                 options,
                 progress,
                 part=part,
-                finish=finish,
                 way=way,
                 accelerator=accelerator,
             )
@@ -165,9 +175,6 @@ def main(
         echo(f"left out: {problem.path}: {problem.why}", err=True)
     if report.part and report.part.earlier == report.part.jobs:
         echo(f"{shards}: {describe_part(report.part)}")
-        return
-    if finish:
-        echo(f"{shards}: {plural(report.sets_before, 'set')} with depth by {model.name}, from all parts")
         return
     if report.sets_before and not report.sets and not report.problems:
         echo(f"{source}: already complete: {plural(report.sets_before, 'depth map')} of {model.name}")

@@ -107,7 +107,7 @@ class DepthModel:
         self.size = _agreed_size(path, size, settings.size)
         """Height and width of its input, pixels."""
         self.settings = replace(settings, size=self.size)
-        self.sha256 = _hash_model(path)
+        self.sha256 = hash_model(path)
         self(np.zeros((self.batch_size, 3, *self.size), np.float32))
 
     def _input_shape(self) -> list[int | None]:
@@ -128,8 +128,8 @@ class DepthModel:
         return [shape[0], *shape[2:]]
 
     def arguments(self) -> dict[str, Any]:
-        """What decides its outputs, as plain JSON."""
-        return {"model_sha256": self.sha256, **json.loads(json.dumps(asdict(self.settings)))}
+        """See `model_arguments`."""
+        return model_arguments(self.sha256, self.settings)
 
     def prepare(self, picture: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
         """Resize a picture, uint8 [h, w, 3], to the network's size and normalise it into `out`, [3, H, W].
@@ -168,8 +168,7 @@ class DepthModel:
 
 def _open(model: Path, threads: int) -> Any:
     """An onnxruntime session."""
-    if not model.is_file():
-        raise InputError(f"no such file: {model}: give a network in ONNX format")
+    _require_file(model)
     try:
         import onnxruntime
     except ImportError:
@@ -203,8 +202,19 @@ def _agreed_size(model: Path, stated: list[int | None], wanted: tuple[int, int] 
     return wanted
 
 
-def _hash_model(model: Path) -> str:
+def _require_file(model: Path) -> None:
+    if not model.is_file():
+        raise InputError(f"no such file: {model}: give a network in ONNX format")
+
+
+def model_arguments(sha256: str, settings: DepthModelSettings) -> dict[str, Any]:
+    """What decides the outputs of a network, as plain JSON."""
+    return {"model_sha256": sha256, **json.loads(json.dumps(asdict(settings)))}
+
+
+def hash_model(model: Path) -> str:
     """The sha256 of the ONNX file, with the files that hold its weights where it has them outside."""
+    _require_file(model)
     content = read_file(model)
     digest = hashlib.sha256(content)
     spans = [(match.end(), match.end() + match[1][0]) for match in EXTERNAL_FILE.finditer(content)]

@@ -18,22 +18,22 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.depth_estimation.model import DepthModel
+from pipeline.depth_estimation.model import DepthModel, DepthModelSettings, hash_model, model_arguments
 from pipeline.depth_estimation.run import DepthMap, EstimateOptions, EstimateReport, EstimateResult, estimate
 from pipeline.errors import InputError, Problem
 from pipeline.files import read_file, write_file, written_file
 from pipeline.format.depth import HOLES_KEY
 from pipeline.format.images import BadImage, Picture, check_stored, read_picture
-from pipeline.format.manifest import BACKGROUNDS
+from pipeline.format.manifest import BACKGROUNDS, Manifest
 from pipeline.format.planes import PLANES
 from pipeline.format.tar import ShardWriter
 from pipeline.loading.shard_reader import Damaged, ShardReader
-from pipeline.packing.finalize import finalize, write_backgrounds
+from pipeline.packing.finalize import BackgroundsTar, finalize, write_backgrounds
 from pipeline.packing.folders import describe_refused, no_one
 from pipeline.packing.join import SetFiles, Sets, describe_cause, find_sets
 from pipeline.packing.known_layouts import known_layout
 from pipeline.packing.target import ShardPlace, Target
-from pipeline.packing.writing import writing
+from pipeline.packing.writing import arguments_of, writing
 from pipeline.parts import Part
 from pipeline.resume import atomic_file, resumable
 from pipeline.storage import Location, Storage
@@ -225,26 +225,22 @@ def rewrite_with_depth(
     progress: Progress | None = None,
     *,
     part: Part | None = None,
-    finish: bool = False,
     way: "EstimateShards | None" = None,
     accelerator: str | None = None,
 ) -> EstimateReport:
     """Write the sets of the shard directory `source` to `shards` (new or empty) with depth maps by `model`.
 
     Either may be in object storage, see `packing.writing`. Depth maps that are there are replaced; the json of each set
-    gets "depth_range": [far, near]. With `part`, only the shards of that part are written, and with `finish`, what lies
-    beside those of all parts. `way` does the work, else `estimate_shards`; on GPUs of the kind `accelerator`, on which
-    the last bits of outputs may depend. Raises `InputError` if `source` is no shard directory or `shards` is in use,
-    and what `estimate` raises.
+    gets "depth_range": [far, near]. With `part`, only the shards of that part are written, see `finish_with_depth`.
+    `way` does the work, else `estimate_shards`; on GPUs of the kind `accelerator`, on which the last bits of outputs
+    may depend. Raises `InputError` if `source` is no shard directory or `shards` is in use, and what `estimate` raises.
     """
     progress = progress or Progress()
-    reader = ShardReader.open(source, depth=False)
+    reader = _open(source)
     manifest = reader.manifest
-    if manifest.codec == PLANES:
-        raise InputError(f"{source} holds planes, which lack the pictures' colours: add depth before they are made")
-    arguments = {"command": "fgbg-depth", **model.arguments(), "quality": options.quality, "source": manifest.sha256}
+    arguments = _arguments(manifest, model.arguments(), options.quality)
     arguments |= {"accelerator": accelerator} if accelerator else {}
-    with writing(shards, arguments, part=part, finish=finish) as target:
+    with writing(shards, arguments, part=part) as target:
         count = len(manifest.shards)
         done = target.done(count)
         finished_sets = sum(done.values())
@@ -254,11 +250,45 @@ def rewrite_with_depth(
         backgrounds = None if part else write_backgrounds(target.folder, _backgrounds(reader))
         report = (way or estimate_shards)(reader, target, missing, model, options, progress)
         if backgrounds:
-            total = target.tally(count)
-            if not total.sets:
-                raise InputError(f"no overlay in {source} can be used; the first is {total.problems[0].path}")
-            finalize(target, count, total, backgrounds, ("gray", "bright"))
+            _finalize(reader, target, backgrounds)
     return report._replace(sets_before=finished_sets, part=target.part_done(count, len(done)))
+
+
+def finish_with_depth(
+    source: Location, shards: Location | Storage, model: Path, settings: DepthModelSettings, quality: int
+) -> int:
+    """Write what lies beside the shards of all parts of `rewrite_with_depth`; returns how many sets they hold.
+
+    The network is not opened: if `settings` lack the size of its input, that of the parts is taken. Raises `InputError`
+    for other arguments than those of the parts, and while some are missing.
+    """
+    reader = _open(source)
+    arguments = _arguments(reader.manifest, model_arguments(hash_model(model), settings), quality)
+    arguments["size"] = arguments["size"] or arguments_of(shards).get("size")
+    with writing(shards, arguments, finish=True) as target:
+        target.done(len(reader.manifest.shards))
+        return _finalize(reader, target, write_backgrounds(target.folder, _backgrounds(reader)))
+
+
+def _open(source: Location) -> ShardReader:
+    reader = ShardReader.open(source, depth=False)
+    if reader.manifest.codec == PLANES:
+        raise InputError(f"{source} holds planes, which lack the pictures' colours: add depth before they are made")
+    return reader
+
+
+def _arguments(source: Manifest, model: dict[str, Any], quality: int) -> dict[str, Any]:
+    return {"command": "fgbg-depth", **model, "quality": quality, "source": source.sha256}
+
+
+def _finalize(reader: ShardReader, target: Target, backgrounds: BackgroundsTar) -> int:
+    """Write what lies beside the shards; how many sets they hold."""
+    count = len(reader.manifest.shards)
+    total = target.tally(count)
+    if not total.sets:
+        raise InputError(f"no overlay in {reader.location} can be used; the first is {total.problems[0].path}")
+    finalize(target, count, total, backgrounds, ("gray", "bright"))
+    return total.sets
 
 
 def _backgrounds(reader: ShardReader) -> Iterator[tuple[int, Picture]]:

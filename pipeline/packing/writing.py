@@ -18,8 +18,17 @@ from pipeline.format.manifest import BACKGROUNDS, INDEX, MANIFEST, Manifest, Sha
 from pipeline.format.tar import load_shard
 from pipeline.packing.target import AT_ONCE, Target
 from pipeline.parts import Part, parts_to_finish, require_idle, resumable_part, with_parts
-from pipeline.remote_resume import RECORDS, RemoteWork, begun_arguments, resumable_remotely
-from pipeline.resume import PARTS, UNFINISHED, gone_from, require_files, resumable, unfinished_run
+from pipeline.remote_resume import RECORDS, RemoteWork, begun_arguments, complete_arguments, resumable_remotely
+from pipeline.resume import (
+    PARTS,
+    UNFINISHED,
+    Arguments,
+    complete_run,
+    gone_from,
+    require_files,
+    resumable,
+    unfinished_run,
+)
 from pipeline.staging import staging_folder
 from pipeline.storage import Folder, Location, Storage, is_there, storage_of
 from pipeline.words import plural
@@ -55,6 +64,14 @@ def writing(
         begun, complete = begun_arguments(storage), is_there(storage / MANIFEST)
         arguments = with_parts(storage.location, arguments, begun, complete=complete)
     return _writing_remotely(storage, arguments, newest_ns, part)
+
+
+def arguments_of(shards: Location | Storage) -> Arguments:
+    """Those of the writing that is unfinished or complete in a place; none where there is none, or is not known."""
+    if isinstance(shards, Path):
+        return unfinished_run(shards) or complete_run(shards) or {}
+    storage = storage_of(shards)
+    return begun_arguments(storage) or complete_arguments(storage) or {}
 
 
 @contextmanager

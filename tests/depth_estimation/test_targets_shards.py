@@ -1,8 +1,10 @@
 import errno
+import functools
 import io
 import json
 import os
 import shutil
+import sys
 import tarfile
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from pipeline.depth_estimation.model import DepthModel, DepthModelSettings
 from pipeline.depth_estimation.run import EstimateError, EstimateOptions
-from pipeline.depth_estimation.targets import rewrite_with_depth
+from pipeline.depth_estimation.targets import finish_with_depth, rewrite_with_depth
 from pipeline.errors import AlreadyComplete, InputError
 from pipeline.format.images import decode_gray, decode_rgb
 from pipeline.format.manifest import BACKGROUNDS
@@ -197,8 +199,9 @@ def test_other_tools_read_the_json(rewritten: Path) -> None:
 
 @pytest.mark.parametrize("behind_a_url", [False, True])
 def test_parts_make_the_same_bytes(
-    behind_a_url: bool, bare: Path, rewritten: Path, depth_model: DepthModel, tmp_path: Path
-) -> None:
+    behind_a_url: bool, bare: Path, rewritten: Path, depth_model: DepthModel, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     target, sets = Folder(tmp_path) if behind_a_url else tmp_path, list[int]()
     for number in (2, 0, 1):
         part = Part(number, 3)
@@ -208,16 +211,23 @@ def test_parts_make_the_same_bytes(
         if number == 0:
             assert (sets[-1], report.sets) == (2, 40), "of 30 sets of the first shard, and 10 of the last"
             with pytest.raises(InputError, match="1 of 4 shards are missing, of part 1 "):
-                rewrite_with_depth(bare, target, depth_model, OPTIONS, finish=True)
+                finish(bare, target, depth_model)
     again = rewrite_with_depth(bare, target, depth_model, OPTIONS, part=Part(0, 3))
     assert (again.sets, again.sets_before, again.part) == (0, 40, (Part(0, 3), 2, 2, 4))
-    report = rewrite_with_depth(bare, target, depth_model, OPTIONS, finish=True)
-    assert (report.sets, report.sets_before, report.part) == (0, 100, None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # the network is not opened
+    with pytest.raises(InputError, match=r"with size \[\d+, \d+\], now it is \[7, 7\]"):
+        finish(bare, target, depth_model, (7, 7))
+    assert finish(bare, target, depth_model) == 100
     assert {name: content for name, content in files_below(tmp_path).items() if name[0] != "."} == files_below(
         rewritten
     )
-    with pytest.raises(AlreadyComplete):
-        rewrite_with_depth(bare, target, depth_model, OPTIONS)
+    for call in (finish, functools.partial(rewrite_with_depth, options=OPTIONS)):
+        with pytest.raises(AlreadyComplete):
+            call(bare, target, depth_model)
+
+
+def finish(source: Path, target: Path | Folder, model: DepthModel, size: tuple[int, int] | None = None) -> int:
+    return finish_with_depth(source, target, model.path, DepthModelSettings(size=size), OPTIONS.quality)
 
 
 def test_a_damaged_background_is_told_before_the_work_and_parts_leave_it_to_the_finish(
@@ -233,6 +243,6 @@ def test_a_damaged_background_is_told_before_the_work_and_parts_leave_it_to_the_
     assert not (tmp_path / "whole").exists()
     assert rewrite_with_depth(spoilt, tmp_path / "parts", depth_model, OPTIONS, part=Part(0, 1)).sets == 100
     with damaged:
-        rewrite_with_depth(spoilt, tmp_path / "parts", depth_model, OPTIONS, finish=True)
+        finish(spoilt, tmp_path / "parts", depth_model)
     shutil.copy(bare / BACKGROUNDS, spoilt)
-    assert rewrite_with_depth(spoilt, tmp_path / "parts", depth_model, OPTIONS, finish=True).sets_before == 100
+    assert finish(spoilt, tmp_path / "parts", depth_model) == 100

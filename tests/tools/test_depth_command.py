@@ -71,6 +71,18 @@ def test_shards_are_rewritten(tmp_path: Path) -> None:
     assert [shard["sets"] for shard in manifest["shards"]] == [2, 2, 2]
 
 
+def test_parts_of_shards_are_finished(tmp_path: Path) -> None:
+    shards, model = packed(without_depth(tmp_path / "source"), tmp_path / "bare"), weighted_sum(tmp_path / "net.onnx")
+    command = [shards, "--model", model, "--shards", tmp_path / "shards"]
+    result = run(*command, "--part", "0/1")
+    assert result.output.endswith(": part 0/1: wrote 3 of 3 shards; when all parts are written, give --finish\n")
+    result = run(*command, "--finish")
+    assert (result.exit_code, result.output) == (
+        0,
+        f"{tmp_path / 'shards'}: 6 sets with depth by net.onnx, from all parts\n",
+    )
+
+
 def test_bad_overlays_are_named_or_left_out(tmp_path: Path) -> None:
     source, model = without_depth(tmp_path / "source"), weighted_sum(tmp_path / "net.onnx")
     overlay = set_paths(1, 0, 3)[0]
