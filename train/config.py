@@ -31,7 +31,7 @@ class Rates(NamedTuple):
     weight_decay: float
 
 
-OPTIMIZERS = {"muon": Rates(0.03, 0.5), "adamw": Rates(2e-3, 0.01)}
+OPTIMIZERS = {"muon": Rates(0.03, 6.0), "adamw": Rates(2e-3, 0.01)}
 """The optimisers that `optim.build_optimizer` knows."""
 NETWORKS = ("unet-xs", "unet-s", "unet-m", "net", "convgen")
 """The networks that `networks.build_network` knows by name, beside unet-W."""
@@ -178,13 +178,14 @@ class Config:
     """Highest learning rate, reached after the warm-up; None stands for the optimiser's own."""
     weight_decay: float = setting(
         None,
-        "Decay of convolution weights: each step takes lr times this off.",
+        "Decay of convolution weights; of adamw, each step takes lr times this off; of muon, see docs/training.md.",
         minimum=0,
         maximum=MOST_WEIGHT,
         expected=f"a number from 0 to {MOST_WEIGHT:.0f}, such as 0.01",
         shown_default=" or ".join(f"{of.weight_decay:g} of {name}" for name, of in OPTIMIZERS.items()),
     )
-    """Decay of convolution weights; norms and biases have none. None stands for the optimiser's own."""
+    """Decay of convolution weights; norms and biases have none. Of AdamW, each step takes lr times this off; of Muon
+    see `optim.set_rates`. None stands for the optimiser's own."""
     warmup: float = setting(
         0.05,
         "Share of the run in which the rate rises.",

@@ -28,10 +28,10 @@ class Muon(AdamW):
     """
 
     def __init__(self, network: nn.Module, lr: float, weight_decay: float) -> None:
-        """`weight_decay` is decoupled from the gradient: each step takes lr * weight_decay off the weights."""
+        """`weight_decay` is that of a whole run, see `optim.set_rates`, which decides what each step takes off."""
         matrices, others = parameters_by_optimizer(network)
         groups: list[dict[str, Any]] = [
-            {"params": matrices, "weight_decay": weight_decay, "share": 1.0},
+            {"params": matrices, "weight_decay": 0.0, "share": 1.0, "decay_of_run": weight_decay},
             {"params": others, "weight_decay": 0.0, "share": ADAMW_SHARE},
         ]
         super().__init__(groups, lr=lr, fused=True)

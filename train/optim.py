@@ -22,6 +22,19 @@ def build_optimizer(network: nn.Module, config: Config) -> Optimizer:
     return build(network, config.lr, config.weight_decay)
 
 
+def set_rates(optimizer: Optimizer, config: Config, progress: float, former: float) -> None:
+    """Set the rates of the step at `progress`, 0..1, of a run; that of the step before was `former`.
+
+    Of Muon's weights, a step that is 1/N of the run takes off rate / highest rate * decay / N: a run of any length
+    forgets alike, in terms of itself, as is best for AdamW, too (Wang and Aitchison 2024, arXiv 2405.13698).
+    """
+    rate = learning_rate(progress, config.lr, config.warmup, config.schedule)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("share", 1.0)
+        if "decay_of_run" in group:
+            group["weight_decay"] = group["decay_of_run"] * (progress - former) / config.lr
+
+
 def kept_by_parameter(network: nn.Module, optimizer: str) -> list[tuple[nn.Parameter, tuple[str, ...]]]:
     """All parameters in the order in which an optimiser counts them, and what it keeps of each beside its "step"."""
     if optimizer == "adamw":

@@ -42,6 +42,7 @@ class SavedState(msgspec.Struct):
     sets_seen: Count
     best_iou: Annotated[float, Meta(ge=-1, le=1)]
     scores: dict[Text, float] | None  # NaN of a score that no set has
+    progress: Annotated[float, Meta(ge=0, le=1)] | None = None
     elapsed_sec: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
     scaler: Scaler | None = None
     fallbacks: list[Text] = []

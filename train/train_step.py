@@ -13,7 +13,7 @@ from train.config import Config
 from train.distributed import SINGLE, Distributed, SharedBatch, synced
 from train.losses import Criterion
 from train.networks import build_network
-from train.optim import Ema, build_optimizer, learning_rate
+from train.optim import Ema, build_optimizer, learning_rate, set_rates
 from train.runtime import autocast, compile_mode, forbid_tf32, number_format
 
 
@@ -47,6 +47,7 @@ class Learner:
         self.optimizer = build_optimizer(self.network, config)
         self.step = 0
         """Steps done, those that were skipped among them."""
+        self._progress: float | None = None  # of the last step
         self._format = number_format(config.precision, device)
         self._scaler = self._new_scaler()
         self._never = torch.zeros((), device=device)
@@ -59,9 +60,7 @@ class Learner:
 
         `sets` are those of all ranks, of which `batch` holds this one's.
         """
-        rate = self.rate(progress)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group.get("share", 1.0)
+        set_rates(self.optimizer, self.config, progress, progress if self._progress is None else self._progress)
         self._shared.sets = sets
         # A smaller batch, an epoch's last or one with damaged sets, is not worth a compilation of its own. Of the whole
         # batch, a rank's share always has the same size, so that all ranks compile at the same step, and once.
@@ -77,6 +76,7 @@ class Learner:
         self._scaler.update()
         self.optimizer.zero_grad()
         self.step += 1
+        self._progress = progress
         if self.ema:
             self.ema.update(self.step)
         skipped = self._never
@@ -135,7 +135,7 @@ class Learner:
         """Weights, optimiser state and loss scale as a checkpoint, with the entries of `state`."""
         ema = self.ema.network.state_dict() if self.ema else None
         scaler = {"scaler": self._scaler.state_dict()} if self._scaler.is_enabled() else {}
-        state = {"step": self.step, **scaler, **state}
+        state = {"step": self.step, "progress": self._progress, **scaler, **state}
         return Checkpoint(self.network.state_dict(), self.optimizer.state_dict(), state, ema)
 
     def restore(self, checkpoint: Checkpoint, path: Path) -> None:
@@ -151,4 +151,4 @@ class Learner:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         if scaler := checkpoint.state.get("scaler"):  # of a run in fp16
             self._scaler.load_state_dict(scaler)
-        self.step = checkpoint.state["step"]
+        self.step, self._progress = checkpoint.state["step"], checkpoint.state.get("progress")

@@ -1,11 +1,14 @@
+import math
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from train.config import Config
 from train.muon import ADAMW_SHARE, ITERATIONS, MOMENTUM, A, B, C, Muon, orthogonalised, parameters_by_optimizer
 from train.networks import build_network
+from train.optim import build_optimizer, set_rates
 
 
 def plain_iteration(matrix: Tensor) -> Tensor:
@@ -63,6 +66,7 @@ def test_steps_are_those_of_the_formula_and_all_else_is_left_to_adamw() -> None:
     for seed in (0, 100, 200):
         for group in optimizer.param_groups:
             group["lr"] = 0.1 * group["share"]
+        optimizer.param_groups[0]["weight_decay"] = 0.5
         gradients = give_gradients(network, seed)
         give_gradients(reference, seed)
         optimizer.step()
@@ -105,3 +109,18 @@ def test_all_convolutions_but_the_last_are_orthogonalised(name: str) -> None:
     assert not any(parameter.ndim == 4 and len(parameter) > 4 for parameter in others)
     assert all(parameter.ndim == 4 for parameter in matrices)
     assert sum(parameter.ndim == 4 for parameter in others) == 2
+
+
+@pytest.mark.parametrize("steps", [4, 16])
+def test_a_run_of_any_length_forgets_the_same_share_of_its_first_weights(steps: int) -> None:
+    config = Config("shards", "out", weight_decay=0.1, warmup=0.0, lr=0.02)
+    optimizer = build_optimizer(layers(), config)
+    kept, former = 1.0, 0.0
+    for step in range(steps):
+        set_rates(optimizer, config, step / steps, former)
+        former = step / steps
+        matrices, others = optimizer.param_groups
+        kept *= 1 - matrices["lr"] * matrices["weight_decay"]
+        assert others["weight_decay"] == 0
+    # The sum of cos^2(pi/2 k/N) for k = 1..N-1 is (N - 1) / 2.
+    assert kept == pytest.approx(math.exp(-0.1 * (steps - 1) / 2 / steps), rel=2e-3)
