@@ -7,7 +7,7 @@ EXAMPLES := .venv/.examples
 SERVICES := .venv/.services
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test check fix docs dist bench gpu-check baselines peers clean
+.PHONY: demo test check fix docs dist bench gpu-check baselines speedrun peers clean
 
 demo: shards/demo/manifest.json  ## synthetic sets -> shards -> a trained network, with pictures
 	$(BIN)/fgbg-train --shards shards/demo --out runs/demo --epochs 6 --model unet-16 --batch-size 8 \
@@ -45,6 +45,9 @@ gpu-check: $(ENV) $(PEERS)  ## where there is a GPU: is all of it right there, a
 
 baselines: | $(ENV)  ## every network with every loss, hours: make baselines PHOTOS=DIR FLAGS='--sets 6400 --minutes 10'
 	$(BIN)/python -m benchmarks.baselines runs/baselines $(if $(PHOTOS),--photos '$(PHOTOS)') $(FLAGS)
+
+speedrun: | $(ENV)  ## sets and minutes to targets, over 3 seeds: make speedrun PHOTOS=DIR FLAGS='--minutes 10 -- --lr 3e-3'
+	$(BIN)/python -m benchmarks.speedrun runs/speedrun $(if $(PHOTOS),--photos '$(PHOTOS)') $(FLAGS)
 
 peers: $(PEERS)  ## the loaders that make bench measures ours beside
 

@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.devices import torch_device
 from pipeline.resume import atomic_file
 from tools.cli import Command
-from train.checkpoint import load_run
+from train.checkpoint import Run, load_run
 from train.config import DEVICES
 from train.evaluate import CELLS, HEADLINE, Evaluation, draw, evaluate, open_split
 from train.logging import Line
@@ -63,12 +63,19 @@ def main(run: Path, shards: Path, out: Path, sets: int, device: str) -> None:
 
 
 def score(folder: Path, shards: Path, sets: int, device: torch.device) -> Evaluation:
-    """The evaluation of a run's last checkpoint on at most `sets` sets of the cell new/new of the split test.
+    """The evaluation of a run's last checkpoint, see `score_run`.
 
-    They are drawn as `fgbg-evaluate --sets-per-cell` draws them. The last checkpoint is what a budget has bought; the
-    best may be of any step. Raises `InputError` where there is no such run or set.
+    The last checkpoint is what a budget has bought; the best may be of any step. Raises `InputError` where there is no
+    such run or set.
     """
-    run = load_run(folder, "last", device, shards)
+    return score_run(load_run(folder, "last", device, shards), sets, device)
+
+
+def score_run(run: Run, sets: int, device: torch.device) -> Evaluation:
+    """The evaluation of a run on at most `sets` sets of the cell new/new of the split test.
+
+    They are drawn as `fgbg-evaluate --sets-per-cell` draws them. Raises `InputError` where there is no such set.
+    """
     opened = open_split(run, SPLIT, device)
     headline = opened.loader.sibling(SPLIT, shuffle=False)  # both ids are of the split: new with new
     picked = np.sort(draw(headline.rows(), sets))

@@ -155,7 +155,7 @@ class Study:
         """
         results, seconds, failed = list[BaselineResult](), dict[Baseline, float](), dict[str, str]()
         for name in dict.fromkeys(baseline.data for baseline in plan):
-            self.compose(name)
+            compose(self.work, name, self.compose_sets, self.seed, self.photos)
         for number, baseline in enumerate(plan, 1):
             place = f"{number}/{len(plan)} {baseline.name}"
             try:
@@ -175,23 +175,9 @@ class Study:
         """Of a run, as fgbg-train makes it."""
         return self.work / "runs" / baseline.name
 
-    def compose(self, name: str) -> None:
-        """Make the shards of a data set, unless they are there.
-
-        Raises `InputError` where nothing of them could be scored: before hours of training, not after them.
-        """
-        flags = ["--synthetic", *(["--hard"] if name == "hard" else [])]
-        if name == "photos":
-            photos = (self.photos or Path()).resolve()
-            flags = ["--backgrounds", str(photos / "bg"), "--foregrounds", str(photos / "fg")]
-        flags += ["--sets", str(self.compose_sets), "--seed", str(self.seed)]
-        shards = self.work / "data" / name
-        seconds, is_new = self.once(
-            name, shards.with_suffix(".json"), "tools.compose", flags, ["--shards", str(shards)]
-        )
-        if is_new:
-            echo(f"composed {name}: {self.compose_sets:,} sets, {seconds:,.0f} s")
-        require_test_sets(name, shards)
+    def log(self, baseline: Baseline) -> Path:
+        """What the commands of a run print."""
+        return self.work / "logs" / f"{baseline.name}.log"
 
     def train_and_score(self, baseline: Baseline) -> tuple[float, bool]:
         """Train and score a network, as far as it is not done: the seconds of both, and whether any was done now."""
@@ -209,18 +195,41 @@ class Study:
             shutil.rmtree(out, ignore_errors=True)
         places = [*shards, "--out", str(out), "--no-report", *(["--resume"] if resume else [])]
         places += ["--checkpoint-every", str(CHECKPOINT_EVERY)] if by_sets else []
-        training_sec, is_new = self.once(baseline.name, trained, "tools.train", flags, places)
+        training_sec, is_new = once(self.log(baseline), trained, "tools.train", flags, places)
         flags, places = ["--sets", str(self.test_sets)], [str(out), *shards, "--out", str(out / SPLIT)]
         scored = out / SPLIT / "scored.json"
-        scoring_sec, is_scored = self.once(baseline.name, scored, "benchmarks.baseline_results", flags, places)
+        scoring_sec, is_scored = once(self.log(baseline), scored, "benchmarks.baseline_results", flags, places)
         return training_sec + scoring_sec, is_new or is_scored
 
-    def once(self, name: str, record: Path, module: str, flags: list[str], places: list[str]) -> tuple[float, bool]:
-        """Run a command unless it has been run to its end: the seconds that it took, and whether it ran now."""
-        seconds = seconds_taken(record, module, flags)
-        if seconds is not None:
-            return seconds, False
-        return run(module, flags, places, record, self.work / "logs" / f"{name}.log"), True
+
+def compose(work: Path, name: str, sets: int, seed: int, photos: Path | None) -> Path:
+    """Make the shards of a data set in WORK/data, unless they are there; `photos` as for `Study`.
+
+    Raises `InputError` where nothing of them could be scored: before hours of training, not after them.
+    """
+    flags = ["--synthetic", *(["--hard"] if name == "hard" else [])]
+    if name == "photos":
+        folder = (photos or Path()).resolve()
+        flags = ["--backgrounds", str(folder / "bg"), "--foregrounds", str(folder / "fg")]
+    flags += ["--sets", str(sets), "--seed", str(seed)]
+    shards = work / "data" / name
+    log = work / "logs" / f"{name}.log"
+    seconds, is_new = once(log, shards.with_suffix(".json"), "tools.compose", flags, ["--shards", str(shards)])
+    if is_new:
+        echo(f"composed {name}: {sets:,} sets, {seconds:,.0f} s")
+    require_test_sets(name, shards)
+    return shards
+
+
+def once(log: Path, record: Path, module: str, flags: list[str], places: list[str]) -> tuple[float, bool]:
+    """Run a command unless it has been run to its end: the seconds that it took, and whether it ran now.
+
+    See `processes.run`.
+    """
+    seconds = seconds_taken(record, module, flags)
+    if seconds is not None:
+        return seconds, False
+    return run(module, flags, places, record, log), True
 
 
 def require_test_sets(name: str, shards: Path) -> None:
