@@ -182,6 +182,8 @@ def _open(model: Path, threads: int) -> Any:
     options.log_severity_level = 3  # errors; a warning about an unused weight would break the progress bar
     options.use_deterministic_compute = True
     options.intra_op_num_threads = threads
+    # Its threads shall sleep while they wait for one another: decoding and encoding need the cores.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(str(model), options, providers)
     except Exception as error:  # onnxruntime's own errors have no common base

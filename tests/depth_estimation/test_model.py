@@ -146,6 +146,11 @@ def test_a_missing_onnxruntime_is_told(tmp_path: Path, monkeypatch: pytest.Monke
         DepthModel(weighted_sum(tmp_path / "net.onnx"), DepthModelSettings(), 1)
 
 
+def test_threads_of_the_network_do_not_spin(tmp_path: Path) -> None:
+    options = DepthModel(weighted_sum(tmp_path / "net.onnx"), DepthModelSettings(), 1)._session.get_session_options()
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
 def test_the_hash_covers_weights_in_other_files(tmp_path: Path) -> None:
     path = weighted_sum(tmp_path / "net.onnx")
     assert DepthModel(path, DepthModelSettings(), 1).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
