@@ -59,9 +59,9 @@ def main(ctx: click.Context, /, resume: str | None, override: bool, report: bool
 
 def train(config: Config, going_on: "Resume", given: Collection[str], *, override: bool, report: bool) -> int:
     """Train, as one of the ranks that the environment names, and return the exit code."""
-    from train.distributed import Distributed, restart_warning
+    from train.distributed import Distributed, RankLost, restart_warning
     from train.report import REPORT, write_report
-    from train.signals import Interrupted
+    from train.signals import UNFINISHED, Interrupted
     from train.trainer import Trainer
 
     with Distributed.from_environment(config.device) as ranks:
@@ -79,6 +79,11 @@ def train(config: Config, going_on: "Resume", given: Collection[str], *, overrid
             with suppress(InputError):  # a machine that is taken back does not wait for that
                 ranks.barrier()
             return stop.exit_code
+        except RankLost as lost:
+            if not trainer.kept:  # what kills a rank so early may do so each time
+                raise
+            echo(f"{lost}; the same command with --resume auto goes on from the last checkpoint", err=True)
+            return UNFINISHED
         finally:
             trainer.close()
         if ranks.first:

@@ -6,16 +6,18 @@ Letters in shapes: N sets of this rank, which may be none; C channels; H and W p
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from threading import Thread
 from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from pipeline.devices import gpu_usable, torch_device
 from pipeline.errors import InputError
@@ -28,7 +30,15 @@ Value = TypeVar("Value")
 TIMEOUT = timedelta(minutes=10)
 END_TIMEOUT = timedelta(hours=1)
 """The same for `barrier`: at the end, the first writes the report, and waits for what it puts at a URL."""
+STORE_SEC = 10.0
+"""Longest wait for the store, whose machine may be the one that is gone."""
+FAILED = "failed"
+"""Its key for the number of ranks that have ended by an error of their own."""
 OVER = (0, 2, 3)  # dimensions that a channel's statistics are over: sets and pixels
+
+
+class RankLost(InputError):  # noqa: N818 - a finding, not a fault of the program
+    """Another rank is gone that told of no error: it was killed, or its machine was lost."""
 
 
 class Distributed:
@@ -48,6 +58,7 @@ class Distributed:
         """CPU cores of this machine that are this rank's, for its threads."""
         self.group: dist.ProcessGroup | None = None
         """All ranks over gloo; None alone."""
+        self._store: Any = None
 
     @classmethod
     def from_environment(cls, device_name: str) -> "Distributed":
@@ -84,7 +95,9 @@ class Distributed:
         if not on_gpu:
             torch.set_num_threads(self.cores)
         try:
-            dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT)
+            self._store, rank, world = next(rendezvous("env://", timeout=TIMEOUT))
+            backend = "nccl" if on_gpu else "gloo"
+            dist.init_process_group(backend, timeout=TIMEOUT, store=self._store, rank=rank, world_size=world)
             self.group = dist.new_group(backend="gloo", timeout=TIMEOUT) if on_gpu else dist.group.WORLD
         except RuntimeError as error:
             self.close()
@@ -129,6 +142,7 @@ class Distributed:
     def collective(self) -> Iterator[None]:
         """Within it, what a collective raises because another rank has ended becomes an `InputError`.
 
+        It is a `RankLost` where the store, which is with rank 0 or torchrun, answers that no rank has failed by itself.
         The methods here do so themselves; it is for those of others, as in the two passes of `SyncedNorm`.
         """
         try:
@@ -138,7 +152,23 @@ class Distributed:
             # closed by peer"; NCCL's are DistErrors.
             if self.group is None or not (isinstance(error, dist.DistError) or "gloo" in str(error).lower()):
                 raise
+            if self._asked(lambda store: store.check([FAILED])) is False:
+                raise RankLost(f"rank {self.rank}: another rank was killed, or its machine is gone") from error
             raise InputError(f"rank {self.rank}: another rank has ended; see its message") from error
+
+    def _asked(self, ask: Callable[[Any], Value]) -> Value | None:
+        """What the store answers; None where it does not, in time."""
+        answers = list[Value]()
+
+        def wait() -> None:
+            with suppress(RuntimeError):
+                if self._store is not None:
+                    answers.append(ask(self._store))
+
+        thread = Thread(target=wait, daemon=True)
+        thread.start()
+        thread.join(STORE_SEC)
+        return answers[0] if answers else None
 
     def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
         """The values of rank 0's `tensors`, of one type and of the same shapes everywhere, become those of all."""
@@ -169,7 +199,7 @@ class Distributed:
 
     def close(self) -> None:
         """Leave the process groups; ranks that wait for this one get an error. May be called again."""
-        group, self.group = self.group, None
+        group, self.group, self._store = self.group, None, None
         if not dist.is_initialized():
             return
         if group is not None and group is not dist.group.WORLD:
@@ -182,6 +212,8 @@ class Distributed:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None and self.group is not None and not isinstance(error, RankLost | SystemExit):
+            self._asked(lambda store: store.add(FAILED, 1))  # before the others see that this one is gone
         self.close()
 
 

@@ -119,6 +119,8 @@ class Trainer:
         self._tell("; ".join(f"warning of the packing: {line}" for line in self.loader.manifest.warnings))
         self.learner = Learner(config, self.device, ranks)
         self.meter = Meter(self.device, ranks)
+        self.kept = False
+        """Whether a checkpoint was written since the run was opened, by the first rank."""
         self.sets_seen, self.best_iou = 0, -1.0
         self.scores: MeanScores | None = None
         self._fallbacks = list[str]()
@@ -349,6 +351,7 @@ class Trainer:
 
     def _save(self, name: str, position: dict[str, int | str] | None = None) -> None:
         """Write a checkpoint; `position` is the loader's, if it is not where that is now."""
+        self.kept = self.kept or name == LAST
         if not self.ranks.first:
             return
         state = {

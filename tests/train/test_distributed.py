@@ -17,7 +17,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from pipeline.errors import InputError
 from pipeline.workers import available_cores
 from tests.ranks import in_ranks
-from train.distributed import Distributed
+from train.distributed import Distributed, RankLost
 
 TOLD = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -227,7 +227,10 @@ def outlive(end: str, what: str) -> str:
                 ranks.barrier()
             else:
                 ranks.sum_gradients(network.parameters())
-        return str(told.value)
+        return f"{told.type.__name__}: {told.value}"
+
+
+LOST = "was killed, or its machine is gone"
 
 
 @pytest.mark.parametrize(
@@ -235,8 +238,26 @@ def outlive(end: str, what: str) -> str:
     [("exit", "sums"), ("exit", "barrier"), ("killed", "sums"), ("killed", "gradients"), ("raised", "everyones")],
 )
 def test_the_end_of_a_rank_ends_the_others(end: str, what: str) -> None:
-    told = in_ranks(3, outlive, end, what, ends=1)
-    assert told == [f"rank {rank}: another rank has ended; see its message" if rank != 1 else None for rank in range(3)]
+    first, none, third = in_ranks(3, outlive, end, what, ends=1)
+    kind, said = ("InputError", "has ended; see its message") if end == "raised" else ("RankLost", LOST)
+    assert (first, none, third) == (
+        f"{kind}: rank 0: another rank {said}",
+        None,
+        f"{kind}: rank 2: another rank {said}",
+    )
+
+
+def test_a_rank_that_is_lost_with_the_store_may_have_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = Distributed(1, 2)
+    monkeypatch.setattr(ranks, "group", object())
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setattr(ranks, "_store", TCPStore("127.0.0.1", store.port, wait_for_workers=False))
+    closed = RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer")
+    with pytest.raises(RankLost), ranks.collective():
+        raise closed
+    del store
+    with pytest.raises(InputError, match="another rank has ended; see its message"), ranks.collective():
+        raise closed
 
 
 def fall() -> None:

@@ -22,7 +22,7 @@ from pipeline.storage import location_of
 from tests.ranks import CONTEXT, PATIENCE_SEC, in_ranks
 from train.checkpoint import load
 from train.config import Config
-from train.distributed import Distributed
+from train.distributed import Distributed, RankLost
 from train.run_folder import Resume
 from train.signals import Interrupted, Interruption
 from train.trainer import Trainer
@@ -158,6 +158,30 @@ def stopped_on_the_second(config: Config) -> int:
 
     with patch.object(Interruption, "__enter__", enter):
         return tools.train.train(config, False, (), override=False, report=False)
+
+
+@pytest.mark.parametrize(("step", "code"), [(1, 1), (3, os.EX_TEMPFAIL)])
+def test_ranks_that_have_lost_another_are_unfinished_once_there_is_a_checkpoint(
+    step: int, code: int, packed: Path, tmp_path: Path
+) -> None:
+    """So that each time they begin again, they get farther."""
+    assert in_ranks(3, killed_at, configuration(packed, tmp_path / "run"), step, ends=1) == [code, None, code]
+
+
+def killed_at(config: Config, step: int) -> int:
+    """The exit code of fgbg-train, where the second rank is killed in a step."""
+    learn = Trainer._learn
+
+    def killed(trainer: Trainer, *arguments: Any) -> Any:
+        if trainer.step == step - 1 and trainer.ranks.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return learn(trainer, *arguments)
+
+    with patch.object(Trainer, "_learn", killed):
+        try:
+            return tools.train.train(config, False, (), override=False, report=False)
+        except RankLost:
+            return 1
 
 
 def test_a_folder_in_use_is_refused_by_the_first_and_none_hangs(packed: Path, tmp_path: Path) -> None:
