@@ -33,7 +33,7 @@ from train.config import BUDGETS
 from train.scoring import describe
 
 ROOT = Path(__file__).parent.parent
-CODE = ("pipeline", "train")  # packages on which a result depends
+CODE = ("pipeline", "train", "benchmarks/speedrun_training.py")  # what a result depends on
 SETS = 40_000  # of training, where nothing else is asked for
 SEED = 0  # of the data
 HELD_OUT = {"bg": (BACKGROUND_SALT, {"test": 6, "val": 2}), "fg": (FOREGROUND_SALT, {"test": 6, "val": 3})}
@@ -96,9 +96,13 @@ def copy_photos(photos: Path, out: Path) -> None:
 def code_hash() -> str:
     """A hash of all that decides how a recipe learns: results of one version are none of another."""
     digest = hashlib.sha256()
-    for path in sorted(path for package in CODE for path in (ROOT / package).rglob("*.py")):
+    for path in sorted(path for place in CODE for path in _python_files(ROOT / place)):
         digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def _python_files(place: Path) -> list[Path]:
+    return list(place.rglob("*.py")) if place.is_dir() else [place]
 
 
 def commit() -> str:
@@ -140,8 +144,7 @@ class SpeedRun:
         Raises `InputError` where the code has changed meanwhile, `CommandError` where the run fails.
         """
         if code_hash() != self.code:
-            changed = ", ".join(f"{package}/" for package in CODE)
-            raise InputError(f"code in {changed} has changed since this began: its runs would not be comparable")
+            raise InputError(f"code in {', '.join(CODE)} has changed since this began: runs would not be comparable")
         flags, shards = self.flags(recipe, data, nth), self.work / "data" / data
         config = asdict(config_of(flags, Path(data), Path()))
         identity = json.dumps([config, self.every, self.code, self.machine], default=str).encode()
@@ -179,6 +182,13 @@ def _data(_: click.Context, __: click.Parameter, text: str) -> list[str]:
     return names
 
 
+def _words(flags: str) -> list[str]:
+    try:
+        return shlex.split(flags)
+    except ValueError as error:
+        raise click.UsageError(f"--against {flags!r}: {error}") from error
+
+
 @click.command(cls=Command, context_settings={"show_default": True})
 @click.argument("work", type=click.Path(path_type=Path))
 @click.argument("recipe", nargs=-1, type=click.UNPROCESSED)
@@ -211,7 +221,8 @@ def main(
         echo(f"{WITHOUT_DEPTH}: left out, there is no --photos DIR")
     recipes = {shlex.join(recipe): list(recipe)}
     if against is not None:
-        recipes[shlex.join(shlex.split(against))] = shlex.split(against)
+        other = _words(against)
+        recipes[shlex.join(other)] = other
         if len(recipes) == 1:
             raise click.UsageError("--against has the flags that stand after --: there is nothing to compare")
     budget = ["--minutes", f"{minutes}"] if minutes else ["--sets", f"{sets or SETS}"]

@@ -28,12 +28,13 @@ from train.config import Config
 from train.metrics import iou
 from train.runtime import open_loader
 from train.scoring import NETWORK, TRIVIAL
-from train.train_step import Learner
+from train.train_step import Learner, StepResult
 from train.trainer import Trainer
 
+FAILING = "--clip 7.5"  # a recipe that fails
 PICTURES = {"bg": 9, "fg": 10}  # one of each is left for training
 TINY = ["--model", "unet-4", "--size", "32", "--batch-size", "16", "--device", "cpu"]
-SHORT = ["--data", "photos", "--compose-sets", "1000", "--sets", "64", "--every", "40", "--seeds", "2"]
+SHORT = ["--data", "photos", "--compose-sets", "400", "--sets", "64", "--every", "40", "--seeds", "2"]
 
 
 def start(work: Path, *words: str) -> Result:
@@ -81,10 +82,9 @@ def finished(
 
     def run(module: str, flags: Sequence[str], places: Sequence[str], record: Path, log: Path) -> float:
         started.append((module, [*flags, *places]))
-        try:
-            import_module(module).main([*flags, *places], standalone_mode=False)
-        except click.ClickException as error:
-            raise CommandError(error.message) from error
+        if any(FAILING in flag for flag in flags):
+            raise CommandError("the loss is nan")
+        import_module(module).main([*flags, *places], standalone_mode=False)
         record.parent.mkdir(parents=True, exist_ok=True)
         record.write_text(json.dumps({"command": [module, *flags], "seconds": 1.0}))
         return 1.0
@@ -150,15 +150,42 @@ def test_other_code_is_trained_anew_and_none_may_change_meanwhile(
     hashes = iter(["one", "one", "two"])
     monkeypatch.setattr(speedrun, "code_hash", lambda: next(hashes))
     _, result = finished("--", *TINY)
-    assert "code in pipeline/, train/ has changed since this began" in last_line(result, 1)
+    assert "speedrun_training.py has changed since this began: runs would not" in last_line(result, 1)
 
 
 def test_a_run_that_fails_is_named_and_the_others_go_on(finished: Finished) -> None:
-    _, result = finished("--seeds", "1", "--against", f"{' '.join(TINY)} --lr 1e3", "--", *TINY, "--clip", "0")
+    _, result = finished("--seeds", "1", "--against", f"{' '.join(TINY)} {FAILING}", "--", *TINY)
     told = last_line(result, 1)
     assert told.startswith("Error: 1 of 2 runs failed: 2/2 photos, run 1 of --model unet-4"), told
-    assert "FAILED: " in result.output
+    assert "FAILED: the loss is nan" in result.output
     assert "| sets seen | 64 |" in result.output
+
+
+def test_code_is_told_apart_by_every_file_that_decides_a_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [tmp_path / name for name in ("pipeline/a.py", "train/deep/b.py", "benchmarks/speedrun_training.py")]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_text("1")
+    monkeypatch.setattr(speedrun, "ROOT", tmp_path)
+    hashes = [speedrun.code_hash()]
+    for file in files:
+        file.write_text("2")
+        hashes.append(speedrun.code_hash())
+    assert len(set(hashes)) == 4
+    (tmp_path / "benchmarks/speedrun.py").write_text("tables are none of it")
+    assert speedrun.code_hash() == hashes[-1]
+    assert speedrun.commit() == "unknown"
+
+
+def test_ctrl_c_is_one_line_and_the_shells_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(speedrun, "compose", interrupted)
+    result = start(tmp_path / "work", "--data", "synthetic")
+    assert f"what is done is kept in {tmp_path / 'work'}: the same command goes on" in last_line(result, 130)
 
 
 # --- a run
@@ -213,10 +240,24 @@ def test_the_clock_stands_while_sets_are_scored(packed: Path, tmp_path: Path, mo
     assert training.progress == 1
 
 
-def test_a_loss_that_is_no_number_is_told(packed: Path, tmp_path: Path) -> None:
-    config = config_of([*TINY, "--sets", "64", "--lr", "1000", "--clip", "0"], packed, tmp_path)
-    with pytest.raises(InputError, match=r"is nan at step \d: try a smaller --lr"):
-        train_and_test(config, 16, torch.device("cpu"))
+@pytest.mark.parametrize("what", ["depth_ssim", "mask_loss"])
+def test_a_score_or_a_loss_that_is_no_number_is_told(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    config = config_of([*TINY, "--sets", "64"], packed, tmp_path)
+    with open_loader(config, torch.device("cpu")) as loader:
+        learner = Learner(config, torch.device("cpu"))
+        step = learner.train_step
+
+        def broken(*given: Any) -> StepResult:
+            done = step(*given)
+            return done._replace(losses={**done.losses, "mask_loss": torch.tensor(torch.nan)})
+
+        if what == "mask_loss":
+            monkeypatch.setattr(learner, "train_step", broken)
+        training = TimedTraining(config, loader, learner)
+        with pytest.raises(InputError, match=f"{what} is nan at step 2: try a smaller --lr"):
+            training.run(32, lambda: {"depth_ssim": math.nan} if what == "depth_ssim" else {"sets": 1})
 
 
 def test_a_recipe_is_what_fgbg_train_makes_of_its_flags(tmp_path: Path) -> None:
@@ -328,6 +369,7 @@ def test_json_has_null_where_a_target_was_not_reached() -> None:
         (["--", "--learning", "0.1"], "No such option '--learning'"),
         (["--", "--out", "x"], "--out is of no recipe"),
         (["--against", "--resume"], "--resume is of no recipe"),
+        (["--against", "--lr '1"], "No closing quotation"),
     ],
 )
 def test_wrong_usage_is_told_and_leaves_nothing(words: list[str], told: str, tmp_path: Path) -> None:
