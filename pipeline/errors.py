@@ -22,6 +22,11 @@ class MachineError(InputError):
     """This machine lacks a library, or has a wrong setting: on another one, the same work may be done."""
 
 
+def is_bad_input(error: BaseException) -> bool:
+    """Whether the input has to change before the same work can be done, so that nothing of it is kept."""
+    return isinstance(error, InputError) and not isinstance(error, MachineError)
+
+
 class AlreadyComplete(Exception):  # noqa: N818 - nothing is wrong
     """The same work was completed before, and nothing is left to do. Commands print the one line and exit with 0."""
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from errno import EBUSY
 from uuid import uuid4
 
-from pipeline.errors import AlreadyComplete, InputError
+from pipeline.errors import AlreadyComplete, InputError, is_bad_input
 from pipeline.resume import (
     ARGUMENTS,
     COMPLETE,
@@ -124,9 +124,9 @@ class RemoteWork:
         place = self.storage.location
         if self.last in names:
             self._remove(records)
-        elif recorded and PARTS in self._arguments and isinstance(error, InputError):
+        elif recorded and PARTS in self._arguments and is_bad_input(error):
             self.pause()  # what others have done stays, whatever this process has found
-        elif recorded and not isinstance(error, InputError):
+        elif recorded and not is_bad_input(error):
             self.pause()
             error.add_note(f"what is done is kept in {place}: the same command continues it")
         elif alone:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from pipeline.errors import AlreadyComplete, InputError
+from pipeline.errors import AlreadyComplete, InputError, is_bad_input
 from pipeline.files import UNABLE, read_file, sync_folder, written_file
 from pipeline.locks import LOCK, held, locked
 from pipeline.regular_files import NotRegular, open_regular
@@ -157,7 +157,7 @@ def resumable(
             recorded = any(entry.name != ARGUMENTS and not entry.name.startswith(".") for entry in records.iterdir())
             if PARTS in wanted:  # what others have done stays, whatever this process has found
                 pass
-            elif recorded and not (fresh and isinstance(error, InputError)):
+            elif recorded and not (fresh and is_bad_input(error)):
                 error.add_note(f"what is done is kept in {folder}: the same command continues it")
             else:
                 shutil.rmtree(records)

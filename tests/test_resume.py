@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import AlreadyComplete, InputError
+from pipeline.errors import AlreadyComplete, InputError, MachineError
 from pipeline.resume import COMPLETE, atomic_file, require_files, require_finished, resumable
 from tests.samples import files_below, write
 
@@ -42,7 +42,9 @@ def test_an_atomic_file_is_whole_or_not_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stop_at", [1, 2])
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "full"), ZeroDivisionError()])
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "full"), ZeroDivisionError(), MachineError("no boto3")]
+)
 def test_a_stopped_run_is_continued(stop_at: int, error: BaseException, tmp_path: Path) -> None:
     write(tmp_path / ".gitkeep", b"")
     with pytest.raises(type(error)) as stopped:

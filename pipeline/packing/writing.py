@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, is_bad_input
 from pipeline.files import read_file, write_file
 from pipeline.format.manifest import BACKGROUNDS, INDEX, MANIFEST, Manifest, ShardInfo, idx_name
 from pipeline.format.tar import load_shard
@@ -133,8 +133,8 @@ def _withdrawn_on_input_error(storage: Storage, part: Part) -> Iterator[None]:
     """Take away the shards of a part after an error that its input causes, as a run without parts takes away all."""
     try:
         yield
-    except InputError:
-        for shard in _recorded(storage.names(RECORDS), part):
+    except InputError as error:
+        for shard in _recorded(storage.names(RECORDS), part) if is_bad_input(error) else ():
             for name in (f"{RECORDS}{shard}.npz", f"{shard}.tar", f"{shard}.idx"):
                 storage.remove(name)
         raise

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import AlreadyComplete, InputError
+from pipeline.errors import AlreadyComplete, InputError, MachineError
 from pipeline.packing.options import PackOptions
 from pipeline.packing.pack import pack, pack_part
 from pipeline.parts import Part
@@ -142,19 +142,20 @@ def test_a_part_that_its_input_stops_leaves_those_of_others(place: Place, tmp_pa
 
 
 @PLACES
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MachineError("no boto3")])
 def test_a_part_that_is_interrupted_goes_on(
-    place: Place, small: Path, expected: dict[str, bytes], tmp_path: Path
+    error: BaseException, place: Place, small: Path, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     told = list[int]()
 
     def interrupt(more: int) -> None:
         told.append(more)
         if len(told) == 2:  # none was done before, and the first shard
-            raise KeyboardInterrupt
+            raise error
 
-    with pytest.raises(KeyboardInterrupt) as interrupted:
+    with pytest.raises(type(error)) as interrupted:
         pack_part(small, place(tmp_path), HOW, Part(0, 2), Progress(sets_done=interrupt))
-    assert interrupted.value.__notes__ == [f"what is done is kept in {tmp_path}: the same command continues it"]
+    assert interrupted.value.__notes__[-1] == f"what is done is kept in {tmp_path}: the same command continues it"
     assert [pack_part(small, place(tmp_path), HOW, Part(number, 2)).done.earlier for number in (0, 1)] == [1, 0]
     pack(small, place(tmp_path), HOW, finish=True)
     assert objects(tmp_path) == expected
