@@ -26,7 +26,7 @@ from pipeline.composing.synthetic.source import Synthetic
 from pipeline.depth_estimation.actors import ActorPlan, Estimator, estimate_on_actors, load_estimator
 from pipeline.depth_estimation.model import DepthModel, DepthModelSettings
 from pipeline.depth_estimation.run import EstimateError, EstimateOptions
-from pipeline.depth_estimation.targets import rewrite_with_depth
+from pipeline.depth_estimation.shards import rewrite_with_depth
 from pipeline.engines import RAY
 from pipeline.errors import InputError
 from pipeline.packing.options import PackOptions

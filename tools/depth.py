@@ -10,15 +10,10 @@ from typing import Any
 import click
 
 from pipeline.depth_estimation.actors import estimate_on_actors
+from pipeline.depth_estimation.folder import add_depth
 from pipeline.depth_estimation.model import NEAR, DepthModel, DepthModelSettings
 from pipeline.depth_estimation.run import EstimateOptions, EstimateReport
-from pipeline.depth_estimation.targets import (
-    EstimateShards,
-    add_depth,
-    estimate_shards,
-    finish_with_depth,
-    rewrite_with_depth,
-)
+from pipeline.depth_estimation.shards import EstimateShards, estimate_shards, finish_with_depth, rewrite_with_depth
 from pipeline.engines import LOCAL, RAY
 from pipeline.errors import InputError
 from pipeline.format.manifest import MANIFEST

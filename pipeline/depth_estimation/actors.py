@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from pipeline.depth_estimation.model import DepthModel, DepthModelSettings
 from pipeline.depth_estimation.run import EstimateError, EstimateOptions, EstimateReport, estimate
-from pipeline.depth_estimation.targets import ShardsTarget
+from pipeline.depth_estimation.shards import ShardsTarget
 from pipeline.errors import InputError, Problem
 from pipeline.loading.shard_reader import ShardReader
 from pipeline.packing.target import ShardPlace, Target

@@ -56,7 +56,10 @@ EstimateResult = DepthMap | Problem
 
 
 class EstimateJob(Protocol[Item]):
-    """Where overlays come from and depth maps go (`targets`). `read` is called from many threads, `save` from one."""
+    """Where overlays come from and depth maps go: see `folder` and `shards`.
+
+    `read` is called from many threads, `save` from one.
+    """
 
     def name(self, item: Item) -> str:
         """The name of an overlay in messages."""

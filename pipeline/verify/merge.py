@@ -28,7 +28,7 @@ from pipeline.packing.metadata import LABELS, ORIGINS, join_table_files
 from pipeline.packing.writing import writing
 from pipeline.resume import atomic_file
 from pipeline.storage import Location, Storage
-from pipeline.verify.check import rows_of_shards
+from pipeline.verify.damage import rows_of_shards
 from pipeline.verify.scan import Rows, stored_background
 from pipeline.words import plural
 

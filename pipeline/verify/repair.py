@@ -40,7 +40,7 @@ from pipeline.packing.target import Target
 from pipeline.regular_files import open_regular
 from pipeline.resume import COMPLETE, UNFINISHED, atomic_file, require_finished, resumable, unfinished_run
 from pipeline.storage import Folder
-from pipeline.verify.check import idx_damage, rows_of_backgrounds, rows_of_shards
+from pipeline.verify.damage import idx_damage, rows_of_backgrounds, rows_of_shards
 from pipeline.verify.scan import WIDE, Entry, Rows, Scan, StoredPart, background_id, stored_background, stored_parts
 from pipeline.workers import Workers
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.depth_estimation.targets import rewrite_with_depth
+from pipeline.depth_estimation.shards import rewrite_with_depth
 from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest, load_index
 from pipeline.format.planes import encode_set

@@ -13,7 +13,8 @@ from pipeline.loading.loader import Loader
 from pipeline.loading.shard_reader import Damaged, ShardReader
 from pipeline.packing.options import PackOptions
 from pipeline.packing.pack import pack
-from pipeline.verify.check import CheckOptions, check, in_tar_order, rows_of_shards, stock_reader_damage, tar_damage
+from pipeline.verify.check import CheckOptions, check
+from pipeline.verify.damage import in_tar_order, rows_of_shards, stock_reader_damage, tar_damage
 from pipeline.verify.scan import WIDE, Rows, Scan, stored_parts
 from pipeline.workers import Progress
 from tests.loading.test_shard_reader import flip_bit

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.depth_estimation.folder import JOURNAL, SETTINGS, TABLE, add_depth
 from pipeline.depth_estimation.model import DepthModel, DepthModelSettings
 from pipeline.depth_estimation.run import EstimateError, EstimateOptions, EstimateReport
-from pipeline.depth_estimation.targets import JOURNAL, SETTINGS, TABLE, add_depth
 from pipeline.errors import InputError
 from pipeline.format.images import decode_gray, decode_rgb
 from pipeline.packing.join import find_sets

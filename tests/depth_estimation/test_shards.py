@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.depth_estimation.model import DepthModel, DepthModelSettings
 from pipeline.depth_estimation.run import EstimateError, EstimateOptions
-from pipeline.depth_estimation.targets import finish_with_depth, rewrite_with_depth
+from pipeline.depth_estimation.shards import finish_with_depth, rewrite_with_depth
 from pipeline.errors import AlreadyComplete, InputError
 from pipeline.format.images import decode_gray, decode_rgb
 from pipeline.format.manifest import BACKGROUNDS
