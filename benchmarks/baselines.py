@@ -205,12 +205,12 @@ class Study:
 def compose(work: Path, name: str, sets: int, seed: int, photos: Path | None) -> Path:
     """Make the shards of a data set in WORK/data, unless they are there; `photos` as for `Study`.
 
-    Raises `InputError` where nothing of them could be scored: before hours of training, not after them.
+    Those of a name with "photos" are of photographs, those of one with "hard" are made with --hard. Raises `InputError`
+    where nothing of them could be scored: before hours of training, not after them.
     """
-    flags = ["--synthetic", *(["--hard"] if name == "hard" else [])]
-    if name == "photos":
-        folder = (photos or Path()).resolve()
-        flags = ["--backgrounds", str(folder / "bg"), "--foregrounds", str(folder / "fg")]
+    folder = (photos or Path()).resolve()
+    photographs = ["--backgrounds", str(folder / "bg"), "--foregrounds", str(folder / "fg")]
+    flags = [*(photographs if "photos" in name else ["--synthetic"]), *(["--hard"] if "hard" in name else [])]
     flags += ["--sets", str(sets), "--seed", str(seed)]
     shards = work / "data" / name
     log = work / "logs" / f"{name}.log"

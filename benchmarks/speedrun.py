@@ -18,8 +18,8 @@ from pathlib import Path
 
 import click
 
-from benchmarks.baseline_results import DATA
-from benchmarks.baselines import INTERRUPTED, WITHOUT_DEPTH, compose, once
+from benchmarks import baseline_results
+from benchmarks.baselines import INTERRUPTED, compose, once
 from benchmarks.processes import CommandError
 from benchmarks.speedrun_results import draw_chart, numbers, table
 from benchmarks.speedrun_training import Trained, config_of
@@ -34,6 +34,8 @@ from train.scoring import describe
 
 ROOT = Path(__file__).parent.parent
 CODE = ("pipeline", "train", "benchmarks/speedrun_training.py")  # what a result depends on
+PHOTOS = ("photos", "photos-hard")  # data sets without depth
+DATA = (*baseline_results.DATA, "photos-hard")
 SETS = 40_000  # of training, where nothing else is asked for
 SEED = 0  # of the data
 HELD_OUT = {"bg": (BACKGROUND_SALT, {"test": 6, "val": 2}), "fg": (FOREGROUND_SALT, {"test": 6, "val": 3})}
@@ -127,13 +129,13 @@ class SpeedRun:
     def flags(self, recipe: Sequence[str], data: str, nth: int) -> list[str]:
         """All flags of fgbg-train for one run, the `nth` of its recipe, from 0; raises as `config_of` does."""
         is_long = any(word.partition("=")[0] in {f"--{name}" for name in BUDGETS} for word in recipe)
-        flags = [*([] if is_long else self.budget), *recipe, *(["--no-depth"] if data == WITHOUT_DEPTH else [])]
+        flags = [*([] if is_long else self.budget), *recipe, *(["--no-depth"] if data in PHOTOS else [])]
         return [*flags, "--seed", str(config_of(flags, self.work, self.work).seed + nth)]
 
     def compose(self, data: Sequence[str]) -> None:
         """Make the data sets, unless they are there; photographs are looked at first."""
         photos = self.work / "photos"
-        if WITHOUT_DEPTH in data and self.photos:
+        if self.photos and not set(data).isdisjoint(PHOTOS):
             copy_photos(self.photos, photos)
         for name in data:
             compose(self.work, name, self.compose_sets, SEED, photos)
@@ -192,7 +194,8 @@ def _words(flags: str) -> list[str]:
 @click.command(cls=Command, context_settings={"show_default": True})
 @click.argument("work", type=click.Path(path_type=Path))
 @click.argument("recipe", nargs=-1, type=click.UNPROCESSED)
-@click.option("--data", callback=_data, default=",".join(DATA), help="Data sets.")
+@click.option("--data", callback=_data, default=",".join(baseline_results.DATA),
+              help=f"Data sets, of {', '.join(DATA)}.")  # fmt: skip
 @click.option("--photos", type=click.Path(path_type=Path), metavar="DIR",
               help="DIR/bg and DIR/fg hold backgrounds, and foregrounds with alpha, for the data photos.")  # fmt: skip
 @click.option("--seeds", type=click.IntRange(1), default=3, help="Runs of each recipe, seeds 0, 1, ...")
@@ -214,11 +217,11 @@ def main(
     """
     if sets and minutes:
         raise click.UsageError("give --sets or --minutes, not both")
-    if not photos and WITHOUT_DEPTH in data:
-        data = [name for name in data if name != WITHOUT_DEPTH]
+    if not photos and (lacking := [name for name in data if name in PHOTOS]):
+        data = [name for name in data if name not in PHOTOS]
         if not data:
-            raise click.UsageError(f"--data {WITHOUT_DEPTH} needs --photos DIR")
-        echo(f"{WITHOUT_DEPTH}: left out, there is no --photos DIR")
+            raise click.UsageError(f"--data {','.join(lacking)} needs --photos DIR")
+        echo(f"{', '.join(lacking)}: left out, there is no --photos DIR")
     recipes = {shlex.join(recipe): list(recipe)}
     if against is not None:
         other = _words(against)

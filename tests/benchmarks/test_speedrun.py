@@ -153,6 +153,27 @@ def test_other_code_is_trained_anew_and_none_may_change_meanwhile(
     assert "speedrun_training.py has changed since this began: runs would not" in last_line(result, 1)
 
 
+def test_each_data_set_is_composed_by_its_flags(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    composed = list[list[str]]()
+
+    def pretend(module: str, flags: list[str], places: list[str], record: Path, log: Path) -> float:
+        composed.append([*flags, *places])
+        raise CommandError("enough")
+
+    monkeypatch.setattr(baselines, "run", pretend)
+    for name in speedrun.DATA:
+        start(tmp_path, "--photos", str(photos), "--data", name)
+    pictures = ["--backgrounds", str(tmp_path / "photos/bg"), "--foregrounds", str(tmp_path / "photos/fg")]
+    kinds = {"synthetic": ["--synthetic"], "hard": ["--synthetic", "--hard"], "photos": pictures, "photos-hard": [*pictures, "--hard"]}  # fmt: skip # noqa: E501
+    assert composed == [
+        [*flags, "--sets", "20000", "--seed", "0", "--shards", str(tmp_path / "data" / name)]
+        for name, flags in kinds.items()
+    ]
+    recipe = speedrun.SpeedRun(tmp_path, photos, compose_sets=1, every=1, budget=["--sets", "9"])
+    assert recipe.flags(["--lr", "1"], "photos-hard", 2) == ["--sets", "9", "--lr", "1", "--no-depth", "--seed", "2"]
+    assert recipe.flags(["--seed", "4", "--epochs", "1"], "hard", 1) == ["--seed", "4", "--epochs", "1", "--seed", "5"]
+
+
 def test_a_run_that_fails_is_named_and_the_others_go_on(finished: Finished) -> None:
     _, result = finished("--seeds", "1", "--against", f"{' '.join(TINY)} {FAILING}", "--", *TINY)
     told = last_line(result, 1)
@@ -363,8 +384,8 @@ def test_json_has_null_where_a_target_was_not_reached() -> None:
     ("words", "told"),
     [
         (["--sets", "5", "--minutes", "1"], "give --sets or --minutes, not both"),
-        (["--data", "streets"], "'streets': expected some of synthetic, hard, photos"),
-        (["--data", "photos"], "--data photos needs --photos DIR"),
+        (["--data", "streets"], "'streets': expected some of synthetic, hard, photos, photos-hard"),
+        (["--data", "photos,photos-hard"], "--data photos,photos-hard needs --photos DIR"),
         (["--against", "--lr 0.1", "--", "--lr", "0.1"], "there is nothing to compare"),
         (["--", "--learning", "0.1"], "No such option '--learning'"),
         (["--", "--out", "x"], "--out is of no recipe"),
