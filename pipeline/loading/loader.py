@@ -3,56 +3,39 @@
 import logging
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.distributed import ProcessGroup
 
-from pipeline.devices import dali_problem, torch_device
 from pipeline.errors import InputError
-from pipeline.format.manifest import BACKGROUNDS, INDEX, Manifest
-from pipeline.format.planes import PLANES
-from pipeline.limits import byte_count
 from pipeline.loading.augment import Augmenter
 from pipeline.loading.batch import Batch
 from pipeline.loading.batches import DeviceBatch, Stages, start_batches
 from pipeline.loading.buffers import Gatherer
 from pipeline.loading.cache_sync import sync
-from pipeline.loading.caching.folder import cache_directory
 from pipeline.loading.caching.shard_cache import ShardCache
 from pipeline.loading.caching.statistics import CacheStatistics
-from pipeline.loading.collate import Collator
 from pipeline.loading.config import LoaderConfig, shards_at_a_time
-from pipeline.loading.decode import DecodeOptions
 from pipeline.loading.decode_samples import SampleDecoder
 from pipeline.loading.memory import brief, ran_out
+from pipeline.loading.opening import OpenedShards, on_device, open_shards
 from pipeline.loading.prefetch import BackgroundIterator, PrefetchReader, Quarantine
 from pipeline.loading.sample_cache import SampleCache
 from pipeline.loading.sampler import Sampler
-from pipeline.loading.shard_reader import ShardReader
 from pipeline.loading.split import Split
-from pipeline.storage import Location, StrLocation, Url, storage_of
+from pipeline.storage import Location, StrLocation
 from pipeline.words import plural
-from pipeline.workers import available_cores
 
 log = logging.getLogger(__name__)
 STATE_VERSION, LANES_STATE_VERSION = 2, 3
 """Of the order of a whole set, and of one in lanes: version 2 with a window had windows of another order."""
 FIRST_STEPS = 3
 """Batches after whose use the consumer has taken the memory that it needs: CUDA graphs are recorded in these steps."""
-
-
-class OpenedShards(NamedTuple):
-    """A shard directory that is open, with all its backgrounds decoded: what loaders of its splits share."""
-
-    reader: ShardReader
-    collator: Collator
-    options: DecodeOptions
 
 
 class Loader:
@@ -117,7 +100,7 @@ class Loader:
         reader = PrefetchReader(
             shards, sampler, members, quarantine, cache, config.rank, config.world, config.local_world, config.readers
         )
-        with _on(device):
+        with on_device(device):
             decoder = SampleDecoder(shards, options, collator.backgrounds.any_encoded, quarantine)
         stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._stages = Stages(reader, decoder, cache, collator, augmenter, gatherer, stream, config.prefetch)
@@ -305,7 +288,7 @@ class Loader:
         Raises `InputError` where one is damaged, or cannot be decoded.
         """
         picked = np.array(rows, dtype=np.int64)
-        with _on(self.device):
+        with on_device(self.device):
             pictures = self._stages.decoder.decode_rows(rows)
             records = self._opened.reader.records(picked)
             return self._stages.collator.collate(picked, records, pictures, Gatherer())
@@ -383,34 +366,3 @@ def _reopened(
     loader._build(open_shards(shards, config), split, config, picked)
     loader.load_state_dict(state)
     return loader
-
-
-def open_shards(shards: StrLocation, config: LoaderConfig) -> OpenedShards:
-    """Open a shard directory, and decode its backgrounds; raises `InputError` as `Loader` does."""
-    device = torch_device(config.device)
-    if device.type == "cuda" and (problem := dali_problem()):
-        log.warning("the GPU may fail: %s", problem)
-    storage = storage_of(shards)
-    manifest = Manifest.load(storage)
-    if isinstance(storage.location, Url):
-        cache = ShardCache(storage, manifest, cache_directory(config.cache), byte_count(config.cache_size))
-        cache.fetch(INDEX, BACKGROUNDS)
-        storage = cache
-    reader = ShardReader.open(storage, manifest, depth=config.depth)
-    if config.depth and "depth" not in reader.parts:
-        add = f"add it (fgbg-depth {shards} --model FILE.onnx --shards NEW)"
-        raise InputError(f"the sets of {shards} have no depth: {add}, or train the mask alone (--no-depth)")
-    if reader.manifest.codec == PLANES and config.size != (stored := reader.manifest.plane_size):
-        held = f"{shards} holds planes of {stored} x {stored} pixels, size {config.size} was asked for"
-        raise InputError(f"{held}: ask for {stored}, or pack again with --size {config.size}")
-    share = -(-config.batch_size // config.world)
-    kind = "gpu" if device.type == "cuda" else "cpu"
-    threads = config.threads or available_cores()
-    options = DecodeOptions(share, config.size, kind, threads, config.prefetch, config.hw_decoder_load)
-    with _on(device):
-        return OpenedShards(reader, Collator(reader, options), options)
-
-
-def _on(device: torch.device) -> AbstractContextManager[object]:
-    """Within it, `device` is the current CUDA device: DALI's graphs are built for that one."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
