@@ -5,14 +5,11 @@ three would take most of the time, and the network `net` a second for each set.
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded: see tools/train.py
 
 # isort: off
 import pipeline.plotting  # noqa: F401 - before matplotlib

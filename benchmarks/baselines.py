@@ -1,7 +1,6 @@
 """python -m benchmarks.baselines: every network with every loss, on the same data, with the same budgets."""
 
 import json
-import os
 import shlex
 import shutil
 import signal
@@ -12,9 +11,6 @@ from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any
-
-# Before torch is loaded, here and in what is started from here: see tools/train.py.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import click
 

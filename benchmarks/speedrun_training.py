@@ -5,14 +5,11 @@
 
 import json
 import math
-import os
 import shlex
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded: see tools/train.py
 
 import click
 import torch

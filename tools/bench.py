@@ -11,8 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-# Before torch is loaded: its threads shall sleep, not spin, while they wait for one another, beside DALI's threads.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+import tools.before_torch  # noqa: F401 - first
+
 # What is killed leaves its semaphores to Python's resource tracker, which removes them, and would tell the user so.
 os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
 

@@ -1,16 +1,13 @@
 """fgbg-evaluate: the scores of a trained network on sets of any data."""
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-# Before torch is loaded: its threads shall sleep, not spin, while they wait for one another, beside DALI's threads.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 import click
 
+import tools.before_torch  # noqa: F401 - first
 from pipeline.loading.split import SPLITS
 from pipeline.storage import Location
 from tools.cli import Command, LocationType, echo, options_of, progress_bar

@@ -1,13 +1,10 @@
 """fgbg-predict: mask and depth of new pictures."""
 
-import os
 from pathlib import Path
-
-# Before torch is loaded: its threads shall sleep, not spin, while they wait for one another, beside DALI's threads.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import click
 
+import tools.before_torch  # noqa: F401 - first
 from pipeline.errors import InputError
 from pipeline.packing.shapes import FITS
 from pipeline.storage import Location

@@ -7,12 +7,9 @@ from contextlib import suppress
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
-# Before torch is loaded: its threads shall sleep, not spin, while they wait for one another. Beside the loader's
-# threads and other processes on the same cores that is 44 sets/s where spinning had 13.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 import click
 
+import tools.before_torch  # noqa: F401 - first
 from pipeline.errors import InputError
 from tools.cli import Command, echo, options_of, progress_bar
 from train.config import BUDGETS, Config

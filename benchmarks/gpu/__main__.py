@@ -1,15 +1,11 @@
 """python -m benchmarks.gpu: the claims of this project on a GPU, right and fast, by one command."""
 
-import os
 import re
 import shlex
 import signal
 import sys
 import time
 from pathlib import Path
-
-# Before torch is loaded, and for all parts: threads shall sleep, not spin, while they wait for one another.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import click
 
