@@ -9,7 +9,8 @@ import msgspec
 from pipeline.errors import InputError
 from pipeline.files import open_file, read_file
 from pipeline.format.manifest import BACKGROUNDS, INDEX, MANIFEST, Manifest
-from pipeline.loading.caching.folder import DATA_SET, PARTIAL, files_of, locked
+from pipeline.loading.caching.folder import DATA_SET, PARTIAL, files_of
+from pipeline.loading.caching.locks import locked
 from pipeline.regular_files import open_regular
 from pipeline.words import plural
 

@@ -10,7 +10,8 @@ from threading import Condition
 import numpy as np
 
 from pipeline.files import naming
-from pipeline.loading.caching.folder import CachedFile, unlock_and_close
+from pipeline.loading.caching.folder import CachedFile
+from pipeline.loading.caching.locks import unlock_and_close
 from pipeline.storage import Content
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from errno import ENOENT, ENOSPC, ETIMEDOUT
+from errno import ENOENT, ENOSPC
 from pathlib import Path
 from stat import S_ISDIR
 from typing import NamedTuple
@@ -20,11 +20,10 @@ from typing import NamedTuple
 from pipeline.errors import InputError
 from pipeline.files import naming, user_cache, write_file
 from pipeline.format.manifest import BACKGROUNDS, INDEX, MANIFEST
+from pipeline.loading.caching.locks import locked, try_lock, unlock_and_close
 from pipeline.storage import Url, location_of
 
-LOCK, IN_USE = ".lock", ".in-use"
-LOCK_SEC = 10.0
-"""Longest wait for the directory's lock, which is held for milliseconds: its holder may have been stopped."""
+IN_USE = ".in-use"
 DATA_SET = re.compile("[0-9a-f]{64}")
 PARTIAL = re.compile(r"\.(.+)\.partial")
 NETWORK = re.compile(
@@ -265,49 +264,6 @@ class CacheFolder:
             self.path(name).unlink()
 
 
-@contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Be the one process, and thread, that changes what is in the directory; raises `OSError` if it cannot be soon."""
-    deadline = time.monotonic() + LOCK_SEC
-    while (descriptor := _locked_file(directory / LOCK)) is None:
-        if time.monotonic() > deadline:
-            raise OSError(ETIMEDOUT, "another process holds its lock: end it, if it hangs", str(directory / LOCK))
-        time.sleep(0.002)
-    try:
-        yield
-    finally:
-        unlock_and_close(descriptor)
-
-
-def _locked_file(path: Path) -> int | None:
-    """The descriptor of a lock file that is locked now; None while another holds it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-    try:
-        with naming(path), suppress(FileNotFoundError):  # removed in between
-            if _try_lock(descriptor) and os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor
-    except OSError:
-        os.close(descriptor)
-        raise
-    os.close(descriptor)
-    return None
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def unlock_and_close(descriptor: int) -> None:
-    """Unlock and close: a child that was forked may have the descriptor, too, and with it the lock."""
-    with suppress(OSError):
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-    os.close(descriptor)
-
-
 def files_of(folder: Path, known: Mapping[str, FileInfo] | None = None) -> dict[str, FileInfo]:
     """The files of a data set; downloads that nobody fills any more are removed.
 
@@ -336,7 +292,7 @@ def _is_stale(partial: Path) -> bool:
     except FileNotFoundError:
         return True
     try:
-        if is_stale := _try_lock(descriptor):
+        if is_stale := try_lock(descriptor):
             partial.unlink(missing_ok=True)
         return is_stale
     finally:
@@ -349,7 +305,7 @@ def _is_in_use(folder: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        return not _try_lock(descriptor)
+        return not try_lock(descriptor)
     finally:
         unlock_and_close(descriptor)
 

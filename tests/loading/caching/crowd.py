@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.format.manifest import Manifest
 from pipeline.loading.caching import download
-from pipeline.loading.caching.folder import locked
+from pipeline.loading.caching.locks import locked
 from pipeline.loading.caching.shard_cache import ShardCache
 from tests.loading.caching.samples import PART_BYTES, SHARD_BYTES, Source, in_turn
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.loading.caching.folder import CachedFile, CacheFolder, unlock_and_close
+from pipeline.loading.caching.folder import CachedFile, CacheFolder
+from pipeline.loading.caching.locks import unlock_and_close
 
 SHA256, OTHER_SHA256 = "a" * 64, "b" * 64
 

@@ -28,8 +28,8 @@ from pipeline.loading.caching.folder import (
     CacheFolder,
     cache_directory,
     require_local,
-    unlock_and_close,
 )
+from pipeline.loading.caching.locks import unlock_and_close
 from pipeline.loading.caching.shard_cache import ShardCache
 from pipeline.loading.shard_reader import ShardReader
 from tests.loading.caching.samples import PART_BYTES, SHARD_BYTES, Source, in_turn, settle, write_shards
