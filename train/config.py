@@ -35,8 +35,10 @@ OPTIMIZERS = {"muon": Rates(0.03, 6.0), "adamw": Rates(2e-3, 0.01)}
 """The optimisers that `optim.build_optimizer` knows."""
 NETWORKS = ("unet-xs", "unet-s", "unet-m", "net", "convgen")
 """The networks that `networks.build_network` knows by name, beside unet-W."""
-LOSSES = ("bce", "bce+ssim", "combined")
-"""The recipes of `losses.RECIPES`."""
+LOSSES = {"bce": 2.0, "bce+ssim": 2.0, "combined": 4.0}
+"""The recipes of `losses.RECIPES`, and the mask's weight in each; that of the original is 2."""
+BATCH_SIZES = {"cpu": 8, "cuda": 64}
+"""By type of device: small batches learn more from a set, large ones keep a GPU busy."""
 CHECKPOINTS = ("best", "last")
 """Checkpoints of a run that can be evaluated, exported and used to predict."""
 PAIRS_AT_ONCE, MOST_PAIRS_AT_ONCE = 16, 64
@@ -46,6 +48,7 @@ BUDGETS = ("epochs", "sets", "minutes")
 
 SETTINGS_OF_OLD_RUNS: Settings = {  # values that checkpoints written before a setting existed were trained with
     "loss": "bce+ssim",
+    "mask_weight": 2.0,
     "sets": None,
     "minutes": None,
     "schedule": "cosine",
@@ -155,8 +158,14 @@ class Config:
         expected=f"a number above 0 and at most {MOST_MINUTES:.0f}, such as 10",
     )
     """How long to train, the validations between epochs included; how far it gets depends on the machine."""
-    batch_size: int = setting(64, "Sets a step.", minimum=1, maximum=MOST_BATCH)
-    """Sets a step, over all devices."""
+    batch_size: int = setting(
+        None,
+        "Sets a step.",
+        minimum=1,
+        maximum=MOST_BATCH,
+        shown_default=f"{BATCH_SIZES['cpu']} on a CPU, {BATCH_SIZES['cuda']} on GPUs",
+    )
+    """Sets a step, over all devices; None until `on_device` is told where."""
     size: int = setting(
         128,
         "Height and width in pixels; a multiple of 16.",
@@ -216,10 +225,16 @@ class Config:
     """Whether the network learns the depth too, or the mask alone."""
     model: str = setting("unet-s", f"The network: {', '.join(NETWORKS)}, or unet-W of W channels, as unet-16.")
     """The network: unet-xs, unet-s, unet-m, the original's net and convgen, or unet-W with W channels at half size."""
-    loss: str = setting("combined", "bce and bce+ssim are those of the original.", choices=LOSSES)
+    loss: str = setting("combined", "bce and bce+ssim are those of the original.", choices=tuple(LOSSES))
     """The loss that is minimised: a recipe of `losses.RECIPES`."""
-    mask_weight: float = setting(2.0, "Weight of the mask's loss in the sum.", minimum=0, maximum=MOST_WEIGHT)
-    """Weight of the mask's loss in the sum."""
+    mask_weight: float = setting(
+        None,
+        "Weight of the mask's loss in the sum.",
+        minimum=0,
+        maximum=MOST_WEIGHT,
+        shown_default=f"{LOSSES['combined']:g} of combined, else 2",
+    )
+    """Weight of the mask's loss in the sum; None stands for the loss's own."""
     depth_weight: float = setting(1.0, "Weight of the depth's loss in the sum.", minimum=0, maximum=MOST_WEIGHT)
     """Weight of the depth's loss in the sum."""
     device: str = setting("auto", "auto: the GPU if there is one.", choices=DEVICES)
@@ -292,8 +307,13 @@ class Config:
     def __post_init__(self) -> None:
         object.__setattr__(self, "device", str(self.device))  # PyTorch has devices of its own
         for entry in fields(self):
-            if entry.name in Rates._fields and getattr(self, entry.name) is None:  # "optimizer" was checked before
-                object.__setattr__(self, entry.name, getattr(OPTIMIZERS[self.optimizer], entry.name))
+            if getattr(self, entry.name) is None:  # what decides was checked before: fields are in this order
+                if entry.name in Rates._fields:
+                    object.__setattr__(self, entry.name, getattr(OPTIMIZERS[self.optimizer], entry.name))
+                elif entry.name == "mask_weight":
+                    object.__setattr__(self, entry.name, LOSSES[self.loss])
+                elif entry.name == "batch_size":
+                    continue
             if entry.name != "device" or not re.fullmatch(r"cuda(:\d{1,4})?", self.device):
                 entry.metadata["option"].check(entry.name, getattr(self, entry.name), kinds_of(entry))
         budgets = [flag(name, value) for name in BUDGETS if (value := getattr(self, name)) is not None]
@@ -322,6 +342,10 @@ class Config:
     def validation_split(self) -> str:
         """Name of the split that is validated on."""
         return "peer-val" if self.peer_protocol else "val"
+
+    def on_device(self, kind: str) -> "Config":
+        """The same for a type of device, cpu or cuda: with a batch size."""
+        return self if self.batch_size else replace(self, batch_size=BATCH_SIZES[kind])
 
     def settings(self) -> Settings:
         """The settings that decide the result of the run, as its checkpoints keep them."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.errors import InputError
-from train.config import Config
+from train.config import LOSSES, Config
 from train.model import Prediction
 
 EDGE_BAND = 5  # pixels: the width of the window that must hold foreground and background for a pixel to be at an edge
@@ -65,13 +65,17 @@ class Criterion(nn.Module):
     def __init__(
         self,
         name: str = Config.loss,
-        mask_weight: float = Config.mask_weight,
+        mask_weight: float | None = None,
         depth_weight: float = Config.depth_weight,
     ) -> None:
-        """`name` is one of RECIPES; raises `InputError` for any other, and for weights that are not 0 or more."""
+        """`name` is one of RECIPES; raises `InputError` for any other, and for weights that are not 0 or more.
+
+        `mask_weight` None: the recipe's own.
+        """
         super().__init__()
         if name not in RECIPES:
             raise InputError(f"loss {name!r}: expected one of {', '.join(RECIPES)}")
+        mask_weight = LOSSES[name] if mask_weight is None else mask_weight
         for what, weight in (("mask", mask_weight), ("depth", depth_weight)):
             if not 0 <= weight < float("inf"):
                 raise InputError(f"weight {weight} of the {what} loss: expected 0 or more")

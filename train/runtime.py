@@ -58,6 +58,7 @@ def open_loader(
 
     Raises `InputError` as `Loader` does.
     """
+    config = config.on_device(device.type)
     return Loader(
         config.shards,
         split or config.training_split,

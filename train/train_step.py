@@ -33,7 +33,8 @@ class Learner:
 
     def __init__(self, config: Config, device: torch.device, ranks: Distributed = SINGLE) -> None:
         """Build the network with the weights that `config.seed` decides, the same on all ranks."""
-        self.config, self.device, self._ranks = config, device, ranks
+        self.config = config = config.on_device(device.type)
+        self.device, self._ranks = device, ranks
         forbid_tf32()
         torch.manual_seed(config.seed)  # for the first weights; nothing after them is drawn at random
         # channels_last: convolutions of many channels are faster so, on both devices.

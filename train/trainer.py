@@ -90,6 +90,7 @@ class Trainer:
     def _open(self, config: Config, resume: Resume, given: Collection[str], override: bool, opened: ExitStack) -> None:
         ranks = self.ranks
         self.device = torch_device(config.device)
+        config = config.on_device(self.device.type)
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)  # for what asks for the current device: DALI, formats, memory
         if ranks.first:

@@ -23,7 +23,7 @@ from train.config import (
     Settings,
     kinds_of,
 )
-from train.losses import RECIPES
+from train.losses import RECIPES, Criterion
 from train.networks import ORIGINALS, UNETS
 from train.optim import learning_rate
 
@@ -31,7 +31,7 @@ FIELDS = {entry.name: entry for entry in dataclasses.fields(Config)}
 
 
 def test_the_choices_are_those_that_the_heavy_modules_know() -> None:
-    assert tuple(RECIPES) == LOSSES
+    assert tuple(RECIPES) == tuple(LOSSES)
     assert (*UNETS, *ORIGINALS) == NETWORKS
     assert ("auto", *devices.DEVICES) == DEVICES
     assert ("auto", "off", *PLACES) == RESIDENT
@@ -101,7 +101,7 @@ def test_every_setting_has_a_help_and_a_default_within_its_limits() -> None:
     for name, entry in FIELDS.items():
         assert entry.metadata["option"].help.endswith(".")
         if entry.default is not dataclasses.MISSING:
-            default = getattr(Config("shards", "out"), name)
+            default = getattr(Config("shards", "out").on_device("cpu"), name)
             entry.metadata["option"].check(name, default, kinds_of(entry))
 
 
@@ -112,6 +112,19 @@ def test_each_optimizer_has_rates_of_its_own_where_none_are_given(optimizer: str
     assert all(config.settings()[name] == getattr(config, name) for name in ("lr", "weight_decay"))
     assert Config("shards", "out", optimizer=optimizer, lr=0.5, weight_decay=0.0).settings()["lr"] == 0.5
     assert Config("shards", "out", optimizer=optimizer, lr=0.5, weight_decay=0.0).weight_decay == 0
+
+
+def test_the_mask_weighs_as_its_loss_has_it_where_nothing_is_given() -> None:
+    weights = {loss: Config("shards", "out", loss=loss).mask_weight for loss in LOSSES}
+    assert weights == LOSSES == {loss: Criterion(loss).mask_weight for loss in LOSSES}
+    assert Config("shards", "out", mask_weight=0.0).mask_weight == 0
+
+
+def test_the_batch_is_small_on_a_cpu_and_large_on_a_gpu_where_no_size_is_given() -> None:
+    config = Config("shards", "out")
+    assert (config.on_device("cpu").batch_size, config.on_device("cuda").batch_size) == (8, 64)
+    assert Config("shards", "out", batch_size=5).on_device("cuda").batch_size == 5
+    assert config.resumed(config.on_device("cuda").settings(), given=()).on_device("cpu").batch_size == 64
 
 
 def test_a_run_of_before_there_was_a_choice_of_optimizers_goes_on_with_adamw() -> None:

@@ -183,12 +183,14 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_sets_each_by_itself(name: str)
 
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("missing", ["head", "label"])
-def test_without_depth_the_total_is_twice_the_mask_and_nothing_of_depth_has_a_name(name: str, missing: str) -> None:
+def test_without_depth_the_total_is_the_mask_by_its_weight_and_nothing_of_depth_has_a_name(
+    name: str, missing: str
+) -> None:
     mask, depth = ((plane() * 255).byte() for _ in range(2))
     prediction = Prediction(plane() * 4 - 2, None if missing == "head" else plane())
     losses = Criterion(name)(prediction, mask, None if missing == "label" else depth)
     assert losses.depth is None
-    torch.testing.assert_close(losses.total, 2 * losses.mask)
+    torch.testing.assert_close(losses.total, (4 if name == "combined" else 2) * losses.mask)
     assert not [part for part in losses.named() if "depth" in part]
 
 
