@@ -35,7 +35,7 @@ OPTIMIZERS = {"muon": Rates(0.03, 6.0), "adamw": Rates(2e-3, 0.01)}
 """The optimisers that `optim.build_optimizer` knows."""
 NETWORKS = ("unet-xs", "unet-s", "unet-m", "net", "convgen")
 """The networks that `networks.build_network` knows by name, beside unet-W."""
-LOSSES = {"bce": 2.0, "bce+ssim": 2.0, "combined": 4.0}
+LOSSES = {"bce": 2.0, "bce+ssim": 2.0, "combined": 6.0}
 """The recipes of `losses.RECIPES`, and the mask's weight in each; that of the original is 2."""
 BATCH_SIZES = {"cpu": 8, "cuda": 64}
 """By type of device: small batches learn more from a set, large ones keep a GPU busy."""
@@ -243,8 +243,10 @@ class Config:
         "auto", "Where decoded sets stay for later epochs; auto: where there is room.", choices=RESIDENT
     )
     """Where decoded sets stay for later epochs: device, host, auto (where there is room), or off."""
-    augment: bool = setting(False, "Mirror, crop, shift, and change brightness, contrast and noise.")
-    """Whether training sets are mirrored, cropped, shifted and changed in brightness, contrast and noise."""
+    mirror: bool = setting(True, "Mirror half of the sets, left to right.")
+    """Whether half of the training sets, drawn anew in each epoch, are mirrored left to right."""
+    augment: bool = setting(False, "Crop, shift, and change brightness, contrast and noise, too.")
+    """Whether training sets are cropped, shifted and changed in brightness, contrast and noise, too."""
     peer_protocol: bool = setting(False, "LEAKING: train on a random split by set, as published numbers do.")
     """Whether to train on a random split by set, LEAKING, as published numbers do."""
     precision: str = setting(
@@ -409,7 +411,8 @@ def _alike(name: str, one: object, other: object) -> bool:
 
 def whole_settings(saved: Mapping[str, int | float | str | None]) -> Settings:
     """The settings in a checkpoint, with those that did not exist yet when it was written."""
-    return {**SETTINGS_OF_OLD_RUNS, "model": network_name(saved), **saved}
+    mirror = saved.get("augment", False)  # which was a part of it
+    return {**SETTINGS_OF_OLD_RUNS, "model": network_name(saved), "mirror": mirror, **saved}
 
 
 def flag(name: str, value: object) -> str:

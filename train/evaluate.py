@@ -115,9 +115,7 @@ def open_split(
     smaller number are among those of a larger. Raises `InputError` as `Loader` does.
     """
     manifest = Manifest.load(run.config.shards)
-    config = replace(
-        run.config, depth=run.config.depth and "depth" in manifest.parts, resident="off", augment=False, window=None
-    )
+    config = replace(run.config, depth=run.config.depth and "depth" in manifest.parts, resident="off", window=None)
     asked = protocol(split, peer=peer)
     loader = open_loader(config, device, asked.scored, shuffle=False)
     rows, backgrounds, foregrounds = loader.rows(), np.array(loader.index["bg"]), np.array(loader.index["fg"])

@@ -56,11 +56,13 @@ class Muon(AdamW):
 
     def _step_matrices(self, parameters: list[Tensor], rate: float | Tensor, weight_decay: float) -> None:
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        counted: float | Tensor = 1.0
         if (overflowed := getattr(self, "found_inf", None)) is not None:  # set by GradScaler: 1 where fp16 overflowed
             gradients = [torch.where(overflowed > 0, 0.0, gradient) for gradient in gradients]
-            rate = rate * (1 - overflowed)
+            counted = 1 - overflowed
+            rate = rate * counted
         momenta = [self.state[parameter]["momentum"] for parameter in parameters]
-        torch._foreach_add_([self.state[parameter]["step"] for parameter in parameters], 1.0)
+        torch._foreach_add_([self.state[parameter]["step"] for parameter in parameters], counted)
         torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
         ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)  # Nesterov's
         torch._foreach_mul_(parameters, 1 - rate * weight_decay)

@@ -54,7 +54,7 @@ def open_loader(
     shuffle: bool = True,
     ranks: Distributed = SINGLE,
 ) -> Loader:
-    """A loader of one split of a run's shards, by default of that for training.
+    """A loader of one split of a run's shards, by default of that for training; augmented where it shuffles.
 
     Raises `InputError` as `Loader` does.
     """
@@ -76,10 +76,18 @@ def open_loader(
         window=config.window,
         resident=config.resident,
         threads=ranks.cores,
-        augmentation=Augmentation() if config.augment else None,
+        augmentation=augmentation_of(config) if shuffle else None,
         max_bad_share=config.max_bad_share,
         hw_decoder_load=0.0 if config.deterministic else config.hw_decoder_load,
     )
+
+
+def augmentation_of(config: Config) -> Augmentation | None:
+    """How training sets are changed."""
+    mirror = Augmentation.mirror if config.mirror else 0.0
+    if config.augment:
+        return Augmentation(mirror=mirror)
+    return Augmentation(mirror, crop=1.0, brightness=0.0, contrast=0.0, noise=0.0, shift=0.0) if mirror else None
 
 
 def number_format(precision: str, device: torch.device) -> str:

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -9,6 +10,7 @@ import torch
 from pipeline import devices
 from pipeline.errors import InputError
 from pipeline.limits import URL_WINDOW
+from pipeline.loading.augment import OFF, Augmentation
 from pipeline.loading.sample_cache import PLACES
 from pipeline.packing import encode_planes
 from train.config import (
@@ -26,6 +28,7 @@ from train.config import (
 from train.losses import RECIPES, Criterion
 from train.networks import ORIGINALS, UNETS
 from train.optim import learning_rate
+from train.runtime import augmentation_of
 
 FIELDS = {entry.name: entry for entry in dataclasses.fields(Config)}
 
@@ -125,6 +128,23 @@ def test_the_batch_is_small_on_a_cpu_and_large_on_a_gpu_where_no_size_is_given()
     assert (config.on_device("cpu").batch_size, config.on_device("cuda").batch_size) == (8, 64)
     assert Config("shards", "out", batch_size=5).on_device("cuda").batch_size == 5
     assert config.resumed(config.on_device("cuda").settings(), given=()).on_device("cpu").batch_size == 64
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_a_run_of_before_mirrors_could_be_had_alone_goes_on_as_it_was(augment: bool) -> None:
+    old: Settings = {"lr": 3e-3, "weight_decay": 0.01, "model": "unet-8", "augment": augment}
+    going_on = Config("shards", "out").resumed(old, given=())
+    assert (going_on.mirror, going_on.augment) == (augment, augment)
+    assert augmentation_of(going_on) == (Augmentation() if augment else None)
+
+
+def test_sets_are_mirrored_alone_or_changed_in_all_ways() -> None:
+    alone = augmentation_of(Config("shards", "out"))
+    assert alone is not None
+    assert {name: value for name, value in asdict(alone).items() if value != OFF[name]} == {"mirror": 0.5}
+    assert augmentation_of(Config("shards", "out", augment=True)) == Augmentation()
+    assert augmentation_of(Config("shards", "out", augment=True, mirror=False)) == Augmentation(mirror=0.0)
+    assert augmentation_of(Config("shards", "out", mirror=False)) is None
 
 
 def test_a_run_of_before_there_was_a_choice_of_optimizers_goes_on_with_adamw() -> None:

@@ -190,7 +190,7 @@ def test_without_depth_the_total_is_the_mask_by_its_weight_and_nothing_of_depth_
     prediction = Prediction(plane() * 4 - 2, None if missing == "head" else plane())
     losses = Criterion(name)(prediction, mask, None if missing == "label" else depth)
     assert losses.depth is None
-    torch.testing.assert_close(losses.total, (4 if name == "combined" else 2) * losses.mask)
+    torch.testing.assert_close(losses.total, (6 if name == "combined" else 2) * losses.mask)
     assert not [part for part in losses.named() if "depth" in part]
 
 

@@ -219,7 +219,7 @@ def test_the_run_leaves_numbers_pictures_curves_and_checkpoints(whole: Path) -> 
         ("train", 3, 1), ("train", 4, 1), ("val", 4, 1), ("train", 6, 2), ("train", 8, 2), ("val", 8, 2),
     ]  # fmt: skip
     for line in read:
-        assert line["loss"] == pytest.approx(4 * line["mask_loss"] + line["depth_loss"], rel=1e-5)
+        assert line["loss"] == pytest.approx(6 * line["mask_loss"] + line["depth_loss"], rel=1e-5)
         if line["kind"] == "train":
             assert line["sets_seen"] == 16 * line["step"]
             assert 0 <= line["stall_share"] <= 1
@@ -242,7 +242,7 @@ def test_without_depth_no_trace_of_it_is_left(mask_alone: Path, whole: Path) -> 
     assert [(line["kind"], line["step"]) for line in read] == [(line["kind"], line["step"]) for line in lines(whole)]
     for line in read:
         assert not [name for name in line if "depth" in name]
-        assert line["loss"] == pytest.approx(4 * line["mask_loss"], rel=1e-6)
+        assert line["loss"] == pytest.approx(6 * line["mask_loss"], rel=1e-6)
         assert all(np.isfinite(value) for value in line.values() if not isinstance(value, str))
     checkpoint = load(mask_alone / "last.pt")
     assert checkpoint.state["settings"]["depth"] is False
