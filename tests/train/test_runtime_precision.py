@@ -142,7 +142,7 @@ def test_a_run_in_float16_resumes_to_the_same_bits(packed: Path, tmp_path: Path)
 
 def in_float16(shards: Path, out: Path) -> None:
     with Distributed.from_environment("cpu") as ranks:
-        # AdamW: Muon's steps are of one length, however small the gradient is, and how that is rounded decides where to.
+        # AdamW: Muon makes steps of one length of any gradient, and rounding decides where they lead.
         config = configuration(shards, out, precision="fp16", optimizer="adamw", log_every=1)
         fit(Trainer(config, ranks=ranks, say=lambda line: None))
 
