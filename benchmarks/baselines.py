@@ -181,7 +181,7 @@ class Study:
         shards = ["--shards", str(self.work / "data" / baseline.data), "--device", self.device]
         flags = [
             "--model", baseline.network, "--loss", baseline.loss, "--lr", f"{baseline.lr:g}",
-            "--optimizer", "adamw",
+            "--optimizer", "adamw", "--mask-weight", "2", "--no-mirror",
             f"--{baseline.budget}", baseline.spent, *self.training_flags, *([] if baseline.depth else ["--no-depth"]),
         ]  # fmt: skip
         # Minutes are those of one process on a quiet machine: a run that was stopped is none of them.

@@ -33,7 +33,7 @@ from train.config import BUDGETS
 from train.scoring import describe
 
 ROOT = Path(__file__).parent.parent
-CODE = ("pipeline", "train", "benchmarks/speedrun_training.py")  # what a result depends on
+CODE = ("pipeline", "train", "tools/before_torch.py", "benchmarks/speedrun_training.py")  # what a result depends on
 PHOTOS = ("photos", "photos-hard")  # data sets without depth
 DATA = (*baseline_results.DATA, "photos-hard")
 SETS = 40_000  # of training, where nothing else is asked for

@@ -159,6 +159,7 @@ class TimedTraining:
 
 def train_and_test(config: Config, every: int, device: torch.device) -> Trained:
     """A whole run. Raises `InputError` where there is no set to be scored."""
+    config = config.on_device(device.type)
     echo(describe_device(config, device, 1))
     with open_loader(config, device) as loader:
         learner = Learner(config, device)

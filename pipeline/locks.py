@@ -109,8 +109,8 @@ def locked(
     machine that has ended, and for any other the message says which file to remove.
 
     With `patience_sec` (0 or STALE_SEC) the lock of a process elsewhere is waited for that long: a machine that is gone
-    may have left it. A file that is the lock is then taken over if nobody has renewed it. `say` is told of both. One of
-    this machine, which is known to live, is waited for with `also_here`: where they have it for moments.
+    may have left it. A file that is the lock is then taken over if nobody has renewed it. `say` is told of both. With
+    `also_here`, that of a process of this machine, which is known to live, is waited for, too: for locks of moments.
     """
     path, descriptor = _wait_and_lock(folder, patience_sec, say, also_here=also_here)
     ended = Event()
@@ -143,14 +143,17 @@ def _wait_and_lock(
             return _lock(folder)
         except AtWork as busy:
             owner = _read_owner(folder / OWNED) or _read_owner(folder / LOCK)
-            if owner and Owner.of_process(owner.pid) == owner and not also_here:
+            lives = owner is not None and Owner.of_process(owner.pid) == owner
+            if lives and not also_here:
                 raise
             waited_sec = time.monotonic() - begun
             if patience_sec and waited_sec >= TELL_SEC and not told:
                 say(f"{busy}; looking for up to {patience_sec:.0f} s whether it ends")
                 told = True
             if waited_sec >= patience_sec:
-                if not patience_sec or not before or _renewed(folder) != before or not _remove_owned(folder, owner):
+                if lives or not patience_sec or not before or _renewed(folder) != before:
+                    raise
+                if not _remove_owned(folder, owner):
                     raise
                 say(f"{folder}: {owner or 'its owner'}, which was at work in it, is gone; this one goes on")
                 patience_sec = 0.0

@@ -13,6 +13,7 @@ import os
 # have used it. They never spin where the user says so.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("KMP_BLOCKTIME", "1")  # ms, of LLVM's and Intel's OpenMP, which know no count
     os.environ["OMP_WAIT_POLICY"] = "ACTIVE"
 
 MMAP_THRESHOLD, TRIM_THRESHOLD, TOP_PAD = -3, -1, -2  # of mallopt(3)

@@ -90,8 +90,10 @@ def train(config: Config, going_on: "Resume", given: Collection[str], *, overrid
                 echo(f"report: {write_report(trainer.place, config.shards, trainer.device)}")
         try:
             ranks.barrier()  # the first may still score: torchrun on another machine waits 5 minutes for it, then ends
+        except RankLost:  # after the last step: for the first the run is complete, the others cannot know
+            return 0 if ranks.first else UNFINISHED
         except InputError:
-            if not ranks.first:  # for which the run is complete, whoever was lost meanwhile
+            if not ranks.first:
                 raise
     return 0
 

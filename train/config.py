@@ -82,6 +82,7 @@ MAY_CHANGE = (
 FIXED = {  # what no run can change, and what it decides
     **dict.fromkeys(("batch_size", "seed", "window", "peer_protocol"), "the order of the sets"),
     **dict.fromkeys(("model", "depth"), "the network's weights"),
+    "optimizer": "the optimiser's state",
 }
 
 
@@ -190,7 +191,7 @@ class Config:
         "Decay of convolution weights; of adamw, each step takes lr times this off; of muon, see docs/training.md.",
         minimum=0,
         maximum=MOST_WEIGHT,
-        expected=f"a number from 0 to {MOST_WEIGHT:.0f}, such as 0.01",
+        expected=f"a number from 0 to {MOST_WEIGHT:.0f}, such as 6 of muon or 0.01 of adamw",
         shown_default=" or ".join(f"{of.weight_decay:g} of {name}" for name, of in OPTIMIZERS.items()),
     )
     """Decay of convolution weights; norms and biases have none. Of AdamW, each step takes lr times this off; of Muon

@@ -13,6 +13,7 @@ from train.muon import Muon, parameters_by_optimizer
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW keeps of each parameter."""
 RISE, FIRST, LAST = 0.3, 1 / 25, 1 / 25e4  # of one-cycle: share of the run, rates at its two ends
+MOST_OF_RUN = 0.02  # that a step is taken for; of a run of some minutes, validation and compilation may take more
 LEAST_RISE = 0.01  # of the highest rate: a linear rise that began at 0 would waste a step
 
 
@@ -26,13 +27,15 @@ def set_rates(optimizer: Optimizer, config: Config, progress: float, former: flo
     """Set the rates of the step at `progress`, 0..1, of a run; that of the step before was `former`.
 
     Of Muon's weights, a step that is 1/N of the run takes off rate / highest rate * decay / N: a run of any length
-    forgets alike, in terms of itself, as is best for AdamW, too (Wang and Aitchison 2024, arXiv 2405.13698).
+    forgets alike, in terms of itself, as is best for AdamW, too (Wang and Aitchison 2024, arXiv 2405.13698). No step
+    forgets as if it were more than MOST_OF_RUN, however much time has passed, or less than none: a run may be resumed
+    with a greater length.
     """
     rate = learning_rate(progress, config.lr, config.warmup, config.schedule)
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("share", 1.0)
         if "decay_of_run" in group:
-            group["weight_decay"] = group["decay_of_run"] * (progress - former) / config.lr
+            group["weight_decay"] = group["decay_of_run"] * min(MOST_OF_RUN, max(0.0, progress - former)) / config.lr
 
 
 def kept_by_parameter(network: nn.Module, optimizer: str) -> list[tuple[nn.Parameter, tuple[str, ...]]]:

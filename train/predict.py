@@ -80,9 +80,8 @@ class Predictor:
         pictures = torch.from_numpy(np.stack(good)).to(self._device)  # uint8 [N,2,size,size]
         with torch.inference_mode():
             mask_logits, depth = self._run.network(pictures[:, :1].contiguous(), pictures[:, 1:].contiguous())
-            if not mask_logits.isfinite().all() or not (
-                depth is None or depth.isfinite().all()
-            ):  # waits for the device
+            both = torch.cat([mask_logits, *([] if depth is None else [depth])])
+            if not both.isfinite().all():  # waits for the device
                 raise InputError(
                     f"{self._run.checkpoint}: the network predicts values that are no numbers; predict with another"
                 )

@@ -13,7 +13,7 @@ import torch
 
 from pipeline.devices import gpu_problem
 from pipeline.errors import InputError
-from pipeline.loading.augment import Augmentation
+from pipeline.loading.augment import OFF, Augmentation
 from pipeline.loading.loader import Loader
 from train.config import Config
 from train.distributed import SINGLE, Distributed
@@ -87,7 +87,7 @@ def augmentation_of(config: Config) -> Augmentation | None:
     mirror = Augmentation.mirror if config.mirror else 0.0
     if config.augment:
         return Augmentation(mirror=mirror)
-    return Augmentation(mirror, crop=1.0, brightness=0.0, contrast=0.0, noise=0.0, shift=0.0) if mirror else None
+    return Augmentation(**(OFF | {"mirror": mirror})) if mirror else None
 
 
 def number_format(precision: str, device: torch.device) -> str:

@@ -219,11 +219,12 @@ class Trainer:
             raise
 
     def _keep(self, epoch: int) -> None:
-        """Save the run as it was after the last step, for which this rank may have a next batch. A collective."""
+        """Save the run as after its last step; the loader may be a batch ahead. A collective."""
         if self.meter.steps:
             self._read_meter(epoch)
         if self.step:
             self._save(LAST, self._position)
+        self.ranks.barrier()  # no rank ends, and has the others ended, before that is written
 
     def _say_what_fits(self) -> None:
         """On a CPU, what other networks would take, where this one takes long."""
@@ -269,6 +270,8 @@ class Trainer:
         if self.meter.steps:
             self._read_meter(epoch)
         self._epochs_here += 1
+        # Muon multiplies matrices, which processors of other kinds, or with other threads, round otherwise.
+        self.ranks.copy_from_first(self.learner.network.parameters())
         if self.loader.residency and self._epochs_here <= SYNCED_EPOCHS and not self.over:
             if self.ranks.world > 1:
                 self.loader.sync_cache()

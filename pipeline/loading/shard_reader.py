@@ -184,7 +184,7 @@ class ShardReader:
         except OSError as error:
             failure = error
         if isinstance(self.location, Url):
-            storage_of(self.location).read(MANIFEST, 0, 1)  # a new client asks for seconds: this one has for minutes
+            storage_of(self.location).read(MANIFEST, 0, 1)  # by a new client, which gives up after seconds
             try:  # it answers, perhaps again
                 return self.storage.read(name, offset, size)
             except OSError as error:

@@ -51,7 +51,7 @@ def test_the_choices_are_those_that_the_heavy_modules_know() -> None:
         ("size", 100, "--size 100: expected a multiple of 16 from 32 to 4096, such as 128"),
         ("lr", 0.0, "--lr 0.0: expected a number above 0 and at most 1000, such as 0.002"),
         ("lr", math.inf, "--lr inf: expected a number above 0 and at most 1000"),
-        ("weight_decay", math.nan, "--weight-decay nan: expected a number from 0 to 1000, such as 0.01"),
+        ("weight_decay", math.nan, "--weight-decay nan: expected a number from 0 to 1000, such as 6 of muon"),
         ("warmup", 1.0, "--warmup 1.0: expected a share of all steps from 0 to below 1"),
         ("ema", 1.0, "--ema 1.0: expected a decay below 1 such as 0.999, or 0 for none"),
         ("hw_decoder_load", 1.5, "--hw-decoder-load 1.5: expected a share of the JPEGs from 0 to 1"),

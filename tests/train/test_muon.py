@@ -111,7 +111,17 @@ def test_all_convolutions_but_the_last_are_orthogonalised(name: str) -> None:
     assert sum(parameter.ndim == 4 for parameter in others) == 2
 
 
-@pytest.mark.parametrize("steps", [4, 16])
+@pytest.mark.parametrize(("progress", "former", "share"), [(0.5, 1.0, 0.0), (0.4, 0.0, 0.02), (0.31, 0.3, 0.01)])
+def test_no_step_forgets_as_if_it_were_a_large_part_of_the_run_or_less_than_none(
+    progress: float, former: float, share: float
+) -> None:
+    config = Config("shards", "out", lr=0.02)
+    optimizer = build_optimizer(layers(), config)
+    set_rates(optimizer, config, progress, former)
+    assert optimizer.param_groups[0]["weight_decay"] * config.lr == pytest.approx(config.weight_decay * share)
+
+
+@pytest.mark.parametrize("steps", [64, 256])
 def test_a_run_of_any_length_forgets_the_same_share_of_its_first_weights(steps: int) -> None:
     config = Config("shards", "out", weight_decay=0.1, warmup=0.0, lr=0.02)
     optimizer = build_optimizer(layers(), config)

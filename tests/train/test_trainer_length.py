@@ -143,6 +143,7 @@ def test_all_that_differs_is_listed_and_may_be_overridden(packed: Path, half: Pa
 
 
 @pytest.mark.parametrize(("name", "value", "what"), [("model", "unet-8", "the network's weights"),
+                                                     ("optimizer", "adamw", "the optimiser's state"),
                                                      ("batch_size", 8, "the order of the sets"),
                                                      ("peer_protocol", True, "the order of the sets")])  # fmt: skip
 def test_what_makes_it_another_run_cannot_be_overridden(
