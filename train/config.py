@@ -35,7 +35,7 @@ OPTIMIZERS = {"muon": Rates(0.03, 6.0), "adamw": Rates(2e-3, 0.01)}
 """The optimisers that `optim.build_optimizer` knows."""
 NETWORKS = ("unet-xs", "unet-s", "unet-m", "net", "convgen")
 """The networks that `networks.build_network` knows by name, beside unet-W."""
-LOSSES = {"bce": 2.0, "bce+ssim": 2.0, "combined": 6.0}
+LOSSES = {"bce": 2.0, "bce+ssim": 2.0, "combined": 2.0, "sharp": 6.0}
 """The recipes of `losses.RECIPES`, and the mask's weight in each; that of the original is 2."""
 BATCH_SIZES = {"cpu": 8, "cuda": 64}
 """By type of device: small batches learn more from a set, large ones keep a GPU busy."""
@@ -226,14 +226,14 @@ class Config:
     """Whether the network learns the depth too, or the mask alone."""
     model: str = setting("unet-s", f"The network: {', '.join(NETWORKS)}, or unet-W of W channels, as unet-16.")
     """The network: unet-xs, unet-s, unet-m, the original's net and convgen, or unet-W with W channels at half size."""
-    loss: str = setting("combined", "bce and bce+ssim are those of the original.", choices=tuple(LOSSES))
+    loss: str = setting("sharp", "bce and bce+ssim are those of the original.", choices=tuple(LOSSES))
     """The loss that is minimised: a recipe of `losses.RECIPES`."""
     mask_weight: float = setting(
         None,
         "Weight of the mask's loss in the sum.",
         minimum=0,
         maximum=MOST_WEIGHT,
-        shown_default=f"{LOSSES['combined']:g} of combined, else 2",
+        shown_default=f"{LOSSES['sharp']:g} of sharp, else 2",
     )
     """Weight of the mask's loss in the sum; None stands for the loss's own."""
     depth_weight: float = setting(1.0, "Weight of the depth's loss in the sum.", minimum=0, maximum=MOST_WEIGHT)

@@ -23,6 +23,7 @@ SCALES = 4  # of the gradient: 1, 2, 4 and 8 pixels
 WINDOW, SIGMA = 11, 1.5  # pixels, of SSIM (Wang et al. 2004)
 C1, C2 = 0.01**2, 0.03**2  # of SSIM, for values in 0..1
 
+SHARPNESS = "mask_sharpness"
 RECIPES: dict[str, dict[str, float]] = {
     "bce": {"mask_bce": 1, "depth_bce": 1},
     "bce+ssim": {"mask_bce": 1, "depth_ssim": 1},
@@ -35,11 +36,14 @@ RECIPES: dict[str, dict[str, float]] = {
         "depth_l1": 1,
     },
 }
+RECIPES["sharp"] = RECIPES["combined"] | {SHARPNESS: 4}
 """Loss recipes by name: the weight of each part in the mask loss or the depth loss.
 
 `bce` and `bce+ssim` are the two stages in which the original was trained. After 6,400 sets `combined` has mask IoU
-0.90, depth SSIM 0.897 and RMSE 0.063, `bce+ssim` 0.86, 0.895 and 0.070; with half its SSIM and a tenth of
-its L1, it has 0.90, 0.891 and 0.073.
+0.90, depth SSIM 0.897 and RMSE 0.063, `bce+ssim` 0.86, 0.895 and 0.070; with half its SSIM and a tenth of its L1, it
+has 0.90, 0.891 and 0.073. `sharp` is `combined` with mask labels that are `sharpened`: a score counts a pixel as
+foreground from one half on, so that near the outline it matters on which side of it a label lies. Masks came out too
+large before, by pixels that are 0.4 to 0.5 foreground: IoU 0.923 where these have 0.929, with Muon after 6,400 sets.
 """
 
 
@@ -80,6 +84,7 @@ class Criterion(nn.Module):
             if not 0 <= weight < float("inf"):
                 raise InputError(f"weight {weight} of the {what} loss: expected 0 or more")
         self.recipe, self.mask_weight, self.depth_weight = RECIPES[name], mask_weight, depth_weight
+        self.sharpness = self.recipe.get(SHARPNESS, 1.0)
         self.ssim = Ssim()
         self.mask_parts: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
             "mask_bce": mask_bce,
@@ -101,6 +106,8 @@ class Criterion(nn.Module):
         `depth_valid`, bool [N,1,H,W], is False in its holes; None: it has none.
         """
         logits, truth = prediction.mask_logits.float(), to_float(mask)  # float32 under autocast, too
+        if self.sharpness != 1:
+            truth = sharpened(truth, self.sharpness)
         mask_parts = {name: part(logits, truth) for name, part in self.mask_parts.items() if name in self.recipe}
         mask_loss, depth_loss = self._weighted(mask_parts), None
         depth_parts: dict[str, Tensor] = {}
@@ -200,6 +207,11 @@ def _pairs(valid: Tensor, dim: int) -> Tensor:
     """Which neighbours along `dim`, of bool [N,1,H,W], are both True."""
     last = valid.shape[dim] - 1
     return valid.narrow(dim, 1, last) & valid.narrow(dim, 0, last)
+
+
+def sharpened(mask: Tensor, by: float) -> Tensor:
+    """A soft mask in 0..1 whose distances from one half are multiplied, in 0..1 again."""
+    return ((mask - 0.5) * by + 0.5).clamp(0, 1)
 
 
 def to_float(picture: Tensor) -> Tensor:

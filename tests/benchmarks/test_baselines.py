@@ -215,7 +215,7 @@ def test_without_photos_that_data_is_left_out_and_said(started: list[Started], t
     ("flags", "told"),
     [
         (["--networks", "unet-s,resnet"], "network 'resnet': expected one of unet-xs"),
-        (["--losses", "bce,l2"], "'l2': expected some of bce, bce+ssim, combined"),
+        (["--losses", "bce,l2"], "'l2': expected some of bce, bce+ssim, combined, sharp"),
         (["--data", "streets"], "'streets': expected some of synthetic, hard, photos"),
         (["--data", "photos"], "--data photos needs --photos DIR"),
         (["--minutes", "0"], "0.0 is not in the range x>0"),
@@ -253,16 +253,16 @@ def test_every_network_with_every_loss_and_each_budget() -> None:
         Baseline("synthetic", network, loss, budget, amount)
         for network in NETWORKS for loss in RECIPES for budget, amount in (("sets", 10), ("minutes", 2))
     }  # fmt: skip
-    assert len(plan) == len(wanted) == 30
+    assert len(plan) == len(wanted) == 40
     assert set(plan) == wanted
-    assert len({baseline.name for baseline in plan}) == 30
+    assert len({baseline.name for baseline in plan}) == 40
     assert Baseline("hard", "net", "bce", "sets", 2e6).name == "hard-net-bce-2000000-sets"
 
 
 def test_without_depth_what_is_the_same_is_trained_once() -> None:
     plan = list(baselines(["photos"], NETWORKS, list(RECIPES), [("sets", 10)]))
     assert [(b.network, b.loss) for b in plan] == [
-        (network, loss) for network in ("convgen", "unet-xs", "unet-s", "unet-m") for loss in ("bce", "combined")
+        (network, loss) for network in ("convgen", "unet-xs", "unet-s", "unet-m") for loss in ("bce", "combined", "sharp")
     ]
     assert network_shapes("net", False) == network_shapes("convgen", False)
     assert network_shapes("net", True) != network_shapes("convgen", True)

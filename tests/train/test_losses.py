@@ -9,7 +9,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.errors import InputError
-from train.losses import RECIPES, Criterion, Ssim, depth_bce, dice_loss, edge_loss, gradient_loss, mask_bce, to_float
+from train.losses import (
+    RECIPES,
+    SHARPNESS,
+    Criterion,
+    Ssim,
+    depth_bce,
+    dice_loss,
+    edge_loss,
+    gradient_loss,
+    mask_bce,
+    sharpened,
+    to_float,
+)
 from train.model import Prediction
 
 RANDOM = torch.Generator().manual_seed(0)
@@ -143,9 +155,11 @@ def test_the_totals_are_the_weighted_sums_of_the_parts(name: str) -> None:
     mask, depth = ((plane() * 255).byte() for _ in range(2))
     prediction = Prediction(plane() * 4 - 2, plane())
     losses = Criterion(name, mask_weight=3, depth_weight=0.25).per_sample(prediction, mask, depth)
-    assert losses.parts.keys() == RECIPES[name].keys()
+    assert losses.parts.keys() == RECIPES[name].keys() - {SHARPNESS}
     for head, total in (("mask", losses.mask), ("depth", losses.depth)):
-        weights = {part: weight for part, weight in RECIPES[name].items() if part.startswith(head)}
+        weights = {
+            part: weight for part, weight in RECIPES[name].items() if part.startswith(head) and part != SHARPNESS
+        }
         torch.testing.assert_close(total, sum(weight * losses.parts[part] for part, weight in weights.items()))
     assert losses.depth is not None
     torch.testing.assert_close(losses.total, 3 * losses.mask + 0.25 * losses.depth)
@@ -190,7 +204,7 @@ def test_without_depth_the_total_is_the_mask_by_its_weight_and_nothing_of_depth_
     prediction = Prediction(plane() * 4 - 2, None if missing == "head" else plane())
     losses = Criterion(name)(prediction, mask, None if missing == "label" else depth)
     assert losses.depth is None
-    torch.testing.assert_close(losses.total, (6 if name == "combined" else 2) * losses.mask)
+    torch.testing.assert_close(losses.total, (6 if name == "sharp" else 2) * losses.mask)
     assert not [part for part in losses.named() if "depth" in part]
 
 
@@ -209,7 +223,7 @@ def test_bfloat16_predictions_are_weighed_in_float32() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("dice",), r"^loss 'dice': expected one of bce, bce\+ssim, combined$"),
+        (("dice",), r"^loss 'dice': expected one of bce, bce\+ssim, combined, sharp$"),
         (("bce", -1.0), "^weight -1.0 of the mask loss: expected 0 or more$"),
         (("bce", 1.0, math.nan), "^weight nan of the depth loss: expected 0 or more$"),
     ],
@@ -299,3 +313,18 @@ def test_what_is_in_a_hole_changes_no_loss_and_gets_no_gradient(name: str) -> No
     everywhere = criterion.per_sample(Prediction(logits, depth), mask, truth, torch.ones_like(HOLES))
     for part, loss in criterion.per_sample(Prediction(logits, depth), mask, truth).named().items():
         torch.testing.assert_close(everywhere.named()[part], loss)
+
+
+def test_sharp_is_combined_with_labels_that_lie_on_one_side_of_a_half() -> None:
+    prediction = Prediction(plane() * 4 - 2, plane())
+    levels = torch.tensor([0, 51, 95, 96, 110, 128, 143, 159, 160, 255], dtype=torch.uint8)
+    mask = levels[torch.arange(prediction.mask_logits.numel()) % len(levels)].view_as(prediction.mask_logits)
+    expected = torch.tensor([0, 0, 0, 0.00588, 0.22549, 0.50784, 0.74314, 0.99412, 1, 1])
+    torch.testing.assert_close(sharpened(to_float(levels), 4), expected, rtol=0, atol=1e-5)
+    depth = (plane() * 255).byte()
+    ours = Criterion("sharp", mask_weight=2)(prediction, mask, depth).named()
+    hard = (sharpened(to_float(mask), 4) * 255).round().byte()
+    theirs = Criterion("combined")(prediction, hard, depth).named()
+    assert ours.keys() == theirs.keys()
+    assert all(abs(ours[name] - theirs[name]) < 2e-3 * theirs[name] for name in ours)
+    assert ours["mask_loss"] != Criterion("combined")(prediction, mask, depth).mask

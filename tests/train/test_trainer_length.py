@@ -131,7 +131,7 @@ def seven_steps(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_all_that_differs_is_listed_and_may_be_overridden(packed: Path, half: Path) -> None:
     config = configuration(packed, half, epochs=None, sets=128, lr=0.5, loss="bce")
     given = {"epochs", "sets", "lr", "loss"}
-    asked, has = "no --epochs --sets 128 --lr 0.5 --loss bce", "--epochs 1 no --sets --lr 0.03 --loss combined"
+    asked, has = "no --epochs --sets 128 --lr 0.5 --loss bce", "--epochs 1 no --sets --lr 0.03 --loss sharp"
     with pytest.raises(InputError, match=rf"^{asked}: the run in .* has {has}; leave out what differs .* --override"):
         Trainer(config, resume=True, given=given)
     trainer = fit(Trainer(config, resume=True, given=given, override=True))
