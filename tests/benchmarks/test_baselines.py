@@ -262,7 +262,9 @@ def test_every_network_with_every_loss_and_each_budget() -> None:
 def test_without_depth_what_is_the_same_is_trained_once() -> None:
     plan = list(baselines(["photos"], NETWORKS, list(RECIPES), [("sets", 10)]))
     assert [(b.network, b.loss) for b in plan] == [
-        (network, loss) for network in ("convgen", "unet-xs", "unet-s", "unet-m") for loss in ("bce", "combined", "sharp")
+        (network, loss)
+        for network in ("convgen", "unet-xs", "unet-s", "unet-m")
+        for loss in ("bce", "combined", "sharp")
     ]
     assert network_shapes("net", False) == network_shapes("convgen", False)
     assert network_shapes("net", True) != network_shapes("convgen", True)
