@@ -45,7 +45,7 @@ gpu-check: $(ENV) $(PEERS)  ## where there is a GPU: is all of it right there, a
 baselines: | $(ENV)  ## every network with every loss, hours: make baselines PHOTOS=DIR FLAGS='--sets 6400 --minutes 10'
 	$(BIN)/python -m benchmarks.baselines runs/baselines $(if $(PHOTOS),--photos '$(PHOTOS)') $(FLAGS)
 
-speedrun: | $(ENV)  ## sets and minutes to targets, over 3 seeds: make speedrun PHOTOS=DIR FLAGS='--minutes 10 -- --lr 3e-3'
+speedrun: | $(ENV)  ## sets and minutes to targets, over 3 seeds: make speedrun PHOTOS=DIR FLAGS='--minutes 10 -- --lr 0.04'
 	$(BIN)/python -m benchmarks.speedrun runs/speedrun $(if $(PHOTOS),--photos '$(PHOTOS)') $(FLAGS)
 
 peers: $(PEERS)  ## the loaders that make bench measures ours beside
