@@ -10,7 +10,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 .PHONY: demo test check fix docs dist bench gpu-check baselines speedrun peers clean
 
 demo: shards/demo/manifest.json  ## synthetic sets -> shards -> a trained network, with pictures
-	$(BIN)/fgbg-train --shards shards/demo --out runs/demo --epochs 6 --model unet-24 --resume auto
+	$(BIN)/fgbg-train --shards shards/demo --out runs/demo --epochs 6 --model unet-16 --resume auto
 
 data/demo: | $(ENV)
 	$(BIN)/fgbg-compose $@ --synthetic --sets 4000 --seed 0
