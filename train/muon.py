@@ -63,10 +63,10 @@ class Muon(AdamW):
             rate = rate * counted
         momenta = [self.state[parameter]["momentum"] for parameter in parameters]
         each = len(parameters)  # lists: of a single number on the device, PyTorch would ask what it is
-        torch._foreach_add_([self.state[parameter]["step"] for parameter in parameters], [counted] * each)
+        torch._foreach_add_([self.state[parameter]["step"] for parameter in parameters], [counted] * each)  # type: ignore[list-item]
         torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
         ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)  # Nesterov's
-        torch._foreach_mul_(parameters, [1 - rate * weight_decay] * each)
+        torch._foreach_mul_(parameters, [1 - rate * weight_decay] * each)  # type: ignore[list-item]
         for places in self._alike:  # as one product of many matrices, which takes fewer calls
             turned = orthogonalised(torch.stack([ahead[place].flatten(1) for place in places])) * rate
             for place, step in zip(places, turned.unbind(), strict=True):
