@@ -374,12 +374,22 @@ def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+def least_descriptors() -> int:
+    """The same, once connections that were closed are gone: the fewest of half a second."""
+    gc.collect()
+    counts = [descriptors()]
+    for _ in range(25):
+        signal.sigtimedwait([], 0.02)
+        counts.append(descriptors())
+    return min(counts)
+
+
 def test_connections_end_with_close(s3: Url) -> None:
     storage = storage_of(s3)
     storage.put("a", BYTES)
     storage.read("a", 0, 1)
     storage.close()
-    before = descriptors()
+    before = least_descriptors()
     storage.put("a", BYTES)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda place: storage.read("a", place, 9), range(64)))

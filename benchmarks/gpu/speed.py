@@ -88,12 +88,14 @@ class Case(NamedTuple):
         return f"{self.model}, batch {self.batch_size}, {self.compile}"
 
 
-def a_step(case: Case, size: int, device: torch.device) -> Callable[[], object]:
+def a_step(case: Case, size: int, device: torch.device, optimizer: str = Config.optimizer) -> Callable[[], object]:
     """A training step of a new network on one batch, which is the same each time.
 
     Its pictures are noise, which a device multiplies no faster than photographs, with a mask in their middle.
     """
-    config = Config(NOWHERE, NOWHERE, model=case.model, batch_size=case.batch_size, compile=case.compile)
+    config = Config(
+        NOWHERE, NOWHERE, model=case.model, batch_size=case.batch_size, compile=case.compile, optimizer=optimizer
+    )
     learner = Learner(config, device)
     random = torch.Generator().manual_seed(0)
     shape = (3, case.batch_size, 1, size, size)
@@ -130,9 +132,12 @@ def counted(step: Callable[[], object]) -> tuple[int, int]:
 
 @functools.cache
 def shares_of(model: str, size: int, device: torch.device) -> tuple[float, float]:
-    """FLOPs of a set in a training step, and its bytes (an estimate) where nothing is fused."""
+    """FLOPs of a set in a training step, and its bytes (an estimate) where nothing is fused.
+
+    Without those of Muon, whose products are of a step and not of a set.
+    """
     sets = 64 if device.type == "cuda" else 2
-    flops, moved = counted(a_step(Case(model, sets, "off"), size, device))
+    flops, moved = counted(a_step(Case(model, sets, "off"), size, device, "adamw"))
     return flops / sets, moved / sets
 
 
