@@ -3,7 +3,6 @@
 import json
 import shlex
 import shutil
-import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -26,7 +25,7 @@ from benchmarks.baseline_results import (
     tables,
     training_time,
 )
-from benchmarks.processes import CommandError, run, seconds_taken
+from benchmarks.processes import CommandError, run, seconds_taken, stoppable
 from pipeline.composing.photos import find_pictures
 from pipeline.errors import InputError
 from pipeline.format.manifest import Manifest, load_index
@@ -46,7 +45,6 @@ RATES = {"original": 1e-3, "unet": 3e-3}
 """Highest learning rates of AdamW, for batches of 32; that of the U-Nets is `make demo`'s."""
 CHECKPOINT_EVERY = 25  # steps; one of `net` takes most of a minute on two cores
 SAME = f"{WITHOUT_DEPTH}: without depth, net is convgen and bce+ssim is bce; each is trained once"
-INTERRUPTED = 130  # what a shell makes of Ctrl-C
 
 
 @dataclass(frozen=True)
@@ -279,9 +277,8 @@ def _names(ctx: click.Context, option: click.Parameter, text: str) -> list[str]:
 @click.option("--seed", type=click.IntRange(0), default=0, help="Of data, first weights and order.")
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="auto: the GPU if there is one.")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="auto", help="Of all networks.")
-@click.pass_context
 def main(
-    ctx: click.Context, /, work: Path, photos: Path | None, sets: int, minutes: float, budget: str,
+    work: Path, photos: Path | None, sets: int, minutes: float, budget: str,
     data: list[str], networks: list[str], losses: list[str], **settings: Any,
 ) -> None:  # fmt: skip
     """Train every network with every loss on every data set, and score it on sets that it has never seen.
@@ -301,14 +298,8 @@ def main(
     study = Study(work, photos, **settings)
     if len(plan) < len(data) * len(networks) * len(losses) * len(budgets):
         echo(SAME)
-    former = signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing that we have started may outlive us
-    try:
+    with stoppable(work):
         results, failed = study.run(plan)
-    except KeyboardInterrupt:
-        echo("", f"stopped; what is done is kept in {work}: the same command goes on", err=True)
-        ctx.exit(INTERRUPTED)
-    finally:
-        signal.signal(signal.SIGTERM, former)
     if results:
         found = machine()
         about = {"machine": found, "command": shlex.join(["python", "-m", "benchmarks.baselines", *sys.argv[1:]]),

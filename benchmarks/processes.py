@@ -7,15 +7,35 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import click
+
 from pipeline.errors import InputError
 from pipeline.resume import atomic_file
+from tools.cli import echo
 
+INTERRUPTED = 130  # what a shell makes of Ctrl-C
 GRACE_SEC = 10.0  # between the wish that a command stops, and its end
+
+
+@contextmanager
+def stoppable(work: Path) -> Iterator[None]:
+    """A context in which Ctrl-C and SIGTERM end the program by one line and the exit code INTERRUPTED.
+
+    Nothing that `run_command` has started may outlive us. The line says that what is done is kept in `work`.
+    """
+    former = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        echo("", f"stopped; what is done is kept in {work}: the same command goes on", err=True)
+        raise click.exceptions.Exit(INTERRUPTED) from None
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 class CommandError(InputError):

@@ -8,7 +8,6 @@ import json
 import random
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,8 +18,8 @@ from pathlib import Path
 import click
 
 from benchmarks import baseline_results
-from benchmarks.baselines import INTERRUPTED, compose, once
-from benchmarks.processes import CommandError
+from benchmarks.baselines import compose, once
+from benchmarks.processes import CommandError, stoppable
 from benchmarks.speedrun_results import draw_chart, numbers, table
 from benchmarks.speedrun_training import Trained, config_of
 from pipeline.composing.photos import find_pictures
@@ -204,9 +203,8 @@ def _words(flags: str) -> list[str]:
 @click.option("--every", type=click.IntRange(1), default=500, help="Sets of training between two scorings.")
 @click.option("--against", metavar="FLAGS", help="Another recipe, in quotes, trained in turn; '' for the defaults.")
 @click.option("--compose-sets", type=click.IntRange(1), default=20_000, help="Sets in each data set, of all splits.")
-@click.pass_context
 def main(
-    ctx: click.Context, /, work: Path, recipe: tuple[str, ...], data: list[str], photos: Path | None, seeds: int,
+    work: Path, recipe: tuple[str, ...], data: list[str], photos: Path | None, seeds: int,
     sets: int | None, minutes: float | None, every: int, against: str | None, compose_sets: int,
 ) -> None:  # fmt: skip
     """Train a recipe with several seeds on fixed data, and tell how soon it reaches its targets on unseen ids.
@@ -233,14 +231,8 @@ def main(
     for flags in recipes.values():
         for name in data:
             speed_run.flags(flags, name, 0)  # tells what is wrong with them before anything is made
-    former = signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing that we have started may outlive us
-    try:
+    with stoppable(work):
         results, failed = speed_run.run(recipes, data, seeds)
-    except KeyboardInterrupt:
-        echo("", f"stopped; what is done is kept in {work}: the same command goes on", err=True)
-        ctx.exit(INTERRUPTED)
-    finally:
-        signal.signal(signal.SIGTERM, former)
     if results:
         command, version = shlex.join(["python", "-m", "benchmarks.speedrun", *sys.argv[1:]]), commit()
         about = f"{describe_machine(speed_run.machine)}; commit {version}"

@@ -28,7 +28,7 @@ from train.checkpoint import Run
 from train.config import BUDGETS, Config
 from train.distributed import SINGLE
 from train.evaluate import HEADLINE
-from train.run_folder import is_complete
+from train.run_folder import is_complete, share_done
 from train.runtime import describe_device, deterministic, open_loader
 from train.scoring import MeanScores, Summary, Validator, describe
 from train.train_step import Learner, StepResult
@@ -115,12 +115,7 @@ class TimedTraining:
     @property
     def progress(self) -> float:
         """How much of the run is done, from 0 to 1."""
-        config = self.config
-        if config.minutes:
-            return min(1.0, self.elapsed_sec / 60 / config.minutes)
-        if config.sets:
-            return min(1.0, self.sets / config.sets)
-        return min(1.0, self._learner.step / ((config.epochs or 1) * len(self._loader)))
+        return share_done(self.config, self._learner.step, len(self._loader), self.sets, self.elapsed_sec)
 
     def run(self, every: int, score: Callable[[], MeanScores]) -> list[Point]:
         """Train to the end, and score after every so many sets and at the end.

@@ -69,6 +69,15 @@ def is_complete(config: Config, epoch: int, sets_seen: int, elapsed_sec: float) 
     return elapsed_sec / 60 >= (config.minutes or 0)
 
 
+def share_done(config: Config, steps: int, epoch_steps: int, sets_seen: int, elapsed_sec: float) -> float:
+    """How much of a run is done, from 0 to 1, after so many steps, of which an epoch has `epoch_steps`."""
+    if config.minutes:
+        return min(1.0, elapsed_sec / 60 / config.minutes)
+    if config.sets:
+        return min(1.0, sets_seen / config.sets)
+    return min(1.0, steps / ((config.epochs or 1) * epoch_steps))
+
+
 def _remove_start(out: Path) -> None:
     """Remove what a new start would not write over; METRICS stays: by it the folder is known to be a run's."""
     for path in (out / CURVES, out / NEW_LAST, *(out / TENSORBOARD).glob(PATTERN)):

@@ -36,7 +36,7 @@ from train.logging import CACHE, METRICS, Log, Meter, read_lines
 from train.pace import FirstSteps, advice
 from train.pictures import grid, save_picture
 from train.remote_run import RemoteRun, local_folder
-from train.run_folder import CURVES, PICTURES, Resume, begin, is_complete
+from train.run_folder import CURVES, PICTURES, Resume, begin, is_complete, share_done
 from train.runtime import describe_device, deterministic, open_loader
 from train.scoring import MeanScores, Validator, describe, predict
 from train.signals import Interrupted, Interruption
@@ -332,11 +332,7 @@ class Trainer:
     @property
     def progress(self) -> float:
         """How much of the run is done, from 0 to 1."""
-        if self.config.minutes:
-            return min(1.0, self.elapsed_sec / 60 / self.config.minutes)
-        if self.config.sets:
-            return min(1.0, self.sets_seen / self.config.sets)
-        return min(1.0, self.step / ((self.config.epochs or 1) * len(self.loader)))
+        return share_done(self.config, self.step, len(self.loader), self.sets_seen, self.elapsed_sec)
 
     @property
     def over(self) -> bool:
