@@ -74,8 +74,9 @@ def copy_photos(photos: Path, out: Path) -> None:
     """
     wanted = dict[str, Path]()
     for name, (salt, held_out) in HELD_OUT.items():
+        pictures = find_pictures(photos / name)
         try:
-            numbered = number_pictures(find_pictures(photos / name), salt, held_out)
+            numbered = number_pictures(pictures, salt, held_out)
         except InputError as error:
             raise InputError(f"{photos / name}: {error}") from error
         for number, picture in enumerate(numbered):
