@@ -93,16 +93,22 @@ def augmentation_of(config: Config) -> Augmentation | None:
 def number_format(precision: str, device: torch.device) -> str:
     """Which of float32, bf16 and fp16 a precision of `config.PRECISIONS` means on a device.
 
-    auto: float32 on a CPU; on a GPU bf16 where its hardware has it (elsewhere convolutions crawl), else fp16 where it
-    has tensor cores.
+    auto: bf16 where the hardware has it (elsewhere convolutions crawl); else float32 on a CPU, and on a GPU fp16 where
+    it has tensor cores.
     """
     if precision != "auto":
         return precision
     if device.type != "cuda":
-        return "float32"
+        return "bf16" if cpu_has_bf16() else "float32"
     if torch.cuda.is_bf16_supported(including_emulation=False):
         return "bf16"
     return "fp16" if torch.cuda.get_device_capability(device) >= TENSOR_CORES else "float32"
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16 in hardware (AVX512-BF16, AMX); PyTorch has told since 2.13."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict[str, object])()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def describe_format(precision: str, device: torch.device) -> str:

@@ -33,7 +33,8 @@ from train.trainer import Trainer
 
 FAILING = "--clip 7.5"  # a recipe that fails
 PICTURES = {"bg": 9, "fg": 10}  # one of each is left for training
-TINY = ["--model", "unet-4", "--size", "32", "--batch-size", "16", "--device", "cpu"]
+TINY = ["--model", "unet-4", "--size", "32", "--batch-size", "16", "--device", "cpu",
+        "--precision", "float32"]  # fmt: skip
 SHORT = ["--data", "photos", "--compose-sets", "400", "--sets", "64", "--every", "40", "--seeds", "2"]
 
 

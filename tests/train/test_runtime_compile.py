@@ -94,7 +94,7 @@ def test_the_first_line_says_how_a_run_computes(
 ) -> None:
     machine({"gcc", "g++"}, capability=(7, 5))
     monkeypatch.setattr(runtime, "gpu_problem", lambda: "")
-    settings = Config(Path(), Path(), compile=asked)
+    settings = Config(Path(), Path(), compile=asked, precision="auto" if device == GPU else "float32")
     assert compile_mode(settings.compile, device) == mode
     assert describe_device(settings, device, 1) == told
 
@@ -113,15 +113,14 @@ def test_a_gpu_that_cannot_be_used_is_told_in_the_first_line(machine: Any, monke
     driver = devices.Driver("driver 535.104.05 (CUDA 12.2)", 12, 1)
     monkeypatch.setattr(devices, "find_driver", lambda: driver)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    line = describe_device(Config(Path(), Path()), CPU, 1)
+    line = describe_device(Config(Path(), Path(), precision="float32"), CPU, 1)
     assert line.startswith("GPU with driver 535.104.05 (CUDA 12.2), but torch ")
     assert line.endswith(
         "install a torch built for CUDA 12, then pip install '.[cuda12]'; training on the CPU, float32"
     )
     assert "\n" not in line
-    assert (
-        describe_device(Config(Path(), Path(), device="cpu"), CPU, 2) == "training on 2 processes, on the CPU, float32"
-    )
+    asked = Config(Path(), Path(), device="cpu", precision="float32")
+    assert describe_device(asked, CPU, 2) == "training on 2 processes, on the CPU, float32"
 
 
 @pytest.mark.parametrize("device", [CPU, GPU])

@@ -45,7 +45,22 @@ def test_auto_takes_what_the_hardware_has(
     assert describe_format(precision, GPU) == told
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("auto", None), ("float32", None), ("bf16", torch.bfloat16),
+@pytest.mark.parametrize(("has", "format_"), [({"avx512_bf16": True, "amx_bf16": False}, "bf16"),
+                                              ({"avx512_bf16": False, "amx_bf16": True}, "bf16"),
+                                              ({"avx512_bf16": False, "amx_bf16": False}, "float32"),
+                                              ({"architecture": "aarch64"}, "float32"), (None, "float32")])  # fmt: skip
+def test_auto_takes_bf16_on_a_cpu_that_has_it(
+    has: dict[str, object] | None, format_: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if has is None:  # PyTorch before 2.13
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    assert number_format("auto", CPU) == describe_format("auto", CPU) == format_
+    assert number_format("float32", CPU) == "float32"
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("float32", None), ("bf16", torch.bfloat16),
                                                   ("fp16", torch.float16)])  # fmt: skip
 def test_products_are_of_the_format(precision: str, dtype: torch.dtype | None) -> None:
     with autocast(precision, CPU):

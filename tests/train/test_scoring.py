@@ -58,7 +58,7 @@ def network() -> nn.Module:
 def test_scores_are_those_of_each_set_by_itself(depth: bool, network: nn.Module) -> None:
     batches = [a_batch(3, 10, depth=depth), a_batch(0, 0, depth=depth), a_batch(1, 7, depth=depth)]
     criterion = Criterion()
-    rows, values = score_sets(network, criterion, batches, THRESHOLD)
+    rows, values = score_sets(network, criterion, batches, THRESHOLD, "float32")
     assert rows.tolist() == [10, 11, 12, 7]
     network.eval()
     for place, batch in enumerate(one_by_one(batches)):

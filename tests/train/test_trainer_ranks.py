@@ -33,8 +33,9 @@ LOSSES = ("mask_loss", "depth_loss", "loss", "grad_norm")
 
 def configuration(shards: Path, out: Path) -> Config:
     return Config(
-        shards, out, epochs=2, batch_size=BATCH, size=32, model="unet-4", device="cpu", log_every=1, checkpoint_every=2
-    )
+        shards, out, epochs=2, batch_size=BATCH, size=32, model="unet-4", device="cpu", precision="float32",
+        log_every=1, checkpoint_every=2,
+    )  # fmt: skip
 
 
 def train(config: Config, resume: Resume = False, stop_at: int | None = None, asked: int = 0) -> list[str]:
