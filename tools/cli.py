@@ -18,7 +18,7 @@ from pipeline.parts import Part, PartDone
 from pipeline.storage import Url, location_of
 from pipeline.words import plural, printable
 from tools.limits import require_usable
-from train.config import Option, kinds_of
+from train.option import Option, kinds_of
 
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar

@@ -1,17 +1,15 @@
 """The settings of a training run: what they mean, their limits and choices. Nothing heavy is imported here."""
 
-import math
-import operator
 import os
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import Field, asdict, dataclass, field, fields, replace
-from typing import Any, NamedTuple, get_args, get_origin
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, NamedTuple
 
 from pipeline.errors import InputError
 from pipeline.limits import MOST_BATCH, MOST_COUNT, MOST_EDGE, MOST_SEED, URL_WINDOW, byte_count
 from pipeline.storage import StrLocation, Url, location_of
-from pipeline.words import printable
+from train.option import Option, flag, kinds_of, setting, shortened
 
 StrPath = str | os.PathLike[str]
 Settings = dict[str, int | float | str | None]
@@ -34,11 +32,14 @@ class Rates(NamedTuple):
 OPTIMIZERS = {"muon": Rates(0.03, 6.0), "adamw": Rates(2e-3, 0.01)}
 """The optimisers that `optim.build_optimizer` knows."""
 NETWORKS = ("unet-xs", "unet-s", "unet-m", "net", "convgen")
-"""The networks that `networks.build_network` knows by name, beside unet-W."""
+"""The networks that `networks.build_network` knows by name, beside unet-W and unet-WxB."""
 LOSSES = {"bce": 2.0, "bce+ssim": 2.0, "combined": 2.0, "sharp": 6.0}
 """The recipes of `losses.RECIPES`, and the mask's weight in each; that of the original is 2."""
-BATCH_SIZES = {"cpu": 8, "cuda": 64}
-"""By type of device: small batches learn more from a set, large ones keep a GPU busy."""
+BY_DEVICE: dict[str, dict[str, Any]] = {
+    "batch_size": {"cpu": 8, "cuda": 64},  # small batches learn more from a set, large ones keep a GPU busy
+    "model": {"cpu": "unet-24x2", "cuda": "unet-s"},  # what learns most in ten minutes on two cores
+}
+"""Defaults by type of device."""
 CHECKPOINTS = ("best", "last")
 """Checkpoints of a run that can be evaluated, exported and used to predict."""
 PAIRS_AT_ONCE, MOST_PAIRS_AT_ONCE = 16, 64
@@ -60,12 +61,10 @@ SETTINGS_OF_OLD_RUNS: Settings = {  # values that checkpoints written before a s
     "precision": "auto",
     "deterministic": False,
 }
-MOST_EPOCHS, MOST_WIDTH = 1_000_000, 512
+MOST_EPOCHS, MOST_WIDTH, MOST_BLOCKS = 1_000_000, 512, 9
 MOST_MINUTES = 366.0 * 24 * 60
-KINDS = {bool: "yes or no", int: "a whole number", float: "a number", str: "a text"}
 MOST_WEIGHT, MOST_NORM = 1000.0, 1e9
 SIZES = f"a multiple of 16 from 32 to {MOST_EDGE}, such as 128"
-SHOWN = 60  # characters of a value in a message
 MAY_CHANGE = (
     "shards",
     "out",
@@ -86,57 +85,9 @@ FIXED = {  # what no run can change, and what it decides
 }
 
 
-class Option(NamedTuple):
-    """What the command line says of a setting and accepts for it: the entry "option" of its field's metadata."""
-
-    help: str
-    choices: tuple[str, ...] = ()
-    minimum: float | None = None
-    maximum: float | None = None
-    above: float | None = None
-    below: float | None = None
-    expected: str = ""
-    """What a message asks for where a value is outside of the limits; empty: `minimum` or more."""
-    shown_default: str = ""
-    """What the help shows for the default None."""
-
-    def check(self, name: str, value: Any, kinds: Collection[type]) -> None:
-        """Raise `InputError` unless `value` is of one of `kinds`, one of the choices, and finite within the limits."""
-        if not _is_of(value, kinds):
-            expected = next(KINDS[kind] for kind in kinds if kind in KINDS)
-            raise InputError(f"{flag(name, value)}: expected {expected}")
-        if value is None:
-            return
-        if self.choices and value not in self.choices:
-            raise InputError(f"{flag(name, value)}: expected one of {', '.join(self.choices)}")
-        limits = (
-            (self.minimum, operator.ge),
-            (self.maximum, operator.le),
-            (self.above, operator.gt),
-            (self.below, operator.lt),
-        )
-        held = [compare(value, limit) for limit, compare in limits if limit is not None]
-        if not all(held) or (isinstance(value, float) and not math.isfinite(value)):
-            too_large = self.maximum is not None and value > self.maximum
-            expected = f"at most {self.maximum:,}" if too_large else f"{self.minimum} or more"
-            raise InputError(f"{flag(name, value)}: expected {self.expected or expected}")
-
-
-def kinds_of(entry: "Field[Any]") -> tuple[type, ...]:
-    """The types that a setting's values may have."""
-    return tuple(get_origin(kind) or kind for kind in get_args(entry.type) or (entry.type,))
-
-
-def _is_of(value: Any, kinds: Collection[type]) -> bool:
-    """Whether a value is of one of these types; a whole number is a number, but neither yes nor no."""
-    if isinstance(value, bool):
-        return bool in kinds
-    return isinstance(value, tuple(kinds)) or (isinstance(value, int) and float in kinds)
-
-
-def setting(default: Any, help: str, **limits: Any) -> Any:
-    """A dataclass field with a default and an `Option` of this help and these choices and limits."""
-    return field(default=default, metadata={"option": Option(help, **limits)})
+def by_device(name: str) -> str:
+    """What the help shows for a default of BY_DEVICE."""
+    return f"{BY_DEVICE[name]['cpu']} on a CPU, {BY_DEVICE[name]['cuda']} on GPUs"
 
 
 @dataclass(frozen=True)
@@ -164,7 +115,7 @@ class Config:
         "Sets a step.",
         minimum=1,
         maximum=MOST_BATCH,
-        shown_default=f"{BATCH_SIZES['cpu']} on a CPU, {BATCH_SIZES['cuda']} on GPUs",
+        shown_default=by_device("batch_size"),
     )
     """Sets a step, over all devices; None until `on_device` is told where."""
     size: int = setting(
@@ -224,8 +175,13 @@ class Config:
     """Decay of the average of the weights that is validated and used; 0: the weights themselves are."""
     depth: bool = setting(True, "Learn the depth too, or the mask alone.")
     """Whether the network learns the depth too, or the mask alone."""
-    model: str = setting("unet-s", f"The network: {', '.join(NETWORKS)}, or unet-W of W channels, as unet-16.")
-    """The network: unet-xs, unet-s, unet-m, the original's net and convgen, or unet-W with W channels at half size."""
+    model: str = setting(
+        None,
+        f"The network: {', '.join(NETWORKS)}, or unet-W of W channels, as unet-16, or unet-WxB.",
+        shown_default=by_device("model"),
+    )
+    """The network: unet-xs, unet-s, unet-m, the original's net and convgen; or unet-W with W channels at half size, or
+    unet-WxB with B blocks in place of one at each of its two coarsest levels; None until `on_device` is told where."""
     loss: str = setting("sharp", "bce and bce+ssim are those of the original.", choices=tuple(LOSSES))
     """The loss that is minimised: a recipe of `losses.RECIPES`."""
     mask_weight: float = setting(
@@ -252,7 +208,7 @@ class Config:
     """Whether to train on a random split by set, LEAKING, as published numbers do."""
     precision: str = setting(
         "auto",
-        "auto: on a GPU bf16, or fp16 if it has no bf16; float32 on a CPU. bf16 is faster on CPUs with AMX, too.",
+        "auto: bf16 where the hardware has it; else fp16 on a GPU, float32 on a CPU.",
         choices=PRECISIONS,
     )
     """Number format of the network's arithmetic; auto: see `runtime.number_format`."""
@@ -310,15 +266,13 @@ class Config:
     def __post_init__(self) -> None:
         object.__setattr__(self, "device", str(self.device))  # PyTorch has devices of its own
         for entry in fields(self):
-            if getattr(self, entry.name) is None:  # what decides was checked before: fields are in this order
-                if entry.name in Rates._fields:
-                    object.__setattr__(self, entry.name, getattr(OPTIMIZERS[self.optimizer], entry.name))
-                elif entry.name == "mask_weight":
-                    object.__setattr__(self, entry.name, LOSSES[self.loss])
-                elif entry.name == "batch_size":
-                    continue
+            if getattr(self, entry.name) is None:
+                object.__setattr__(self, entry.name, self._default(entry.name))
+            value = getattr(self, entry.name)
+            if value is None and entry.name in BY_DEVICE:
+                continue
             if entry.name != "device" or not re.fullmatch(r"cuda(:\d{1,4})?", self.device):
-                entry.metadata["option"].check(entry.name, getattr(self, entry.name), kinds_of(entry))
+                entry.metadata["option"].check(entry.name, value, kinds_of(entry))
         budgets = [flag(name, value) for name in BUDGETS if (value := getattr(self, name)) is not None]
         if len(budgets) != 1:
             raise InputError(
@@ -334,7 +288,14 @@ class Config:
                 f"--deterministic --hw-decoder-load {self.hw_decoder_load}: expected 0, since which pictures the "
                 "engine decodes depends on the batch"
             )
-        require_network(self.model)
+        if self.model is not None:
+            require_network(self.model)
+
+    def _default(self, name: str) -> float | None:
+        """The default of a setting by those that are fields before it, and have been checked."""
+        if name in Rates._fields:
+            return float(getattr(OPTIMIZERS[self.optimizer], name))
+        return LOSSES[self.loss] if name == "mask_weight" else None
 
     @property
     def training_split(self) -> str:
@@ -347,8 +308,8 @@ class Config:
         return "peer-val" if self.peer_protocol else "val"
 
     def on_device(self, kind: str) -> "Config":
-        """The same for a type of device, cpu or cuda: with a batch size."""
-        return self if self.batch_size else replace(self, batch_size=BATCH_SIZES[kind])
+        """The same for a type of device, cpu or cuda: with its own defaults."""
+        return replace(self, **{name: of[kind] for name, of in BY_DEVICE.items() if getattr(self, name) is None})
 
     def settings(self) -> Settings:
         """The settings that decide the result of the run, as its checkpoints keep them."""
@@ -416,30 +377,20 @@ def whole_settings(saved: Mapping[str, int | float | str | None]) -> Settings:
     return {**SETTINGS_OF_OLD_RUNS, "model": network_name(saved), "mirror": mirror, **saved}
 
 
-def flag(name: str, value: object) -> str:
-    """The command-line option that sets a field to a value."""
-    words = name.replace("_", "-")
-    if value is None:
-        return f"no --{words}"
-    if isinstance(value, bool):
-        return f"--{words}" if value else f"--no-{words}"
-    return f"--{words} {shortened(value)}"
-
-
-def shortened(value: object) -> str:
-    """A value as a message shows it: its beginning, without control characters."""
-    text = printable(str(value))
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
-
-
 def require_network(name: str) -> None:
     """Raise `InputError` unless `name` is that of a network."""
-    width = re.fullmatch("unet-([1-9][0-9]{0,4})", name)
-    if name not in NETWORKS and (width is None or int(width[1]) > MOST_WIDTH):
+    if name not in NETWORKS and not unet_shape(name):
         raise InputError(
             f"network {shortened(name)!r}: expected one of {', '.join(NETWORKS)}, or unet- and a width of at most "
-            f"{MOST_WIDTH}, as unet-32"
+            f"{MOST_WIDTH}, as unet-32, or unet-32x2 of up to {MOST_BLOCKS} blocks a coarse level"
         )
+
+
+def unet_shape(name: str) -> tuple[int, int] | None:
+    """Width and blocks of unet-W and unet-WxB; None for another name."""
+    found = re.fullmatch("unet-([1-9][0-9]{0,4})(?:x([1-9]))?", name)
+    shape = (int(found[1]), int(found[2] or 1)) if found else None
+    return shape if shape and shape[0] <= MOST_WIDTH and shape[1] <= MOST_BLOCKS else None
 
 
 def network_name(settings: Mapping[str, object]) -> str:

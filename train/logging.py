@@ -19,9 +19,9 @@ from pipeline.loading.caching.statistics import CacheStatistics
 from pipeline.resume import atomic_file
 from pipeline.storage import Location, is_there, storage_of
 from pipeline.words import plural, printable
-from train.config import shortened
 from train.distributed import Distributed
 from train.event_file import event_file
+from train.option import shortened
 from train.train_step import StepResult
 
 CACHE = "cache"

@@ -36,7 +36,7 @@ RECIPES: dict[str, dict[str, float]] = {
         "depth_l1": 1,
     },
 }
-RECIPES["sharp"] = RECIPES["combined"] | {SHARPNESS: 4}
+RECIPES["sharp"] = RECIPES["combined"] | {SHARPNESS: 4, "depth_ssim": 2}
 """Loss recipes by name: the weight of each part in the mask loss or the depth loss.
 
 `bce` and `bce+ssim` are the two stages in which the original was trained. After 6,400 sets `combined` has mask IoU
@@ -44,6 +44,7 @@ RECIPES["sharp"] = RECIPES["combined"] | {SHARPNESS: 4}
 has 0.90, 0.891 and 0.073. `sharp` is `combined` with mask labels that are `sharpened`: a score counts a pixel as
 foreground from one half on, so that near the outline it matters on which side of it a label lies. Masks came out too
 large before, by pixels that are 0.4 to 0.5 foreground: IoU 0.923 where these have 0.929, with Muon after 6,400 sets.
+Its SSIM weighs twice as much: 0.945 where once has 0.941 after 12,800 sets, at the same IoU.
 """
 
 

@@ -14,7 +14,7 @@ mask or depth as it had been trained; here it has a last convolution for each.
 import torch
 from torch import Tensor, nn
 
-from train.config import require_network
+from train.config import require_network, unet_shape
 from train.model import Prediction, UNet
 
 
@@ -120,12 +120,15 @@ ORIGINALS = {"net": Net, "convgen": ConvGen}
 def build_network(name: str, depth: bool = True) -> nn.Module:
     """A new network: two uint8 [N,1,H,W] pictures, background and overlay, -> `train.model.Prediction`.
 
-    `unet-W`, of a number W, is the U-Net that older runs have, of W, 2W, 4W and 8W channels. Without `depth`, the
-    network predicts the mask alone. Raises `InputError` for a name that is none.
+    `unet-W`, of a number W, is the U-Net that older runs have, of W, 2W, 4W and 8W channels; `unet-WxB` has B blocks in
+    place of one at each of its two coarsest levels. Without `depth`, the network predicts the mask alone. Raises
+    `InputError` for a name that is none.
     """
     require_network(name)
     if name in ORIGINALS:
         return ORIGINALS[name](depth)
     if name in UNETS:
         return UNet(UNETS[name], depth, head_padding="replicate")
-    return UNet(int(name.removeprefix("unet-")), depth)
+    shape = unet_shape(name)
+    assert shape is not None
+    return UNet(shape[0], depth, coarse_blocks=shape[1])

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from pipeline.errors import InputError
 from pipeline.limits import MOST_COUNT
-from train.config import Config, shortened
+from train.config import Config
 from train.networks import build_network
 from train.optim import kept_by_parameter
+from train.option import shortened
 
 READABLE = (1, 2)
 """Formats; 1 has no averaged weights."""

@@ -14,7 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from tools.cli import Command, LocalPathType, advance, options_of, progress_bar
-from train.config import Option, StrPath, setting
+from train.config import StrPath
+from train.option import Option, setting
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "nvidia.dali", "matplotlib", "tensorboard", "pytorch_msssim", "jinja2")

@@ -14,6 +14,7 @@ from pipeline.loading.augment import OFF, Augmentation
 from pipeline.loading.sample_cache import PLACES
 from pipeline.packing import encode_planes
 from train.config import (
+    BY_DEVICE,
     DEVICES,
     LOSSES,
     MOST_PAIRS_AT_ONCE,
@@ -23,11 +24,12 @@ from train.config import (
     SCHEDULES,
     Config,
     Settings,
-    kinds_of,
+    require_network,
 )
 from train.losses import RECIPES, Criterion
 from train.networks import ORIGINALS, UNETS
 from train.optim import learning_rate
+from train.option import kinds_of
 from train.runtime import augmentation_of
 
 FIELDS = {entry.name: entry for entry in dataclasses.fields(Config)}
@@ -123,8 +125,12 @@ def test_the_mask_weighs_as_its_loss_has_it_where_nothing_is_given() -> None:
     assert Config("shards", "out", mask_weight=0.0).mask_weight == 0
 
 
-def test_the_batch_is_small_on_a_cpu_and_large_on_a_gpu_where_no_size_is_given() -> None:
+def test_batch_and_network_are_small_on_a_cpu_and_large_on_a_gpu_where_none_is_given() -> None:
     config = Config("shards", "out")
+    assert (config.on_device("cpu").model, config.on_device("cuda").model) == tuple(BY_DEVICE["model"].values())
+    assert Config("shards", "out", model="net").on_device("cpu").model == "net"
+    for name in BY_DEVICE["model"].values():
+        require_network(name)
     assert (config.on_device("cpu").batch_size, config.on_device("cuda").batch_size) == (8, 64)
     assert Config("shards", "out", batch_size=5).on_device("cuda").batch_size == 5
     assert config.resumed(config.on_device("cuda").settings(), given=()).on_device("cpu").batch_size == 64

@@ -108,7 +108,18 @@ def test_a_number_is_the_width_of_the_unet_that_older_runs_have() -> None:
     assert network_name({"model": "net", "width": 4}) == "net"
 
 
-@pytest.mark.parametrize("name", ["", "unet", "unet-", "unet-0", "unet-\u0664", "unet-xl", "4", "resnet"])
+def test_more_blocks_stand_at_the_coarse_levels_alone() -> None:
+    one, three = (dict(build_network(name).named_parameters()) for name in ("unet-4", "unet-4x3"))
+    assert build_network("unet-4x1").state_dict().keys() == build_network("unet-4").state_dict().keys()
+    added = {name.rsplit(".", 2)[0] for name in three.keys() - one.keys()}
+    assert {".".join(name.split(".")[:3]) for name in added} == {f"down.{i}.{j}" for i in (1, 2) for j in (2, 3)}
+    assert all(three[name].shape == weight.shape for name, weight in one.items())
+
+
+@pytest.mark.parametrize("name", ["", "unet", "unet-", "unet-0", "unet-\u0664", "unet-xl", "4", "resnet", "unet-513",
+                                  "unet-8x", "unet-8x0", "unet-8x10"])  # fmt: skip
 def test_other_names_are_refused_with_those_that_there_are(name: str) -> None:
-    with pytest.raises(InputError, match=rf"^network '{name}': expected one of unet-xs, .*convgen, or unet-.*unet-32$"):
+    with pytest.raises(
+        InputError, match=rf"^network '{name}': expected one of unet-xs, .*convgen, or unet-.*unet-32, or"
+    ):
         build_network(name)
