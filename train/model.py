@@ -118,8 +118,8 @@ class UNet(nn.Module):
     ) -> None:
         """`channels` are those at 1/2, 1/4, 1/8 and 1/16 of the picture's size; of a number w, w, 2w, 4w and 8w.
 
-        `coarse_blocks` stand at each of the last two on the way down, where they are cheap: of two in place of one,
-        depth is better by SSIM 0.003 after 12,800 sets, and a step takes 1.08 times as long.
+        `coarse_blocks` stand at each of the last two on the way down, where they are cheap: with two in place of one,
+        depth's RMSE is 0.038 in place of 0.042 after 12,800 sets, and a step takes 1.2 times as long.
 
         Without `depth`, it has no head for it and predicts the mask alone. `head_padding` is how the heads continue
         the picture; with zeros, depth has a frame: its error (RMSE) at the outermost pixel is 0.14 where repeating the

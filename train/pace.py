@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from train.config import Config
 from train.networks import build_network
+from train.runtime import autocast
 
 TOO_LONG_SEC = 3600.0  # of a run on a CPU
 PROBED_SETS = 2
@@ -17,7 +18,7 @@ PROBED_FLOPS = 2e10  # forward, at most, unless 32 x 32 pixels have more: about 
 ENOUGH_SEC = 1.0  # of a first step, beside which what it prepares is little
 SHORT = 1e12
 """Parameters x pixels x sets: no network takes minutes for a run with fewer, which is not worth a look."""
-SMALLER = ("unet-xs", "unet-16", "unet-8")
+SMALLER = ("unet-xs", "unet-24x2", "unet-16", "unet-8")
 
 
 class FirstSteps:
@@ -66,7 +67,8 @@ def estimate(config: Config, network: nn.Module, sets: int) -> Estimate:
     blank = torch.zeros(PROBED_SETS, 1, size, size, dtype=torch.uint8)
     for _ in range(2):  # the first one also prepares the kernels
         began_sec = time.perf_counter()
-        prediction = probe(blank, blank)
+        with autocast(config.precision, blank.device):
+            prediction = probe(blank, blank)
         loss = prediction.mask_logits.mean()
         (loss if prediction.depth is None else loss + prediction.depth.mean()).backward()
         taken_sec = time.perf_counter() - began_sec

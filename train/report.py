@@ -123,7 +123,7 @@ def write_report(
         "size": run.config.size,
         **progress(lines),
         **packed,
-        "settings": settings(run.config),
+        "settings": settings(run.config, device.type),
         "versions": versions(device),
     })  # fmt: skip
     storage_of(folder).put(REPORT, page.encode())
@@ -341,15 +341,15 @@ def _groups(salt: str, ids: NDArray[np.int32]) -> NDArray[np.int64]:
     return np.array(groups, np.int64)[places]
 
 
-def settings(config: Config) -> list[SettingRow]:
-    """The settings that decide the result of a run."""
+def settings(config: Config, kind: str) -> list[SettingRow]:
+    """The settings that decide the result of a run, beside the defaults of a type of device, cpu or cuda."""
 
     def shown(value: object) -> str:
         return DASH if value is None else ("yes" if value else "no") if isinstance(value, bool) else str(value)
 
-    found = list[SettingRow]()
+    found, defaults = list[SettingRow](), Config("", "").on_device(kind)
     for name, value in config.settings().items():
-        default = Config.__dataclass_fields__[name].default
+        default = getattr(defaults, name)
         found.append(SettingRow(name.replace("_", "-"), shown(value), shown(default), value != default))
     return found
 

@@ -15,7 +15,7 @@ from pipeline.devices import gpu_problem
 from pipeline.errors import InputError
 from pipeline.loading.augment import OFF, Augmentation
 from pipeline.loading.loader import Loader
-from train.config import Config
+from train.config import CHOSEN_BY_DEVICE, Config
 from train.distributed import SINGLE, Distributed
 
 TENSOR_CORES = (7, 0)  # compute capability from which float16 products have units of their own
@@ -93,13 +93,13 @@ def augmentation_of(config: Config) -> Augmentation | None:
 def number_format(precision: str, device: torch.device) -> str:
     """Which of float32, bf16 and fp16 a precision of `config.PRECISIONS` means on a device.
 
-    auto: bf16 where the hardware has it (elsewhere convolutions crawl); else float32 on a CPU, and on a GPU fp16 where
-    it has tensor cores.
+    native: bf16 where the hardware has it (elsewhere convolutions crawl); else float32 on a CPU, and on a GPU fp16
+    where it has tensor cores. auto, as runs of before have it: the same on a GPU, and float32 on every CPU.
     """
-    if precision != "auto":
+    if precision not in CHOSEN_BY_DEVICE:
         return precision
     if device.type != "cuda":
-        return "bf16" if cpu_has_bf16() else "float32"
+        return "bf16" if precision == "native" and cpu_has_bf16() else "float32"
     if torch.cuda.is_bf16_supported(including_emulation=False):
         return "bf16"
     return "fp16" if torch.cuda.get_device_capability(device) >= TENSOR_CORES else "float32"
@@ -112,9 +112,9 @@ def cpu_has_bf16() -> bool:
 
 
 def describe_format(precision: str, device: torch.device) -> str:
-    """The number format; with the reason where "auto" could not choose the fastest."""
+    """The number format; with the reason where a GPU has none that is faster."""
     found = number_format(precision, device)
-    if precision != "auto" or device.type != "cuda" or found == "bf16":
+    if precision not in CHOSEN_BY_DEVICE or device.type != "cuda" or found == "bf16":
         return found
     return f"{found} (no {'bfloat16' if found == 'fp16' else 'tensor cores'} in hardware)"
 

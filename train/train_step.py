@@ -49,7 +49,7 @@ class Learner:
         self.step = 0
         """Steps done, those that were skipped among them."""
         self._progress: float | None = None  # of the last step
-        self._format = number_format(config.precision, device)
+        self._format = ranks.broadcast(number_format(config.precision, device))  # machines may be of two kinds
         self._scaler = self._new_scaler()
         self._never = torch.zeros((), device=device)
         self._parameters = list(self.network.parameters())

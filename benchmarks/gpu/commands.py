@@ -182,7 +182,7 @@ def nccl(context: Context, found: Findings) -> None:
     gpus, work = torch.cuda.device_count() if context.on_gpu else 0, Path(context.work)
     found.columns = ["steps", "last loss", "first step apart", "any step apart"]
     flags = ["--model", model, "--batch-size", batch, "--sets", steps * batch, "--size", context.size, "--device",
-             context.flag, "--log-every", 1, "--no-report", "--compile", "off"]  # fmt: skip
+             context.flag, "--log-every", 1, "--no-report", "--compile", "off", "--precision", "auto"]  # fmt: skip
     several = {0: [2], 1: [1]}.get(gpus, [1, 2])  # ranks of torchrun; without a GPU over gloo
     for ranks in (0, *several):
         name, out = f"torchrun, {ranks} ranks" if ranks else "alone", work / f"run-{ranks}"

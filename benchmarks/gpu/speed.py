@@ -94,8 +94,9 @@ def a_step(case: Case, size: int, device: torch.device, optimizer: str = Config.
     Its pictures are noise, which a device multiplies no faster than photographs, with a mask in their middle.
     """
     config = Config(
-        NOWHERE, NOWHERE, model=case.model, batch_size=case.batch_size, compile=case.compile, optimizer=optimizer
-    )
+        NOWHERE, NOWHERE, model=case.model, batch_size=case.batch_size, compile=case.compile, optimizer=optimizer,
+        precision="auto",
+    )  # fmt: skip
     learner = Learner(config, device)
     random = torch.Generator().manual_seed(0)
     shape = (3, case.batch_size, 1, size, size)

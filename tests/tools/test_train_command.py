@@ -110,7 +110,7 @@ def test_another_run_in_the_folder_of_a_complete_one_is_refused_by_name(
     message = one_line_error(run(packed, out, *SMALL, "--seed", "3", "--lr", "0.1"))
     assert f"--lr 0.1 --seed 3: the complete run in {out} has --lr 0.03 --seed 0; give --resume --override" in message
     message = one_line_error(run(packed, out, "--device", "cpu"))
-    assert "--epochs 10 --batch-size 8 --size 128 --model unet-24x2 --precision auto: the complete run in" in message
+    assert "--epochs 10 --batch-size 8 --size 128 --model unet-24x2 --precision native: the complete run in" in message
     assert files(out) == before
 
 

@@ -118,10 +118,11 @@ def test_settings_are_all_there_and_those_unlike_the_default_marked(run: Path, p
     assert {"epochs", "batch-size", "size", "model", "seed"} <= marked
     for name, value in settings.items():
         shown = rows[name.replace("_", "-")][0]
-        assert (value != Config.__dataclass_fields__[name].default) == shown.endswith("*")
+        assert (value != getattr(Config("", "").on_device("cpu"), name)) == shown.endswith("*")
         if isinstance(value, int | float) and not isinstance(value, bool):
             assert float(shown.rstrip("*")) == value
-    assert rows["seed"] == ["7*", "0"]
+    assert (rows["seed"], rows["lr"], rows["mask-weight"]) == (["7*", "0"], ["0.03", "0.03"], ["6.0", "6.0"])
+    assert rows["model"][1] == "unet-24x2"
 
 
 def test_data_and_split_cells(packed: Path, page: Page) -> None:

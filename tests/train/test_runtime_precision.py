@@ -43,21 +43,23 @@ def test_auto_takes_what_the_hardware_has(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert number_format(precision, GPU) == format_
     assert describe_format(precision, GPU) == told
+    if precision == "auto":
+        assert (number_format("native", GPU), describe_format("native", GPU)) == (format_, told)
 
 
 @pytest.mark.parametrize(("has", "format_"), [({"avx512_bf16": True, "amx_bf16": False}, "bf16"),
                                               ({"avx512_bf16": False, "amx_bf16": True}, "bf16"),
                                               ({"avx512_bf16": False, "amx_bf16": False}, "float32"),
                                               ({"architecture": "aarch64"}, "float32"), (None, "float32")])  # fmt: skip
-def test_auto_takes_bf16_on_a_cpu_that_has_it(
+def test_native_takes_bf16_on_a_cpu_that_has_it(
     has: dict[str, object] | None, format_: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if has is None:  # PyTorch before 2.13
         monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     else:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
-    assert number_format("auto", CPU) == describe_format("auto", CPU) == format_
-    assert number_format("float32", CPU) == "float32"
+    assert number_format("native", CPU) == describe_format("native", CPU) == format_
+    assert number_format("float32", CPU) == number_format("auto", CPU) == "float32"  # of runs of before
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("float32", None), ("bf16", torch.bfloat16),

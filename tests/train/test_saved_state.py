@@ -100,6 +100,7 @@ WRONG: list[tuple[Callable[[Content], Any], str]] = [
     (with_state(step=None), "step"),
     (with_state(settings=[]), "settings"),
     (with_state(settings={"model": {"a": {}}}), "settings"),
+    (with_state(settings={"model": None}), "network 'None': expected one of unet-xs"),
     (with_state(manifest=7), "manifest"),
     (with_state(manifest="0" * 9999), "manifest"),
     (with_state(loader=None), "loader"),

@@ -8,6 +8,7 @@ from torch import nn
 
 from pipeline.loading.batch import Batch
 from train.config import Config
+from train.distributed import Distributed
 from train.muon import ADAMW_SHARE
 from train.train_step import Learner
 
@@ -192,6 +193,15 @@ def test_convolutions_alone_are_of_the_precision(precision: str, dtype: torch.dt
     expected = a_learner(precision="float32").train_step(a_batch(4), 0.5, 4).losses
     for name, loss in losses.items():
         assert loss.item() == pytest.approx(expected[name].item(), rel=0.02), name
+
+
+def test_the_first_rank_decides_the_format_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Distributed, "broadcast", lambda _, value: {"bf16": "float32"}.get(value, value))
+    learner, computed = a_learner(precision="bf16"), set[torch.dtype]()
+    first = next(module for module in learner.network.modules() if isinstance(module, nn.Conv2d))
+    first.register_forward_hook(lambda _, inputs, output: computed.add(output.dtype))
+    learner.train_step(a_batch(2), 0.5, 2)
+    assert computed == {torch.float32}
 
 
 def test_the_sum_alone_has_a_gradient() -> None:

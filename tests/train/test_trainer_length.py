@@ -97,7 +97,7 @@ def test_a_run_has_one_length(lengths: dict[str, Any]) -> None:
         ({"epochs": 1, "clip": -1.0}, "--clip -1.0"),
         ({"epochs": 1, "ema": 1.0}, "--ema 1.0: expected a decay below 1"),
         ({"epochs": 1, "schedule": "none"}, "--schedule none: expected one of cosine, one-cycle"),
-        ({"epochs": 1, "precision": "fp8"}, "--precision fp8: expected one of auto, float32, bf16, fp16"),
+        ({"epochs": 1, "precision": "fp8"}, "--precision fp8: expected one of native, auto, float32, bf16, fp16"),
         ({"epochs": 1, "compile": "fast"}, "--compile fast: expected one of auto, off"),
     ],
 )
