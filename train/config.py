@@ -380,18 +380,19 @@ def whole_settings(saved: Mapping[str, int | float | str | None]) -> Settings:
 
 def require_network(name: str) -> None:
     """Raise `InputError` unless `name` is that of a network."""
-    if name not in NETWORKS and not (isinstance(name, str) and unet_shape(name)):
+    if name not in NETWORKS:
+        unet_shape(name)
+
+
+def unet_shape(name: str) -> tuple[int, int]:
+    """Width and blocks of unet-W and unet-WxB. Raises `InputError` for another name."""
+    found = re.fullmatch(f"unet-([1-9][0-9]{{0,4}})(?:x([1-{MOST_BLOCKS}]))?", str(name))
+    if found is None or int(found[1]) > MOST_WIDTH:
         raise InputError(
             f"network {shortened(name)!r}: expected one of {', '.join(NETWORKS)}, or unet- and a width of at most "
             f"{MOST_WIDTH}, as unet-32, or unet-32x2 of up to {MOST_BLOCKS} blocks a coarse level"
         )
-
-
-def unet_shape(name: str) -> tuple[int, int] | None:
-    """Width and blocks of unet-W and unet-WxB; None for another name."""
-    found = re.fullmatch("unet-([1-9][0-9]{0,4})(?:x([1-9]))?", name)  # of 1 to MOST_BLOCKS blocks
-    shape = (int(found[1]), int(found[2] or 1)) if found else None
-    return shape if shape and shape[0] <= MOST_WIDTH else None
+    return int(found[1]), int(found[2] or 1)
 
 
 def network_name(settings: Mapping[str, object]) -> str:

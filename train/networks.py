@@ -14,7 +14,7 @@ mask or depth as it had been trained; here it has a last convolution for each.
 import torch
 from torch import Tensor, nn
 
-from train.config import require_network, unet_shape
+from train.config import unet_shape
 from train.model import Prediction, UNet
 
 
@@ -124,11 +124,9 @@ def build_network(name: str, depth: bool = True) -> nn.Module:
     place of one at each of its two coarsest levels. Without `depth`, the network predicts the mask alone. Raises
     `InputError` for a name that is none.
     """
-    require_network(name)
     if name in ORIGINALS:
         return ORIGINALS[name](depth)
     if name in UNETS:
         return UNet(UNETS[name], depth, head_padding="replicate")
-    shape = unet_shape(name)
-    assert shape is not None
-    return UNet(shape[0], depth, coarse_blocks=shape[1])
+    width, blocks = unet_shape(name)
+    return UNet(width, depth, coarse_blocks=blocks)

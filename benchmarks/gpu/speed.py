@@ -95,7 +95,7 @@ def a_step(case: Case, size: int, device: torch.device, optimizer: str = Config.
     """
     config = Config(
         NOWHERE, NOWHERE, model=case.model, batch_size=case.batch_size, compile=case.compile, optimizer=optimizer,
-        precision="auto",
+        precision="auto",  # float32 on a CPU, as its roofline is
     )  # fmt: skip
     learner = Learner(config, device)
     random = torch.Generator().manual_seed(0)
